@@ -1,0 +1,23 @@
+//! The preStop hook that Amazon ECS never had.
+//!
+//! A sidecar container that learns that its task is about to be stopped, tells the main container
+//! over HTTP to drain, waits until it has, and sees to it that all of this ends in time. Because it
+//! depends on the app (`dependsOn`), ECS stops it first, and the app gets its own SIGTERM only once
+//! the sidecar has exited.
+//!
+//! # The parts
+//! A pure core decides. It does no I/O and has no clock; time comes in as a parameter.
+//! - [`notice`]: why the task must stop, and when its host ends
+//! - [`deadline`]: the arithmetic of the 120 seconds
+//! - [`task`], [`url`]: plain data that the rest speaks of
+//! - [`step`]: what is done to drain; the plan
+//! - [`lifecycle`]: the state machine, (event, now) → commands
+//! - [`timeline`]: what happened and when
+
+pub mod deadline;
+pub mod lifecycle;
+pub mod notice;
+pub mod step;
+pub mod task;
+pub mod timeline;
+pub mod url;

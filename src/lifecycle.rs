@@ -1,0 +1,612 @@
+//! The state machine of a shutdown: an event and the time come in, commands go out.
+//!
+//! It owns all state that a notice changes and decides everything that the contract promises about
+//! time: which deadline holds, when the first step starts, which steps go together, when the process
+//! ends and with which code. It does no I/O and has no clock; see [`crate::sidecar`] for its hands.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::deadline::{CEILING, Limits};
+use crate::notice::{Notice, Reason};
+use crate::step::{Plan, PlannedStep, Step};
+use crate::timeline::{Moment, Outcome, Timeline, What};
+
+/// How long after a notice the first step may wait for a plan that is not known yet.
+pub const PLAN_WAIT: Duration = Duration::from_secs(1);
+
+/// What the settings say about the course of a shutdown.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Stop timeout and reserve.
+    pub limits: Limits,
+    /// How long to serve on before the first step.
+    pub settle: Duration,
+    /// What follows a drain that no SIGTERM asked for.
+    pub after_drain: AfterDrain,
+}
+
+/// Once drained with no SIGTERM yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AfterDrain {
+    /// Stay until SIGTERM comes, or until the host is about to end.
+    Wait,
+    /// Leave.
+    Exit,
+}
+
+/// What the shell tells the lifecycle.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// [`Lifecycle::next_timeout`] has come.
+    Timeout,
+    /// Somebody saw a reason to stop.
+    Notice(Notice),
+    /// The containers' labels have been read.
+    Plan(Plan),
+    /// Somebody posted to `/drained`, naming the container or not.
+    Ack(Option<String>),
+    /// A running step has something to tell.
+    Progress(usize, Progress),
+    /// A running step has ended.
+    StepEnded(usize, Outcome),
+    /// A second SIGINT.
+    Interrupt,
+    /// The sidecar cannot do its work, such as with no step anywhere.
+    Refuse(Code),
+}
+
+/// What a running step tells on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A call was answered.
+    Called {
+        /// Method and URL.
+        call: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// A call is made again after a while.
+    Retrying {
+        /// What came in place of a good answer.
+        why: String,
+        /// The wait.
+        after: Duration,
+    },
+}
+
+/// What the lifecycle wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Read the labels again: without them there is no plan.
+    ReadLabels,
+    /// Start this step. An `ack` needs no hands and is never commanded.
+    Start(PlannedStep),
+    /// Drop whatever runs.
+    DropSteps,
+    /// Leave with this code. Nothing follows.
+    Exit(Code),
+}
+
+/// The exit codes of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Every step was done in time.
+    Drained,
+    /// A fault of the sidecar itself.
+    Fault,
+    /// The deadline came first.
+    Deadline,
+    /// A step failed for good.
+    Failed,
+    /// Wrong settings (`EX_CONFIG` of sysexits.h).
+    Settings,
+    /// A second SIGINT (128 + 2, as a shell has it).
+    Interrupted,
+}
+
+impl Code {
+    /// The number that the process exits with.
+    pub fn number(self) -> u8 {
+        match self {
+            Code::Drained => 0,
+            Code::Fault => 1,
+            Code::Deadline => 3,
+            Code::Failed => 4,
+            Code::Settings => 78,
+            Code::Interrupted => 130,
+        }
+    }
+
+    /// The number in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Code::Drained => "drained",
+            Code::Fault => "fault of the sidecar",
+            Code::Deadline => "the deadline came first",
+            Code::Failed => "a step failed",
+            Code::Settings => "wrong settings",
+            Code::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// One shutdown, from before its first notice to its end.
+#[derive(Debug)]
+pub struct Lifecycle {
+    policy: Policy,
+    /// Missing while the labels could not be read.
+    plan: Option<Plan>,
+    phase: Phase,
+    /// Set by the first notice; from then on there is a deadline.
+    budget: Option<Budget>,
+    /// What became of each step of the plan, by number - 1; longer than the plan never.
+    steps: Vec<StepState>,
+    timeline: Timeline,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No notice yet.
+    Watching,
+    /// A notice is there; the first step starts at `until`, or as soon after as there is a plan.
+    Settling { until: Instant },
+    /// The steps of this order run.
+    Draining { order: i64 },
+    /// All steps have ended, SIGTERM has not come.
+    Waiting,
+    /// `Exit` was commanded.
+    Ended(Code),
+}
+
+/// The notices seen, merged.
+#[derive(Clone, Debug)]
+struct Budget {
+    first: Instant,
+    deadline: Instant,
+    /// At most one per reason, in the order in which they came.
+    notices: Vec<Notice>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum StepState {
+    Pending,
+    /// Posted to `/drained` before its turn came.
+    Acked,
+    Running(Instant),
+    Ended(Outcome),
+}
+
+impl Lifecycle {
+    /// A lifecycle that watches. Without a plan it asks for one at the first notice.
+    pub fn new(policy: Policy, plan: Option<Plan>) -> Lifecycle {
+        let mut lifecycle = Lifecycle {
+            policy,
+            plan: None,
+            phase: Phase::Watching,
+            budget: None,
+            steps: Vec::new(),
+            timeline: Timeline::default(),
+        };
+        if let Some(plan) = plan {
+            lifecycle.adopt(plan);
+        }
+        lifecycle
+    }
+
+    /// When [`Event::Timeout`] is due; `None` while there is nothing to wait for.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let budget = self.budget.as_ref()?;
+        match self.phase {
+            Phase::Watching | Phase::Ended(_) => None,
+            Phase::Settling { until } => Some(until.min(budget.deadline)),
+            Phase::Draining { .. } => Some(budget.deadline),
+            Phase::Waiting => budget.host_ends().then_some(budget.deadline),
+        }
+    }
+
+    /// Takes an event and says what to do about it, in order.
+    pub fn on(&mut self, event: Event, now: Instant) -> Vec<Command> {
+        let mut commands = Vec::new();
+        if matches!(self.phase, Phase::Ended(_)) {
+            return commands;
+        }
+        match event {
+            Event::Timeout => {}
+            Event::Notice(notice) => self.merge(notice, now, &mut commands),
+            Event::Plan(plan) => {
+                if self.plan.is_none() {
+                    self.adopt(plan);
+                }
+            }
+            Event::Ack(container) => self.acknowledge(container.as_deref(), now),
+            Event::Progress(number, progress) => self.note_progress(number, progress, now),
+            Event::StepEnded(number, outcome) => self.end_step(number, outcome, now),
+            Event::Interrupt => self.exit(Code::Interrupted, now, &mut commands),
+            Event::Refuse(code) => self.exit(code, now, &mut commands),
+        }
+        self.advance(now, &mut commands);
+        commands
+    }
+
+    /// Goes on as far as the time and the ended steps allow.
+    fn advance(&mut self, now: Instant, commands: &mut Vec<Command>) {
+        let Some(deadline) = self.budget.as_ref().map(|budget| budget.deadline) else {
+            return;
+        };
+        loop {
+            match self.phase {
+                Phase::Watching | Phase::Ended(_) => return,
+                Phase::Waiting => {
+                    let over = self.next_timeout().is_some_and(|end| now >= end);
+                    if over || self.sigterm_seen() {
+                        self.exit(self.code_of_steps(), now, commands);
+                    }
+                    return;
+                }
+                _ if now >= deadline => return self.strike(now, commands),
+                Phase::Settling { until } if now < until => return,
+                Phase::Settling { .. } => {
+                    match self.plan.as_ref().and_then(|plan| plan.next_order(None)) {
+                        Some(order) => self.start(order, now, commands),
+                        // PLAN_WAIT is part of `until` where there is no plan: nothing more to wait for.
+                        None => return self.exit(Code::Failed, now, commands),
+                    }
+                }
+                Phase::Draining { order } => {
+                    if self.running_in(order) {
+                        return;
+                    }
+                    match self.plan.as_ref().and_then(|plan| plan.next_order(Some(order))) {
+                        Some(next) => self.start(next, now, commands),
+                        None => self.finish(now, commands),
+                    }
+                }
+            }
+        }
+    }
+
+    fn merge(&mut self, notice: Notice, now: Instant, commands: &mut Vec<Command>) {
+        let own = self.policy.limits.deadline(&notice, now);
+        let first_notice = self.budget.is_none();
+        let budget = self.budget.get_or_insert_with(|| Budget {
+            first: now,
+            deadline: now + CEILING,
+            notices: Vec::new(),
+        });
+        let stricter = own < budget.deadline;
+        let known = budget.notices.iter().any(|seen| seen.reason == notice.reason);
+        budget.deadline = budget.deadline.min(own);
+        if !known {
+            budget.notices.push(notice);
+        }
+        let left = budget.deadline.saturating_duration_since(now);
+        if known && !stricter {
+            return;
+        }
+        self.timeline.record(
+            now,
+            What::Notice {
+                reason: notice.reason,
+                action: notice.action,
+                deadline_in_ms: millis(left),
+            },
+        );
+        let settle = self.policy.settle.min(left / 2);
+        if first_notice {
+            if !settle.is_zero() {
+                let for_ms = millis(settle);
+                self.timeline.record(now, What::Settle { for_ms });
+            }
+            let mut until = now + settle;
+            if self.plan.is_none() {
+                commands.push(Command::ReadLabels);
+                until = until.max(now + PLAN_WAIT);
+            }
+            self.phase = Phase::Settling { until };
+        } else if let Phase::Settling { until } = &mut self.phase {
+            // A stricter deadline leaves less to settle, a later notice never more.
+            *until = (*until).min(now + left / 2);
+        }
+    }
+
+    fn adopt(&mut self, plan: Plan) {
+        self.steps = vec![StepState::Pending; plan.steps().len()];
+        self.plan = Some(plan);
+        if let (Phase::Settling { until }, Some(budget)) = (&mut self.phase, &self.budget) {
+            // Only the settle time is left to wait for.
+            *until = (*until).min(budget.first + self.policy.settle);
+        }
+    }
+
+    fn start(&mut self, order: i64, now: Instant, commands: &mut Vec<Command>) {
+        self.phase = Phase::Draining { order };
+        let Some(plan) = &self.plan else { return };
+        let group: Vec<PlannedStep> = plan
+            .steps()
+            .iter()
+            .filter(|step| step.order == order)
+            .cloned()
+            .collect();
+        for step in group {
+            let index = step.number - 1;
+            let acked = self.steps[index] == StepState::Acked;
+            self.steps[index] = StepState::Running(now);
+            self.timeline.record(
+                now,
+                What::StepStart {
+                    step: step.number,
+                    does: step.step.to_string(),
+                },
+            );
+            match step.step {
+                Step::Ack if acked => self.end_step(step.number, acknowledged(), now),
+                Step::Ack => {}
+                Step::Call(_) => commands.push(Command::Start(step)),
+            }
+        }
+    }
+
+    fn end_step(&mut self, number: usize, outcome: Outcome, now: Instant) {
+        let Some(StepState::Running(since)) = self.steps.get(number.wrapping_sub(1)) else {
+            return;
+        };
+        let took_ms = millis(now.saturating_duration_since(*since));
+        self.steps[number - 1] = StepState::Ended(outcome.clone());
+        let what = What::StepEnd {
+            step: number,
+            outcome,
+            took_ms,
+        };
+        self.timeline.record(now, what);
+    }
+
+    /// The ack step of that container, or the first that nobody has acknowledged yet.
+    fn acknowledge(&mut self, container: Option<&str>, now: Instant) {
+        let Some(plan) = &self.plan else { return };
+        let awaited = plan.steps().iter().find(|step| {
+            step.step == Step::Ack
+                && (container.is_none() || step.container.as_deref() == container)
+                && matches!(
+                    self.steps[step.number - 1],
+                    StepState::Pending | StepState::Running(_)
+                )
+        });
+        let Some(number) = awaited.map(|step| step.number) else {
+            return;
+        };
+        if self.steps[number - 1] == StepState::Pending {
+            self.steps[number - 1] = StepState::Acked;
+        } else {
+            self.end_step(number, acknowledged(), now);
+        }
+    }
+
+    fn note_progress(&mut self, step: usize, progress: Progress, now: Instant) {
+        let what = match progress {
+            Progress::Called { call, status } => What::StepCall { step, call, status },
+            Progress::Retrying { why, after } => What::StepRetry {
+                step,
+                why,
+                after_ms: millis(after),
+            },
+        };
+        self.timeline.record(now, what);
+    }
+
+    /// The deadline has come first.
+    fn strike(&mut self, now: Instant, commands: &mut Vec<Command>) {
+        let unfinished = self
+            .steps
+            .iter()
+            .filter(|state| !matches!(state, StepState::Ended(_)))
+            .count();
+        self.timeline.record(now, What::Deadline { unfinished });
+        self.exit(Code::Deadline, now, commands);
+    }
+
+    /// All steps have ended.
+    fn finish(&mut self, now: Instant, commands: &mut Vec<Command>) {
+        let waiting = !self.sigterm_seen() && self.policy.after_drain == AfterDrain::Wait;
+        if self.code_of_steps() == Code::Drained {
+            self.timeline.record(now, What::Drained { waiting });
+        }
+        if waiting {
+            self.phase = Phase::Waiting;
+        } else {
+            self.exit(self.code_of_steps(), now, commands);
+        }
+    }
+
+    fn exit(&mut self, code: Code, now: Instant, commands: &mut Vec<Command>) {
+        self.timeline.record(
+            now,
+            What::Exit {
+                code: code.number(),
+                result: code.words(),
+            },
+        );
+        self.phase = Phase::Ended(code);
+        commands.extend([Command::DropSteps, Command::Exit(code)]);
+    }
+
+    fn sigterm_seen(&self) -> bool {
+        self.notices()
+            .iter()
+            .any(|notice| notice.reason == Reason::Sigterm)
+    }
+
+    fn running_in(&self, order: i64) -> bool {
+        self.plan.as_ref().is_some_and(|plan| {
+            plan.steps().iter().any(|step| {
+                step.order == order && matches!(self.steps[step.number - 1], StepState::Running(_))
+            })
+        })
+    }
+
+    fn code_of_steps(&self) -> Code {
+        let failed = |state: &StepState| matches!(state, StepState::Ended(Outcome::Failed(_)));
+        if self.steps.iter().any(failed) {
+            Code::Failed
+        } else {
+            Code::Drained
+        }
+    }
+}
+
+/// What can be asked of it at any time.
+impl Lifecycle {
+    /// Every reason to stop, once, in the order in which they came.
+    pub fn notices(&self) -> &[Notice] {
+        self.budget.as_ref().map_or(&[], |budget| &budget.notices)
+    }
+
+    /// When all must be over; `None` before the first notice.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.budget.as_ref().map(|budget| budget.deadline)
+    }
+
+    /// Whether the plan is known.
+    pub fn has_plan(&self) -> bool {
+        self.plan.is_some()
+    }
+
+    /// What happened so far.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// The code of the end, once `Exit` was commanded.
+    pub fn ended(&self) -> Option<Code> {
+        match self.phase {
+            Phase::Ended(code) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// The whole story for `/status` and the `exit` line.
+    pub fn report(&self) -> Report {
+        let first = self.budget.as_ref().map(|budget| budget.first);
+        let since_first = |at: Instant| first.map_or(0, |first| millis(at.saturating_duration_since(first)));
+        let last = self.timeline.entries().last();
+        Report {
+            state: self.state(),
+            reasons: self.notices().iter().map(|notice| notice.reason).collect(),
+            budget_ms: self.deadline().map(since_first),
+            used_ms: self.ended().and(last).map(|entry| since_first(entry.at)),
+            steps: self.step_reports(),
+            omitted: self.timeline.omitted(),
+            timeline: self
+                .timeline
+                .entries()
+                .iter()
+                .map(|entry| Moment {
+                    ms: since_first(entry.at),
+                    what: entry.what.clone(),
+                })
+                .collect(),
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        match self.phase {
+            Phase::Watching => "watching",
+            Phase::Settling { .. } => "settling",
+            Phase::Draining { .. } => "draining",
+            Phase::Waiting => "waiting",
+            Phase::Ended(_) => "ended",
+        }
+    }
+
+    fn step_reports(&self) -> Vec<StepReport> {
+        let ended = self.ended().is_some();
+        let steps = self.plan.iter().flat_map(Plan::steps);
+        steps
+            .map(|planned| {
+                let (outcome, detail) = match &self.steps[planned.number - 1] {
+                    StepState::Ended(Outcome::Drained(how)) => ("drained", Some(how.clone())),
+                    StepState::Ended(Outcome::Failed(why)) => ("failed", Some(why.clone())),
+                    StepState::Running(_) if ended => ("dropped", None),
+                    StepState::Running(_) => ("running", None),
+                    StepState::Pending | StepState::Acked if ended => ("never started", None),
+                    StepState::Pending | StepState::Acked => ("pending", None),
+                };
+                StepReport {
+                    step: planned.number,
+                    order: planned.order,
+                    container: planned.container.clone(),
+                    does: planned.step.to_string(),
+                    outcome,
+                    detail,
+                }
+            })
+            .collect()
+    }
+}
+
+impl Budget {
+    fn host_ends(&self) -> bool {
+        self.notices.iter().any(|notice| notice.host_ends.is_some())
+    }
+}
+
+/// A shutdown as people and programs read it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// `watching`, `settling`, `draining`, `waiting` or `ended`.
+    pub state: &'static str,
+    /// Every reason, in the order in which they came.
+    pub reasons: Vec<Reason>,
+    /// From the first notice to the deadline.
+    pub budget_ms: Option<u64>,
+    /// From the first notice to the end.
+    pub used_ms: Option<u64>,
+    /// What became of each step.
+    pub steps: Vec<StepReport>,
+    /// Since the first notice.
+    pub timeline: Vec<Moment>,
+    /// Calls and retries that the timeline had no room for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub omitted: usize,
+}
+
+/// A step as people and programs read it.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepReport {
+    /// Its number in the plan, from 1.
+    pub step: usize,
+    /// Its order.
+    pub order: i64,
+    /// The container whose label it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// As text.
+    pub does: String,
+    /// `pending`, `running`, `drained`, `failed`, `dropped` or `never started`.
+    pub outcome: &'static str,
+    /// How or why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+fn acknowledged() -> Outcome {
+    Outcome::Drained("acknowledged by POST /drained".to_owned())
+}
+
+/// Whole milliseconds; a duration here is never longer than a process lives.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

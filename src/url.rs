@@ -1,0 +1,225 @@
+//! The URLs that the sidecar calls: plain HTTP, a host, a port, a path.
+//!
+//! Parsed once, at the edge; whoever holds an [`HttpUrl`] can dial it without further checks. Knows
+//! nothing of what the host's name means: a container of the task or a name for DNS.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use hyper::Uri;
+
+/// An `http` URL with a host, a port and a path that is never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpUrl {
+    host: String,
+    port: u16,
+    target: String,
+}
+
+/// Why a text is not such a URL, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// TLS inside the task would need certificates for loopback.
+    #[error("https is not spoken here: the call stays inside the task, so write http://")]
+    Https,
+    /// Another scheme, or none.
+    #[error("a URL starts with http://")]
+    NotHttp,
+    /// A password in a URL ends up in logs.
+    #[error("user and password do not belong in the URL: use PRESTOP_DRAIN_TOKEN")]
+    UserInfo,
+    /// Nothing to dial.
+    #[error("the host is missing")]
+    NoHost,
+    /// Not a URL at all.
+    #[error("not a valid URL: {0}")]
+    Invalid(String),
+}
+
+impl HttpUrl {
+    /// The host as DNS or the task knows it; an IPv6 address has no brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port; 80 where the text named none.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Path and query, as they stand in the request line.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The host, where it is an address already.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+
+    /// What the `Host` header says.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// The same server, another path (which starts with a slash).
+    pub fn with_target(&self, target: &str) -> HttpUrl {
+        HttpUrl {
+            target: target.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// This URL with `suffix` behind its path, as in `$ECS_CONTAINER_METADATA_URI_V4/task`.
+    pub fn append(&self, suffix: &str) -> HttpUrl {
+        self.with_target(&format!("{}{suffix}", self.target.trim_end_matches('/')))
+    }
+
+    /// Resolves a reference, such as a `Location` header, against this URL.
+    ///
+    /// # Errors
+    /// Where it leads away from plain HTTP or cannot be parsed.
+    pub fn join(&self, reference: &str) -> Result<HttpUrl, UrlError> {
+        let path = self.target.split('?').next().unwrap_or("/");
+        let directory = &path[..=path.rfind('/').unwrap_or(0)];
+        let target = match reference {
+            "" => return Ok(self.clone()),
+            absolute if absolute.contains("://") => return absolute.parse(),
+            other_host if other_host.starts_with("//") => {
+                return format!("http:{other_host}").parse();
+            }
+            rooted if rooted.starts_with('/') => rooted.to_owned(),
+            query if query.starts_with('?') => format!("{path}{query}"),
+            relative => format!("{directory}{relative}"),
+        };
+        // Parsed again, because a server may send anything in a header.
+        format!("http://{}{target}", self.authority()).parse()
+    }
+}
+
+impl FromStr for HttpUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<HttpUrl, UrlError> {
+        let lower = text.get(..8).unwrap_or(text).to_ascii_lowercase();
+        if lower.starts_with("https://") {
+            return Err(UrlError::Https);
+        }
+        if !lower.starts_with("http://") {
+            return Err(UrlError::NotHttp);
+        }
+        let uri: Uri = text
+            .parse()
+            .map_err(|why: hyper::http::uri::InvalidUri| UrlError::Invalid(why.to_string()))?;
+        let authority = uri.authority().ok_or(UrlError::NoHost)?;
+        if authority.as_str().contains('@') {
+            return Err(UrlError::UserInfo);
+        }
+        let host = authority.host().trim_matches(['[', ']']);
+        if host.is_empty() {
+            return Err(UrlError::NoHost);
+        }
+        let after_host = &authority.as_str()[authority.host().len()..];
+        let port = match after_host.strip_prefix(':') {
+            None => 80,
+            Some(digits) => match digits.parse() {
+                Ok(port) if port > 0 => port,
+                _ => {
+                    return Err(UrlError::Invalid(format!(
+                        "`{digits}` is no port from 1 to 65535"
+                    )));
+                }
+            },
+        };
+        Ok(HttpUrl {
+            host: host.to_owned(),
+            port,
+            target: uri
+                .path_and_query()
+                .map_or_else(|| "/".to_owned(), ToString::to_string),
+        })
+    }
+}
+
+impl fmt::Display for HttpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { port, target, .. } = self;
+        match (self.host.contains(':'), port) {
+            (true, 80) => write!(f, "http://[{}]{target}", self.host),
+            (false, 80) => write!(f, "http://{}{target}", self.host),
+            _ => write!(f, "http://{}{target}", self.authority()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> HttpUrl {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_url_is_taken_apart_and_printed_back() {
+        for text in [
+            "http://app/",
+            "http://app:8080/drain?now=1",
+            "http://[::1]:8080/x",
+            "http://my_app-1/y",
+        ] {
+            assert_eq!(url(text).to_string(), text);
+        }
+        assert_eq!(url("http://app").target(), "/");
+        assert_eq!(url("http://app").port(), 80);
+        assert_eq!(
+            url("http://[fd00:ec2::254]").ip().unwrap().to_string(),
+            "fd00:ec2::254"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_called_is_refused_with_a_reason() {
+        for (text, why) in [
+            ("https://app/drain", UrlError::Https),
+            ("HTTPS://app/drain", UrlError::Https),
+            ("ftp://app/", UrlError::NotHttp),
+            ("app:8080/drain", UrlError::NotHttp),
+            ("http://me:secret@app/", UrlError::UserInfo),
+        ] {
+            assert_eq!(text.parse::<HttpUrl>(), Err(why), "{text}");
+        }
+        for text in [
+            "http://",
+            "http:///drain",
+            "http://app:0/",
+            "http://app:99999/",
+            "http://a b/",
+            "http://:80/",
+        ] {
+            assert!(text.parse::<HttpUrl>().is_err(), "{text} must not parse");
+        }
+    }
+
+    #[test]
+    fn a_location_is_resolved_against_the_url_that_was_asked() {
+        let base = url("http://app:8080/v1/drain?x=1");
+        for (reference, whole) in [
+            ("/status/7", "http://app:8080/status/7"),
+            ("status", "http://app:8080/v1/status"),
+            ("?id=7", "http://app:8080/v1/drain?id=7"),
+            ("http://other:9/z", "http://other:9/z"),
+            ("//other/z", "http://other/z"),
+            ("", "http://app:8080/v1/drain?x=1"),
+        ] {
+            assert_eq!(base.join(reference).unwrap().to_string(), whole, "{reference}");
+        }
+        assert_eq!(base.join("https://elsewhere/"), Err(UrlError::Https));
+        assert!(base.join("/with space").is_err());
+    }
+}
