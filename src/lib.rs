@@ -13,6 +13,22 @@
 //! - [`step`]: what is done to drain; the plan
 //! - [`lifecycle`]: the state machine, (event, now) → commands
 //! - [`timeline`]: what happened and when
+//!
+//! A thin shell does.
+//! - [`sidecar`]: feeds the lifecycle and carries out its commands; [`mailbox`]: its one channel
+//! - [`watch`]: where notices come from
+//! - [`drain`]: how a step is done
+//! - [`aws`]: what is asked of AWS
+//! - [`http`]: the one small HTTP client
+//! - [`endpoints`], [`status`], [`telemetry`]: what others may see
+//! - [`config`]: every setting
+//!
+//! # How a notice flows
+//! ```text
+//! watch ──Notice──▶ sidecar ──Event──▶ lifecycle ──Command──▶ sidecar ──▶ drain / aws / exit
+//!                                         │
+//!                                         └──▶ timeline ──▶ telemetry, endpoints
+//! ```
 
 pub mod deadline;
 pub mod lifecycle;
@@ -21,3 +37,14 @@ pub mod step;
 pub mod task;
 pub mod timeline;
 pub mod url;
+
+pub mod aws;
+pub mod config;
+pub mod drain;
+pub mod endpoints;
+pub mod http;
+pub mod mailbox;
+pub mod sidecar;
+pub mod status;
+pub mod telemetry;
+pub mod watch;

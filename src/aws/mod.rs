@@ -1,0 +1,6 @@
+//! What is asked of AWS: the task metadata endpoint of the ECS agent.
+//!
+//! Each module turns one service's answers into plain data of the core and never lets a strange
+//! answer become an error of the drain.
+
+pub mod task_metadata;

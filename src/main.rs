@@ -1,0 +1,183 @@
+//! The command line: one subcommand each, nothing else.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command};
+use ecs_prestop::config::{Config, LogFormat, SETTINGS};
+use ecs_prestop::http::Network;
+use ecs_prestop::lifecycle::Code;
+use ecs_prestop::telemetry::{Format, Telemetry};
+use ecs_prestop::watch::signals::Signals;
+use ecs_prestop::{endpoints, mailbox, sidecar};
+use tokio::net::TcpListener;
+
+/// Threads for the system's resolver, which blocks. Two containers' names may be slow at once.
+const RESOLVER_THREADS: usize = 4;
+
+fn main() -> ExitCode {
+    let matches = command_line().get_matches();
+    match matches.subcommand() {
+        None => run(&matches),
+        Some(("run", matches)) => run(matches),
+        Some(("health", matches)) => health(matches),
+        // clap knows no other.
+        Some(_) => ExitCode::from(2),
+    }
+}
+
+fn command_line() -> Command {
+    Command::new("ecs-prestop")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("The preStop hook that Amazon ECS never had")
+        .args_conflicts_with_subcommands(true)
+        .args(settings())
+        .subcommand(
+            Command::new("run")
+                .about("The sidecar; what runs without a subcommand")
+                .args(settings()),
+        )
+        .subcommand(
+            Command::new("health")
+                .about("Exits 0 if the sidecar in this container is healthy, else 1 with the reason")
+                .args(settings()),
+        )
+}
+
+fn settings() -> impl Iterator<Item = Arg> {
+    SETTINGS.iter().map(|setting| {
+        let default = if setting.default.is_empty() {
+            String::new()
+        } else {
+            format!("; default {}", setting.default)
+        };
+        Arg::new(setting.flag())
+            .long(setting.flag())
+            .value_name(setting.name)
+            .help(format!("{}{default} [{}]", setting.meaning, setting.variable()))
+    })
+}
+
+/// All settings, or the complaints on standard error and the exit code.
+fn config(matches: &ArgMatches) -> Result<Config, ExitCode> {
+    let flag = |name: &str| matches.get_one::<String>(name).cloned();
+    let variables = std::env::vars_os().map(|(name, value)| {
+        (
+            name.to_string_lossy().into_owned(),
+            value.to_string_lossy().into_owned(),
+        )
+    });
+    Config::read(flag, variables).map_err(|problems| refuse(&problems))
+}
+
+fn refuse(problems: &[impl ToString]) -> ExitCode {
+    for problem in problems {
+        eprintln!("ecs-prestop: {}", problem.to_string());
+    }
+    ExitCode::from(Code::Settings.number())
+}
+
+fn run(matches: &ArgMatches) -> ExitCode {
+    // Before anything else: a SIGTERM that comes now must not be lost.
+    let signals = match Signals::take() {
+        Ok(signals) => signals,
+        Err(why) => return fault(&format!("cannot take signals over: {why}")),
+    };
+    let config = match config(matches) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let telemetry = Telemetry::start(log_format(&config), config.log.clone());
+    exit_with_1_on_panic(telemetry.clone());
+    let ending = on_runtime(async move {
+        let listener = match config.listen {
+            None => None,
+            Some(address) => match TcpListener::bind(address).await {
+                Ok(listener) => Some(listener),
+                Err(why) => return Err(listen_problem(address, &why)),
+            },
+        };
+        let (mailbox, messages) = mailbox::channel();
+        tokio::spawn(signals.watch(mailbox.clone()));
+        let ending = sidecar::run(
+            config,
+            Network::system(),
+            telemetry.clone(),
+            (mailbox, messages),
+            listener,
+        )
+        .await;
+        telemetry.flush();
+        for complaint in &ending.complaints {
+            eprintln!("ecs-prestop: {complaint}");
+        }
+        // Not by returning: a resolver that hangs must not hold the process.
+        std::process::exit(ending.code.number().into())
+    });
+    let Err(problem): Result<std::convert::Infallible, String> = ending;
+    refuse(&[problem])
+}
+
+fn listen_problem(address: SocketAddr, why: &std::io::Error) -> String {
+    format!(
+        "PRESTOP_LISTEN is `{address}`: {why}. Choose another port, or `off`; containers that share a network \
+         namespace share its ports"
+    )
+}
+
+fn log_format(config: &Config) -> Format {
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let text = match config.log_format {
+        LogFormat::Auto => terminal,
+        LogFormat::Json => false,
+        LogFormat::Text => true,
+    };
+    if text {
+        Format::Text {
+            colour: terminal && !config.no_color,
+        }
+    } else {
+        Format::Json
+    }
+}
+
+/// A panic is a bug; the exit code says so, and the log is written.
+fn exit_with_1_on_panic(telemetry: Telemetry) {
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!(event = "exit", code = Code::Fault.number(), result = Code::Fault.words(), message = %panic);
+        telemetry.flush();
+        std::process::exit(Code::Fault.number().into());
+    }));
+}
+
+fn health(matches: &ArgMatches) -> ExitCode {
+    let Ok(config) = config(matches) else {
+        return ExitCode::FAILURE;
+    };
+    let Some(listen) = config.listen else {
+        return fault("PRESTOP_LISTEN is `off`: there is no endpoint to ask");
+    };
+    match on_runtime(endpoints::ask_health(listen)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => fault(&why),
+    }
+}
+
+fn fault(why: &str) -> ExitCode {
+    eprintln!("ecs-prestop: {why}");
+    ExitCode::from(Code::Fault.number())
+}
+
+fn on_runtime<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(RESOLVER_THREADS)
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(future),
+        Err(why) => {
+            eprintln!("ecs-prestop: cannot start: {why}");
+            std::process::exit(Code::Fault.number().into())
+        }
+    }
+}

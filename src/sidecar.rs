@@ -1,0 +1,477 @@
+//! The sidecar at work: feeds what happens to the lifecycle and carries out its commands.
+//!
+//! One loop, one channel, one owner of state. Everything slow runs in tasks that are dropped at the
+//! end; nothing here is awaited that the deadline could not cut short.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant as Clock, sleep, sleep_until, timeout};
+
+use crate::aws::task_metadata;
+use crate::config::{Capacity, Config};
+use crate::deadline::CEILING;
+use crate::drain::{AskTask, Drain, Urgency};
+use crate::endpoints::{self, Endpoints};
+use crate::http::Network;
+use crate::lifecycle::{Code, Command, Event, Lifecycle, PLAN_WAIT, Report};
+use crate::mailbox::{Mailbox, Message, Signal, WatchState};
+use crate::notice::{Notice, Reason};
+use crate::status::Status;
+use crate::step::Plan;
+use crate::task::Task;
+use crate::telemetry::Telemetry;
+use crate::timeline::Outcome;
+use crate::watch::instance_metadata::InstanceMetadata;
+
+/// The task metadata is asked again this often at most while it cannot be read.
+const LONGEST_READ_PAUSE: Duration = Duration::from_secs(10);
+const FIRST_READ_PAUSE: Duration = Duration::from_millis(200);
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// The exit code.
+    pub code: Code,
+    /// What happened.
+    pub report: Report,
+    /// What to tell people, where settings were wrong.
+    pub complaints: Vec<String>,
+}
+
+/// Runs until the end. `signals` are watched by the caller, through `mailbox`; `listener` is the
+/// socket of the local endpoints.
+pub async fn run(
+    config: Config,
+    network: Network,
+    telemetry: Telemetry,
+    (mailbox, mut messages): (Mailbox, mpsc::Receiver<Message>),
+    listener: Option<TcpListener>,
+) -> Ending {
+    let mut sidecar = Sidecar::new(config, network, telemetry, mailbox);
+    sidecar.start(listener);
+    while sidecar.lifecycle.ended().is_none() {
+        let timeout = sidecar.lifecycle.next_timeout();
+        // In this order: the deadline first, so that no flood of messages can hide it.
+        let event = tokio::select! {
+            biased;
+            () = sleep_until(timeout.unwrap_or_else(now).into()), if timeout.is_some() => Some(Event::Timeout),
+            Some(message) = messages.recv() => sidecar.receive(message),
+            Some(ended) = sidecar.steps.join_next() => ended.ok().map(|(number, outcome)| Event::StepEnded(number, outcome)),
+        };
+        if let Some(event) = event {
+            sidecar.apply(event);
+        }
+        sidecar.publish();
+    }
+    sidecar.ending()
+}
+
+struct Sidecar {
+    config: Config,
+    network: Network,
+    telemetry: Telemetry,
+    mailbox: Mailbox,
+    lifecycle: Lifecycle,
+    /// What is known of the task.
+    task: Arc<Option<Task>>,
+    /// Whether that was read after the first notice.
+    fresh: bool,
+    /// Why the task metadata could not be read the last time.
+    task_trouble: Option<String>,
+    /// The running steps; dropping it drops them.
+    steps: JoinSet<(usize, Outcome)>,
+    /// Watchers, endpoints and readers, which live as long as the sidecar.
+    companions: JoinSet<()>,
+    watches: Vec<WatchState>,
+    /// Whether the instance metadata is watched already.
+    watching_instance: bool,
+    interrupts: u32,
+    /// How much of the timeline has been logged.
+    logged: usize,
+    urgency: Option<watch::Sender<Urgency>>,
+    status: watch::Sender<Arc<Status>>,
+    /// The first part of the idempotency key outside of ECS.
+    local_key: String,
+    complaints: Vec<String>,
+}
+
+impl Sidecar {
+    fn new(config: Config, network: Network, telemetry: Telemetry, mailbox: Mailbox) -> Sidecar {
+        let lifecycle = Lifecycle::new(config.policy, Plan::from_setting(&config.drain));
+        let task = Arc::new(None);
+        let status = watch::Sender::new(Arc::new(Status {
+            identity: crate::task::Identity::default(),
+            watches: Vec::new(),
+            unhealthy: None,
+            report: lifecycle.report(),
+            notice: None,
+            deadline: None,
+            task: Arc::clone(&task),
+        }));
+        Sidecar {
+            config,
+            network,
+            telemetry,
+            mailbox,
+            lifecycle,
+            task,
+            fresh: false,
+            task_trouble: None,
+            steps: JoinSet::new(),
+            companions: JoinSet::new(),
+            watches: Vec::new(),
+            watching_instance: false,
+            interrupts: 0,
+            logged: 0,
+            urgency: None,
+            status,
+            local_key: format!("local-{}", jiff::Timestamp::now().as_millisecond()),
+            complaints: Vec::new(),
+        }
+    }
+
+    fn start(&mut self, listener: Option<TcpListener>) {
+        self.log_start();
+        if let Some(listener) = listener {
+            let endpoints = Endpoints {
+                status: self.status.subscribe(),
+                mailbox: self.mailbox.clone(),
+                token: self.config.token.clone(),
+                ready_url: self.config.ready_url.clone(),
+                network: self.network.clone(),
+                telemetry: self.telemetry.clone(),
+            };
+            self.companions.spawn(endpoints::serve(listener, endpoints));
+        }
+        if self.config.task_metadata.is_some() {
+            self.read_task();
+        } else if self.lifecycle.has_plan() {
+            self.watch_instance();
+        } else {
+            self.refuse(vec![
+                "there is no step: set PRESTOP_DRAIN, such as PRESTOP_DRAIN='POST http://app:8080/drain' \
+                 (outside of ECS there are no docker labels to take steps from)"
+                    .to_owned(),
+            ]);
+        }
+        self.publish();
+    }
+
+    fn log_start(&self) {
+        let Config { policy, watch, .. } = &self.config;
+        let steps: Vec<String> = self.config.drain.iter().map(ToString::to_string).collect();
+        let watch: Vec<&str> = watch.iter().map(|item| item.name()).collect();
+        let listen = self
+            .config
+            .listen
+            .map_or_else(|| "off".to_owned(), |address| address.to_string());
+        let local = self.config.task_metadata.is_none();
+        tracing::info!(
+            event = "start",
+            version = env!("CARGO_PKG_VERSION"),
+            mode = if local { "local" } else { "ecs" },
+            drain = if steps.is_empty() {
+                "from docker labels".to_owned()
+            } else {
+                steps.join(", ")
+            },
+            stop_timeout_ms = millis(policy.limits.stop_timeout.get()),
+            reserve_ms = millis(policy.limits.reserve.get()),
+            settle_ms = millis(policy.settle),
+            watch = if watch.is_empty() {
+                "signals only".to_owned()
+            } else {
+                watch.join(",")
+            },
+            listen,
+        );
+        if local {
+            tracing::info!(
+                event = "watch",
+                watch = "task",
+                message =
+                    "ECS_CONTAINER_METADATA_URI_V4 is not set: running in local mode, without task metadata"
+            );
+        }
+    }
+
+    /// Translates a message for the lifecycle; what only concerns the shell is done here.
+    fn receive(&mut self, message: Message) -> Option<Event> {
+        match message {
+            Message::Signal(Signal::Int) => {
+                self.interrupts += 1;
+                let second = self.interrupts > 1;
+                Some(if second {
+                    Event::Interrupt
+                } else {
+                    Event::Notice(self.sigterm())
+                })
+            }
+            Message::Signal(Signal::Term) => Some(Event::Notice(self.sigterm())),
+            Message::Notice(notice) => Some(Event::Notice(notice)),
+            Message::Ack(container) => Some(Event::Ack(container)),
+            Message::Progress(step, progress) => Some(Event::Progress(step, progress)),
+            Message::Watch(state) => {
+                self.note_watch(state);
+                None
+            }
+            Message::Task(read) => self.note_task(read),
+        }
+    }
+
+    /// SIGTERM says nothing of the host; the capacity may.
+    fn sigterm(&self) -> Notice {
+        let fargate = self.task.as_ref().as_ref().is_some_and(Task::on_fargate);
+        let host_may_end = match self.config.capacity {
+            Capacity::Spot => true,
+            Capacity::OnDemand => false,
+            Capacity::Auto => fargate,
+        };
+        if host_may_end {
+            Notice::host_ends_at(Reason::Sigterm, now() + CEILING)
+        } else {
+            Notice::new(Reason::Sigterm)
+        }
+    }
+
+    fn note_watch(&mut self, state: WatchState) {
+        match &state.why {
+            None => tracing::info!(event = "watch", watch = state.watch, message = "watching"),
+            Some(why) => {
+                tracing::warn!(event = "watch", watch = state.watch, message = why.as_str())
+            }
+        }
+        self.watches.retain(|other| other.watch != state.watch);
+        self.watches.push(state);
+    }
+
+    /// The first answer also decides what is watched, and may bring the plan.
+    fn note_task(&mut self, read: Result<Task, String>) -> Option<Event> {
+        let task = match read {
+            Ok(task) => task,
+            Err(why) => {
+                if self.task_trouble.is_none() {
+                    tracing::warn!(
+                        event = "watch",
+                        watch = "task",
+                        message = format!("{why}; asking again")
+                    );
+                }
+                self.task_trouble = Some(why);
+                self.watch_instance();
+                return None;
+            }
+        };
+        self.telemetry.identify(&task.identity);
+        tracing::info!(
+            event = "watch",
+            watch = "task",
+            message = "task metadata read",
+            containers = task
+                .containers
+                .iter()
+                .map(|c| c.name.as_str())
+                .collect::<Vec<_>>()
+                .join(","),
+            launch_type = task.launch_type.as_deref().unwrap_or("unknown"),
+        );
+        self.task_trouble = None;
+        self.task = Arc::new(Some(task.clone()));
+        self.fresh = self.lifecycle.deadline().is_some();
+        self.watch_instance();
+        if self.lifecycle.has_plan() {
+            return None;
+        }
+        let (plan, errors) = Plan::from_labels(&task);
+        let before_notice = self.lifecycle.deadline().is_none();
+        let mut complaints: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        if plan.is_none() {
+            complaints.push(
+                "there is no step: set PRESTOP_DRAIN, or the docker label prestop.drain of a container"
+                    .to_owned(),
+            );
+        }
+        for complaint in &complaints {
+            tracing::error!(event = "watch", watch = "task", message = complaint.as_str());
+        }
+        if complaints.is_empty() || !before_notice {
+            // Too late to be strict: what can be done is done.
+            return Some(plan.map_or(Event::Refuse(Code::Failed), Event::Plan));
+        }
+        self.refuse(complaints);
+        None
+    }
+
+    fn refuse(&mut self, complaints: Vec<String>) {
+        self.complaints = complaints;
+        self.apply(Event::Refuse(Code::Settings));
+    }
+
+    /// Begins to watch the instance metadata, once, unless there is none.
+    fn watch_instance(&mut self) {
+        if std::mem::replace(&mut self.watching_instance, true) || self.config.watch.is_empty() {
+            return;
+        }
+        if self.task.as_ref().as_ref().is_some_and(Task::on_fargate) {
+            tracing::info!(
+                event = "watch",
+                watch = "instance",
+                message = "there is no instance metadata on Fargate: SIGTERM brings the Spot notice"
+            );
+            return;
+        }
+        let client = InstanceMetadata::new(self.network.clone(), self.config.instance_metadata.clone());
+        self.companions.spawn(crate::watch::instance_metadata(
+            client,
+            self.config.watch.clone(),
+            self.config.poll_interval,
+            self.mailbox.clone(),
+        ));
+    }
+
+    /// Reads the task metadata until that succeeds.
+    fn read_task(&mut self) {
+        let Some(uri) = self.config.task_metadata.clone() else {
+            return;
+        };
+        let (network, mailbox) = (self.network.clone(), self.mailbox.clone());
+        self.companions.spawn(async move {
+            let mut pause = FIRST_READ_PAUSE;
+            loop {
+                let read = task_metadata::read(&network, &uri)
+                    .await
+                    .map_err(|why| why.to_string());
+                let done = read.is_ok();
+                if mailbox.send(Message::Task(read)).await.is_err() || done {
+                    return;
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_READ_PAUSE);
+            }
+        });
+    }
+
+    fn apply(&mut self, event: Event) {
+        let commands = self.lifecycle.on(event, now());
+        self.spread_urgency();
+        // Started before anything is logged: the app is told as early as can be.
+        for command in commands {
+            match command {
+                Command::ReadLabels => self.read_task(),
+                Command::Start(step) => {
+                    if let Some(urgency) = &self.urgency {
+                        let (number, drain) = (step.number, self.drain(urgency.subscribe()));
+                        self.steps
+                            .spawn(async move { (number, drain.carry_out(step).await) });
+                    }
+                }
+                Command::DropSteps => self.steps.abort_all(),
+                Command::Exit(_) => {}
+            }
+        }
+        self.log_timeline();
+    }
+
+    /// What running steps tell the app.
+    fn spread_urgency(&mut self) {
+        let (Some(notice), Some(deadline)) = (self.lifecycle.notices().first(), self.lifecycle.deadline())
+        else {
+            return;
+        };
+        let urgency = Urgency {
+            notice: *notice,
+            deadline,
+        };
+        match &self.urgency {
+            Some(sender) => {
+                sender.send_replace(urgency);
+            }
+            None => self.urgency = Some(watch::Sender::new(urgency)),
+        }
+    }
+
+    fn drain(&self, urgency: watch::Receiver<Urgency>) -> Drain {
+        let task_id = self
+            .task
+            .as_ref()
+            .as_ref()
+            .and_then(|task| task.identity.task_id());
+        Drain {
+            network: self.network.clone(),
+            urgency,
+            task: Arc::clone(&self.task),
+            fresh: self.fresh,
+            ask_task: self.ask_task(),
+            key: task_id.unwrap_or(&self.local_key).into(),
+            token: self.config.token.clone(),
+            mailbox: self.mailbox.clone(),
+        }
+    }
+
+    fn ask_task(&self) -> AskTask {
+        let (network, uri) = (self.network.clone(), self.config.task_metadata.clone());
+        Arc::new(move || {
+            let (network, uri) = (network.clone(), uri.clone());
+            Box::pin(async move {
+                let read = task_metadata::read(&network, uri.as_ref()?);
+                timeout(PLAN_WAIT, read).await.ok()?.ok()
+            })
+        })
+    }
+
+    fn log_timeline(&mut self) {
+        let entries = self.lifecycle.timeline().entries();
+        for entry in entries.iter().skip(self.logged) {
+            self.telemetry.log(&entry.what, || self.lifecycle.report());
+        }
+        self.logged = entries.len();
+    }
+
+    fn publish(&self) {
+        let task = Arc::clone(&self.task);
+        self.status.send_replace(Arc::new(Status {
+            identity: task
+                .as_ref()
+                .as_ref()
+                .map(|task| task.identity.clone())
+                .unwrap_or_default(),
+            watches: self.watches.clone(),
+            unhealthy: self.unhealthy(),
+            report: self.lifecycle.report(),
+            notice: self.lifecycle.notices().first().copied(),
+            deadline: self.lifecycle.deadline(),
+            task,
+        }));
+    }
+
+    /// A watcher that cannot see now is not dead: it goes on trying, and says so elsewhere.
+    fn unhealthy(&self) -> Option<String> {
+        if self.lifecycle.has_plan() {
+            return None;
+        }
+        let why = self.task_trouble.as_deref()?;
+        Some(format!(
+            "no step is known yet, since PRESTOP_DRAIN is not set and the labels cannot be read: {why}"
+        ))
+    }
+
+    fn ending(self) -> Ending {
+        Ending {
+            code: self.lifecycle.ended().unwrap_or(Code::Fault),
+            report: self.lifecycle.report(),
+            complaints: self.complaints,
+        }
+    }
+}
+
+fn now() -> Instant {
+    Clock::now().into_std()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
