@@ -23,6 +23,8 @@
 //! - [`endpoints`], [`status`], [`telemetry`]: what others may see
 //! - [`config`]: every setting
 //!
+//! Tools stand around it: [`local`], the stand-in for ECS and the rehearsal.
+//!
 //! # How a notice flows
 //! ```text
 //! watch ──Notice──▶ sidecar ──Event──▶ lifecycle ──Command──▶ sidecar ──▶ drain / aws / exit
@@ -48,3 +50,5 @@ pub mod sidecar;
 pub mod status;
 pub mod telemetry;
 pub mod watch;
+
+pub mod local;

@@ -9,7 +9,7 @@ use ecs_prestop::http::Network;
 use ecs_prestop::lifecycle::Code;
 use ecs_prestop::telemetry::{Format, Telemetry};
 use ecs_prestop::watch::signals::Signals;
-use ecs_prestop::{endpoints, mailbox, sidecar};
+use ecs_prestop::{endpoints, local, mailbox, sidecar};
 use tokio::net::TcpListener;
 
 /// Threads for the system's resolver, which blocks. Two containers' names may be slow at once.
@@ -21,6 +21,9 @@ fn main() -> ExitCode {
         None => run(&matches),
         Some(("run", matches)) => run(matches),
         Some(("health", matches)) => health(matches),
+        Some((local::simulate::NAME, matches)) => on_runtime(local::simulate::main(matches)),
+        Some((local::rehearse::NAME, matches)) => on_runtime(local::rehearse::main(matches)),
+        Some((local::sample::NAME, matches)) => on_runtime(local::sample::main(matches)),
         // clap knows no other.
         Some(_) => ExitCode::from(2),
     }
@@ -42,6 +45,9 @@ fn command_line() -> Command {
                 .about("Exits 0 if the sidecar in this container is healthy, else 1 with the reason")
                 .args(settings()),
         )
+        .subcommand(local::simulate::command())
+        .subcommand(local::rehearse::command())
+        .subcommand(local::sample::command())
 }
 
 fn settings() -> impl Iterator<Item = Arg> {

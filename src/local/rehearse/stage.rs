@@ -1,0 +1,517 @@
+//! The stage: ECS's stop order, played with real processes and real signals.
+//!
+//! The sidecar depends on the app, so it is stopped first: SIGTERM, SIGKILL at its stop timeout.
+//! Only when it has ended the same happens to the app.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::client::{self, Clients};
+use super::scenario::{Opening, OwnApp, Scenario};
+use super::screen::{Screen, Who, seconds};
+use crate::local::sample::{self, Kind};
+use crate::local::simulate::StandIn;
+use crate::local::simulate::faults::{Fault, Kind as FaultKind, Target};
+use crate::notice::Action;
+use crate::url::HttpUrl;
+
+/// Traffic before the curtain rises.
+const CALM: Duration = Duration::from_millis(1000);
+
+/// What an app gets to open its port.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// By then the health check has seen that nobody answers.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a process that has ended said last is shown before its end.
+const LAST_WORDS: Duration = Duration::from_millis(20);
+
+/// From the Spot notice to the SIGTERM that the agent sends because of it, on ECS's time.
+const AGENT_DELAY_S: u32 = 5;
+
+/// How long an app that is told to stop may take here, where nothing else is said.
+const APP_STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Played {
+    pub(super) answered: u32,
+    pub(super) lost: u32,
+    /// `None` where it was killed, or was not there.
+    pub(super) sidecar_code: Option<i32>,
+    pub(super) app_killed: bool,
+    pub(super) budget: Option<Duration>,
+    pub(super) used: Option<Duration>,
+}
+
+pub(super) struct Stage<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) own_app: Option<&'a OwnApp>,
+    pub(super) screen: &'a Screen,
+}
+
+impl Stage<'_> {
+    /// Plays the scenario once.
+    pub(super) async fn play(&self, with_sidecar: bool) -> Result<Played, String> {
+        let stand_in = StandIn::sample();
+        let metadata = TcpListener::bind(("127.0.0.1", 0)).await.map_err(in_words)?;
+        let metadata_address = metadata.local_addr().map_err(in_words)?;
+        let (app_port, sidecar_port) = (free_port().await?, free_port().await?);
+        let urls = Urls::new(self.own_app, app_port, sidecar_port, self.scenario.slow_request)?;
+
+        let mut app = self.start_app(app_port, &urls)?;
+        let app_lines = lines(app.stdout.take());
+        if self.scenario.app.serves() {
+            self.await_app(&urls).await?;
+        }
+        let mut sidecar = None;
+        if with_sidecar {
+            sidecar =
+                Some(self.start_sidecar(&format!("http://{metadata_address}"), app_port, sidecar_port)?);
+        }
+        let sidecar_lines = lines(sidecar.as_mut().and_then(|child| child.stdout.take()));
+
+        let clients = Clients::default();
+        let sends = self.scenario.app.serves();
+        let (mut jobs, mut told) = (Jobs::default(), None);
+        let drama = async {
+            let ends = self.drama(&stand_in, &mut app, sidecar.as_mut(), &clients).await;
+            // A load balancer goes on sending until it has seen for itself.
+            if ends.is_err() || !sends || timeout(CHECK_LIMIT, clients.until_deregistered()).await.is_err() {
+                clients.deregister();
+            }
+            ends
+        };
+        let traffic = async {
+            if sends {
+                clients.send(&urls.quick, &urls.slow).await;
+            }
+        };
+        let play = async {
+            let relays = (
+                self.relay_app(app_lines, &mut jobs),
+                self.relay_sidecar(sidecar_lines, &mut told),
+            );
+            tokio::join!(drama, traffic, relays.0, relays.1).0
+        };
+        let surroundings = async {
+            let health = if with_sidecar { &urls.ready } else { &urls.health };
+            let check = async {
+                if sends {
+                    let told = || {
+                        self.screen
+                            .say(Who::Client, "the health check fails: no new requests")
+                    };
+                    clients.check(health, told).await;
+                }
+            };
+            // Only a socket that fails ends it.
+            tokio::join!(check, stand_in.serve(metadata)).1
+        };
+        let ends = tokio::select! {
+            ends = play => ends?,
+            served = surroundings => return Err(format!("the stand-in has stopped serving: {served:?}")),
+        };
+        let (answered, lost) = if sends {
+            (clients.answered.get(), clients.lost.get())
+        } else {
+            (jobs.done, jobs.cut_off)
+        };
+        let (budget, used) = told.unwrap_or_default();
+        Ok(Played {
+            answered,
+            lost,
+            sidecar_code: ends.sidecar_code,
+            app_killed: ends.app_killed,
+            budget,
+            used,
+        })
+    }
+
+    /// What happens to the task, up to the end of its last container.
+    async fn drama(
+        &self,
+        stand_in: &StandIn,
+        app: &mut Child,
+        sidecar: Option<&mut Child>,
+        clients: &Clients,
+    ) -> Result<Ends, String> {
+        let scenario = self.scenario;
+        if scenario.app.serves() {
+            self.screen.say(
+                Who::Client,
+                &format!("sends requests; some take {}", seconds(scenario.slow_request)),
+            );
+        }
+        if scenario.opening == Opening::NoInstanceMetadata {
+            stand_in.break_down(Fault {
+                target: Target::Imds,
+                kind: FaultKind::Hang,
+                lasts: None,
+                requests: None,
+            });
+        }
+        sleep(CALM).await;
+        match scenario.opening {
+            Opening::Deregistered => {
+                if scenario.app.serves() {
+                    self.screen
+                        .say(Who::Ecs, "takes the task out of the load balancer");
+                    clients.deregister();
+                }
+            }
+            Opening::TargetStays => {}
+            Opening::NoInstanceMetadata => {
+                clients.deregister();
+                sleep(CALM).await;
+            }
+            Opening::Spot(ahead) => {
+                self.announce_spot(stand_in, ahead);
+                let delay = AGENT_DELAY_S.min(ahead / 10);
+                sleep(scenario.scaled(delay)).await;
+            }
+            Opening::SpotSilent(ahead) => {
+                self.announce_spot(stand_in, ahead);
+                return self.host_ends(app, sidecar, scenario.scaled(ahead)).await;
+            }
+            Opening::AppCrashed => {
+                clients.deregister();
+                signal(app, Signal::KILL);
+                let _ = app.wait().await;
+                self.screen.say(Who::App, "crashes");
+            }
+            Opening::AppEnds => {
+                clients.deregister();
+                let _ = app.wait().await;
+                sleep(LAST_WORDS).await;
+                stand_in.container_stopped("app");
+                self.screen.say(
+                    Who::Ecs,
+                    "sees that the essential container has ended: stops the rest",
+                );
+            }
+        }
+        self.stop_task(stand_in, app, sidecar).await
+    }
+
+    fn announce_spot(&self, stand_in: &StandIn, ahead: u32) {
+        let left = self.scenario.scaled(ahead);
+        stand_in.announce_spot(Action::Terminate, left);
+        self.screen.say(
+            Who::Ec2,
+            &format!("announces: this Spot instance ends in {}", seconds(left)),
+        );
+    }
+
+    /// ECS's stop order.
+    async fn stop_task(
+        &self,
+        stand_in: &StandIn,
+        app: &mut Child,
+        sidecar: Option<&mut Child>,
+    ) -> Result<Ends, String> {
+        let mut ends = Ends::default();
+        if let Some(sidecar) = sidecar {
+            let stopped = self
+                .stop("prestop", sidecar, self.scenario.stop_timeout())
+                .await?;
+            ends.sidecar_code = stopped;
+            stand_in.container_stopped("prestop");
+        }
+        if app.try_wait().map_err(in_words)?.is_none() {
+            ends.app_killed = self.stop("app", app, APP_STOP_TIMEOUT).await?.is_none();
+        }
+        Ok(ends)
+    }
+
+    /// SIGTERM, and SIGKILL at the stop timeout. `None` where that was needed.
+    async fn stop(
+        &self,
+        name: &str,
+        child: &mut Child,
+        stop_timeout: Duration,
+    ) -> Result<Option<i32>, String> {
+        if child.try_wait().map_err(in_words)?.is_none() {
+            self.screen.say(
+                Who::Ecs,
+                &format!(
+                    "SIGTERM to {name}; SIGKILL would follow in {}",
+                    seconds(stop_timeout)
+                ),
+            );
+            signal(child, Signal::TERM);
+        }
+        if let Ok(status) = timeout(stop_timeout, child.wait()).await {
+            let code = status.map_err(in_words)?.code();
+            sleep(LAST_WORDS).await;
+            if let Some(code) = code {
+                self.screen
+                    .say(Who::Ecs, &format!("{name} has exited with {code}"));
+            }
+            // An app without a handler ends by the signal itself, which is no kill.
+            return Ok(Some(code.unwrap_or(143)));
+        }
+        self.screen.say(Who::Ecs, &format!("SIGKILL to {name}"));
+        signal(child, Signal::KILL);
+        let _ = child.wait().await;
+        Ok(None)
+    }
+
+    /// The host goes away under the task, and no signal is sent before.
+    async fn host_ends(
+        &self,
+        app: &mut Child,
+        sidecar: Option<&mut Child>,
+        left: Duration,
+    ) -> Result<Ends, String> {
+        let end = Instant::now() + left;
+        let mut ends = Ends::default();
+        if let Some(sidecar) = sidecar {
+            if let Ok(status) = tokio::time::timeout_at(end, sidecar.wait()).await {
+                ends.sidecar_code = status.map_err(in_words)?.code();
+                self.screen
+                    .say(Who::Ecs, "prestop has exited; nothing else happens");
+            } else {
+                signal(sidecar, Signal::KILL);
+            }
+        }
+        tokio::time::sleep_until(end).await;
+        self.screen.say(Who::Ec2, "the host is gone");
+        signal(app, Signal::KILL);
+        let _ = app.wait().await;
+        ends.app_killed = true;
+        Ok(ends)
+    }
+
+    fn start_app(&self, port: u16, urls: &Urls) -> Result<Child, String> {
+        let mut command = match self.own_app {
+            Some(own) => {
+                let mut shell = Command::new("sh");
+                // exec, as a container's entry point should: so that signals reach the app itself.
+                shell.args(["-c", &format!("exec {}", own.start)]);
+                shell
+            }
+            None => {
+                let mut sample = Command::new(std::env::current_exe().map_err(in_words)?);
+                let sidecar = urls.ready.with_target("/").to_string();
+                sample.args([sample::NAME, "--kind", self.scenario.app.name()]);
+                sample.args(["--listen", &format!("127.0.0.1:{port}"), "--sidecar", &sidecar]);
+                sample
+            }
+        };
+        command
+            .stdout(Stdio::piped())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+            .spawn()
+            .map_err(|why| format!("cannot start the app: {why}"))
+    }
+
+    fn start_sidecar(&self, metadata: &str, app_port: u16, port: u16) -> Result<Child, String> {
+        let scenario = self.scenario;
+        let drain = match (self.own_app, scenario.app) {
+            (Some(own), _) => own.drain.clone(),
+            (None, Kind::Worker) => "ack".to_owned(),
+            (None, _) => format!("POST http://app:{app_port}/drain"),
+        };
+        let mut command = Command::new(std::env::current_exe().map_err(in_words)?);
+        command
+            .arg("run")
+            .env_clear()
+            .env("ECS_CONTAINER_METADATA_URI_V4", format!("{metadata}/v4/prestop"))
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
+            .env("PRESTOP_DRAIN", drain)
+            .env("PRESTOP_LISTEN", format!("127.0.0.1:{port}"))
+            .env("PRESTOP_STOP_TIMEOUT", milliseconds(scenario.stop_timeout()))
+            .env("PRESTOP_RESERVE", milliseconds(scenario.scaled(10)))
+            .env("PRESTOP_SETTLE", milliseconds(scenario.scaled(scenario.settle_s)))
+            .env("PRESTOP_POLL_INTERVAL", "200ms")
+            .env("PRESTOP_LOG_FORMAT", "json")
+            .stdout(Stdio::piped())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+            .spawn()
+            .map_err(|why| format!("cannot start the sidecar: {why}"))
+    }
+
+    async fn await_app(&self, urls: &Urls) -> Result<(), String> {
+        let url = if self.own_app.is_some() {
+            &urls.quick
+        } else {
+            &urls.health
+        };
+        let up = async {
+            while !client::ask(url.clone()).await {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(START_LIMIT, up).await.map_err(|_| {
+            format!(
+                "the app does not answer {url} with a 2xx within {} s",
+                START_LIMIT.as_secs()
+            )
+        })
+    }
+
+    async fn relay_app(&self, lines: Lines, jobs: &mut Jobs) {
+        let mut lines = lines;
+        while let Some(line) = lines.next().await {
+            jobs.note(&line);
+            if !line.starts_with("serves on") {
+                self.screen.say(Who::App, &line);
+            }
+        }
+    }
+
+    async fn relay_sidecar(&self, lines: Lines, told: &mut Option<(Option<Duration>, Option<Duration>)>) {
+        let mut lines = lines;
+        while let Some(line) = lines.next().await {
+            let Ok(event) = serde_json::from_str::<Value>(&line) else {
+                self.screen.say(Who::Sidecar, &line);
+                continue;
+            };
+            if let Some(words) = in_plain_words(&event) {
+                self.screen.say(Who::Sidecar, &words);
+            }
+            if event["event"] == "exit" {
+                let span = |name: &str| event[name].as_u64().map(Duration::from_millis);
+                *told = Some((span("budget_ms"), span("used_ms")));
+            }
+        }
+    }
+}
+
+/// How the containers ended.
+#[derive(Default)]
+struct Ends {
+    sidecar_code: Option<i32>,
+    app_killed: bool,
+}
+
+/// What a worker says of its jobs.
+#[derive(Default)]
+struct Jobs {
+    done: u32,
+    cut_off: u32,
+}
+
+impl Jobs {
+    fn note(&mut self, line: &str) {
+        if line.starts_with("job ") && line.ends_with(" done") {
+            self.done += 1;
+        }
+        if line.contains("1 job cut off") {
+            self.cut_off += 1;
+        }
+    }
+}
+
+/// Where everybody is reached.
+struct Urls {
+    quick: HttpUrl,
+    slow: HttpUrl,
+    health: HttpUrl,
+    ready: HttpUrl,
+}
+
+impl Urls {
+    fn new(own: Option<&OwnApp>, app_port: u16, sidecar_port: u16, slow: Duration) -> Result<Urls, String> {
+        let parse = |text: String| text.parse::<HttpUrl>().map_err(in_words);
+        let ready = parse(format!("http://127.0.0.1:{sidecar_port}/ready"))?;
+        if let Some(own) = own {
+            return Ok(Urls {
+                quick: own.url.clone(),
+                slow: own.url.clone(),
+                health: own.url.clone(),
+                ready,
+            });
+        }
+        let app = parse(format!("http://127.0.0.1:{app_port}/"))?;
+        Ok(Urls {
+            slow: app.with_target(&format!("/slow/{}", milliseconds(slow))),
+            health: app.with_target("/healthz"),
+            quick: app,
+            ready,
+        })
+    }
+}
+
+impl Kind {
+    /// What is done or lost.
+    pub(super) fn unit(self) -> &'static str {
+        if self.serves() { "requests" } else { "jobs" }
+    }
+}
+
+/// A log line of the sidecar as somebody would tell it; `None` for what needs no telling.
+fn in_plain_words(event: &Value) -> Option<String> {
+    let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+    let span = |name: &str| seconds(Duration::from_millis(event[name].as_u64().unwrap_or_default()));
+    Some(match event["event"].as_str()? {
+        "notice" => format!(
+            "notice: {}; {} to the deadline",
+            text("reason"),
+            span("deadline_in_ms")
+        ),
+        "settle" => format!("lets everybody serve on for {}; /ready says 503", span("for_ms")),
+        "step.start" if text("does") == "ack" => "waits until somebody posts to /drained".to_owned(),
+        "step.start" => text("does"),
+        "step.call" if event["status"] == 202 => "is answered 202: under way".to_owned(),
+        "step.retry" => format!("{}; again in {}", text("why"), span("after_ms")),
+        "step.end" => format!(
+            "{} after {}: {}",
+            text("outcome"),
+            span("took_ms"),
+            text("detail")
+        ),
+        "deadline" => "the deadline has come: leaves, so that the app gets its own SIGTERM".to_owned(),
+        "drained" if event["waiting_for_sigterm"] == true => "waits for SIGTERM".to_owned(),
+        "watch" if event["level"] == "warn" => text("message"),
+        _ => return None,
+    })
+}
+
+/// The lines of a process, or none at all.
+struct Lines(Option<tokio::io::Lines<BufReader<Box<dyn AsyncRead + Unpin>>>>);
+
+impl Lines {
+    async fn next(&mut self) -> Option<String> {
+        self.0.as_mut()?.next_line().await.ok()?
+    }
+}
+
+fn lines<R: AsyncRead + Unpin + 'static>(stdout: Option<R>) -> Lines {
+    Lines(stdout.map(|stdout| BufReader::new(Box::new(stdout) as Box<dyn AsyncRead + Unpin>).lines()))
+}
+
+/// Does nothing to a process that has ended and been waited for.
+fn signal(child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+    if let Some(pid) = pid {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// A port that was free a moment ago.
+async fn free_port() -> Result<u16, String> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(in_words)?;
+    Ok(listener.local_addr().map_err(in_words)?.port())
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}
+
+fn in_words(why: impl std::fmt::Display) -> String {
+    why.to_string()
+}

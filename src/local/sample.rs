@@ -1,0 +1,333 @@
+//! The sample apps of rehearsals and compose files: a web server and a worker.
+//!
+//! Ordinary programs: on SIGTERM they end at once, with whatever they have in hand. What they do
+//! better they do because they are asked to drain.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use clap::{
+    Arg, ArgMatches, Command, ValueEnum, builder::EnumValueParser, builder::PossibleValue, value_parser,
+};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use crate::config;
+use crate::http::{Ask, Network};
+use crate::mailbox;
+use crate::url::HttpUrl;
+use crate::watch::signals::Signals;
+
+/// The subcommand, which `--help` does not show.
+pub const NAME: &str = "sample";
+
+/// How long a job of the worker and a slow request take, unless told otherwise.
+const JOB: Duration = Duration::from_millis(1200);
+
+/// The longest that a request may ask to be made wait.
+const LONGEST_REQUEST: Duration = Duration::from_secs(300);
+
+/// What kind of app it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Answers `POST /drain` once no request is in flight.
+    Web,
+    /// Answers it with 202 at once, and is done after a while.
+    Slow,
+    /// Takes it and never answers.
+    Hung,
+    /// Has no such path.
+    Refusing,
+    /// Has no server: asks the sidecar for a notice and acknowledges.
+    Worker,
+    /// Has no server: does one job and ends.
+    OneOff,
+}
+
+impl ValueEnum for Kind {
+    fn value_variants<'a>() -> &'a [Kind] {
+        &[
+            Kind::Web,
+            Kind::Slow,
+            Kind::Hung,
+            Kind::Refusing,
+            Kind::Worker,
+            Kind::OneOff,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+impl Kind {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Web => "web",
+            Kind::Slow => "slow",
+            Kind::Hung => "hung",
+            Kind::Refusing => "refusing",
+            Kind::Worker => "worker",
+            Kind::OneOff => "one-off",
+        }
+    }
+}
+
+impl Kind {
+    /// Whether it answers requests.
+    pub fn serves(self) -> bool {
+        !matches!(self, Kind::Worker | Kind::OneOff)
+    }
+}
+
+/// The command line.
+pub fn command() -> Command {
+    Command::new(NAME)
+        .hide(true)
+        .about("A sample app, for rehearsals and compose files")
+        .arg(
+            Arg::new("kind")
+                .long("kind")
+                .value_parser(EnumValueParser::<Kind>::new())
+                .default_value("web"),
+        )
+        .arg(
+            Arg::new("listen")
+                .long("listen")
+                .value_parser(value_parser!(SocketAddr))
+                .default_value("127.0.0.1:8080"),
+        )
+        .arg(
+            Arg::new("sidecar")
+                .long("sidecar")
+                .default_value("http://127.0.0.1:9911"),
+        )
+}
+
+/// Runs until SIGTERM.
+pub async fn main(matches: &ArgMatches) -> ExitCode {
+    let (Some(&kind), Some(&listen), Some(sidecar)) = (
+        matches.get_one::<Kind>("kind"),
+        matches.get_one::<SocketAddr>("listen"),
+        matches.get_one::<String>("sidecar"),
+    ) else {
+        return ExitCode::from(2);
+    };
+    let in_hand = Arc::<AtomicUsize>::default();
+    let Ok(signals) = Signals::take() else {
+        return ExitCode::FAILURE;
+    };
+    let (mailbox, mut messages) = mailbox::channel();
+    tokio::spawn(signals.watch(mailbox));
+    let work = async {
+        match kind {
+            Kind::Worker => worker(sidecar, &in_hand).await,
+            Kind::OneOff => {
+                do_job(1, &in_hand).await;
+                Ok(())
+            }
+            _ => App::new(kind, Arc::clone(&in_hand)).serve(listen).await,
+        }
+    };
+    tokio::select! {
+        worked = work => match worked {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::FAILURE
+            }
+        },
+        _ = messages.recv() => {
+            let things = counted(in_hand.load(Ordering::Relaxed), if kind.serves() { "request" } else { "job" });
+            println!("SIGTERM: ends, {things} cut off");
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// `no requests`, `1 request`, `2 requests`
+fn counted(n: usize, thing: &str) -> String {
+    match n {
+        0 => format!("no {thing}s"),
+        1 => format!("1 {thing}"),
+        n => format!("{n} {thing}s"),
+    }
+}
+
+#[derive(Clone)]
+struct App {
+    kind: Kind,
+    in_flight: Arc<AtomicUsize>,
+    done_one: Arc<Notify>,
+    /// When the first `POST /drain` came.
+    draining_since: Arc<std::sync::OnceLock<Instant>>,
+}
+
+impl App {
+    fn new(kind: Kind, in_flight: Arc<AtomicUsize>) -> App {
+        App {
+            kind,
+            in_flight,
+            done_one: Arc::default(),
+            draining_since: Arc::default(),
+        }
+    }
+
+    /// Returns only where it cannot.
+    async fn serve(self, listen: SocketAddr) -> Result<(), String> {
+        let listener = match TcpListener::bind(listen).await {
+            Ok(listener) => listener,
+            Err(why) => return Err(format!("cannot listen on {listen}: {why}")),
+        };
+        let address = listener.local_addr().unwrap_or(listen);
+        println!("serves on {address}");
+        loop {
+            if let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(self.clone().converse(stream));
+            }
+        }
+    }
+
+    async fn converse(self, stream: TcpStream) {
+        let service = service_fn(|request| {
+            let app = self.clone();
+            async move { Ok::<_, Infallible>(app.answer(request).await) }
+        });
+        let _ = http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        match (request.method(), request.uri().path()) {
+            (_, "/drain" | "/drain/state") if self.kind == Kind::Refusing => {
+                reply(StatusCode::NOT_FOUND, "not found\n")
+            }
+            (&Method::POST, "/drain") => self.drain().await,
+            (_, "/drain/state") => self.drain_state(),
+            (_, "/healthz") => reply(StatusCode::OK, "ok\n"),
+            (_, path) => {
+                let work = path
+                    .strip_prefix("/slow")
+                    .map_or(Duration::from_millis(5), |length| {
+                        config::duration(length.trim_matches('/'))
+                            .unwrap_or(JOB)
+                            .min(LONGEST_REQUEST)
+                    });
+                let _guard = InFlight::new(self);
+                sleep(work).await;
+                reply(StatusCode::OK, "hello\n")
+            }
+        }
+    }
+
+    async fn drain(&self) -> Response<Full<Bytes>> {
+        let since = *self.draining_since.get_or_init(Instant::now);
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        println!("told to drain: {} in flight", counted(in_flight, "request"));
+        match self.kind {
+            Kind::Hung => {
+                sleep(LONGEST_REQUEST).await;
+                reply(StatusCode::OK, "")
+            }
+            Kind::Slow => {
+                let mut reply = reply(StatusCode::ACCEPTED, "draining\n");
+                reply
+                    .headers_mut()
+                    .insert(LOCATION, HeaderValue::from_static("/drain/state"));
+                reply
+            }
+            _ => {
+                while self.in_flight.load(Ordering::Relaxed) > 0 {
+                    self.done_one.notified().await;
+                }
+                println!("drained after {:.1} s", since.elapsed().as_secs_f64());
+                reply(StatusCode::OK, "drained\n")
+            }
+        }
+    }
+
+    fn drain_state(&self) -> Response<Full<Bytes>> {
+        let since = self.draining_since.get().map(Instant::elapsed);
+        if since.is_some_and(|since| since >= JOB) && self.in_flight.load(Ordering::Relaxed) == 0 {
+            println!("drained");
+            return reply(StatusCode::OK, "drained\n");
+        }
+        let mut reply = reply(StatusCode::ACCEPTED, "draining\n");
+        reply
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        reply
+    }
+}
+
+/// Counts a request for as long as it lives, even if its client goes away.
+struct InFlight<'a>(&'a App);
+
+impl InFlight<'_> {
+    fn new(app: &App) -> InFlight<'_> {
+        app.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(app)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.done_one.notify_one();
+    }
+}
+
+/// One job after the other until there is a notice; then the one in hand, and an acknowledgement.
+async fn worker(sidecar: &str, in_hand: &AtomicUsize) -> Result<(), String> {
+    let url = |path: &str| -> Result<HttpUrl, String> {
+        sidecar
+            .parse::<HttpUrl>()
+            .map(|base| base.append(path))
+            .map_err(|why| format!("--sidecar is `{sidecar}`: {why}"))
+    };
+    let (notice, drained) = (url("/notice")?, url("/drained")?);
+    let network = Network::system();
+    for job in 1.. {
+        do_job(job, in_hand).await;
+        let answer = network.ask(Ask::get(&notice), &[]).await;
+        if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
+            break;
+        }
+    }
+    println!("a notice is there: takes no other job");
+    let told = network.ask(Ask::new("POST", &drained), &[]).await;
+    match told {
+        Ok(answer) => println!("POST /drained: {}", answer.status().as_u16()),
+        Err(why) => println!("POST /drained: {why}"),
+    }
+    std::future::pending().await
+}
+
+async fn do_job(number: u32, in_hand: &AtomicUsize) {
+    println!("job {number} begins");
+    in_hand.store(1, Ordering::Relaxed);
+    sleep(JOB).await;
+    in_hand.store(0, Ordering::Relaxed);
+    println!("job {number} done");
+}
+
+fn reply(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    let mut reply = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    *reply.status_mut() = status;
+    reply
+}

@@ -1,0 +1,162 @@
+//! What can be broken, for a while or for a number of requests.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Query;
+
+/// Which service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Instance metadata.
+    Imds,
+    /// Task metadata.
+    Tmds,
+}
+
+/// How.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nobody listens.
+    Refuse,
+    /// Takes the request and never answers.
+    Hang,
+    /// Answers rightly, after that long.
+    Slow(Duration),
+    /// Another status.
+    Status(u16),
+    /// Something that is not HTTP.
+    Garbage,
+    /// Tears the connection down.
+    Reset,
+    /// 3 MB of `[`.
+    Huge,
+}
+
+/// One thing that is broken.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// Which service.
+    pub target: Target,
+    /// How.
+    pub kind: Kind,
+    /// Until when; for good where it is missing.
+    pub lasts: Option<Duration>,
+    /// For how many requests; for all where it is missing.
+    pub requests: Option<u32>,
+}
+
+impl Fault {
+    pub(super) fn parse(query: Query<'_>) -> Result<Fault, String> {
+        let target = match query.get("target") {
+            Some("imds") => Target::Imds,
+            Some("tmds") => Target::Tmds,
+            other => {
+                return Err(format!(
+                    "target is `{}`: allowed is imds or tmds",
+                    other.unwrap_or_default()
+                ));
+            }
+        };
+        let requests = query.number("requests")?;
+        let lasts = query.get("for").map(|_| query.duration("for", 0)).transpose()?;
+        let kind = match query.get("kind") {
+            Some("refuse") if requests.is_some() => {
+                return Err(
+                    "requests is given: refused connections are not requests, so say `for=10s`".to_owned(),
+                );
+            }
+            Some("refuse") if lasts.is_none() => {
+                return Err(
+                    "for is missing: while it refuses, it cannot be told to stop, so say `for=10s`"
+                        .to_owned(),
+                );
+            }
+            Some("refuse") => Kind::Refuse,
+            Some("hang") => Kind::Hang,
+            Some("slow") => Kind::Slow(query.duration("delay", 2)?),
+            Some("status") => {
+                let code = query.number("status")?.unwrap_or(500);
+                let code = u16::try_from(code).ok().filter(|code| (100..=999).contains(code));
+                Kind::Status(code.ok_or("status is not of three digits")?)
+            }
+            Some("garbage") => Kind::Garbage,
+            Some("reset") => Kind::Reset,
+            Some("huge") => Kind::Huge,
+            other => {
+                return Err(format!(
+                    "kind is `{}`: allowed is refuse, hang, slow, status, garbage, reset or huge",
+                    other.unwrap_or_default()
+                ));
+            }
+        };
+        Ok(Fault {
+            target,
+            kind,
+            lasts,
+            requests,
+        })
+    }
+}
+
+/// At most one fault for each service.
+#[derive(Default)]
+pub(super) struct Faults(Vec<Running>);
+
+struct Running {
+    fault: Fault,
+    until: Option<Instant>,
+}
+
+impl Faults {
+    pub(super) fn set(&mut self, fault: Fault) {
+        self.0.retain(|running| running.fault.target != fault.target);
+        self.0.push(Running {
+            fault,
+            until: fault.lasts.map(|lasts| Instant::now() + lasts),
+        });
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// What happens to a request now; counts it.
+    pub(super) fn hit(&mut self, target: Target) -> Option<Kind> {
+        self.expire();
+        let running = self.0.iter_mut().find(|running| running.fault.target == target)?;
+        if let Some(requests) = &mut running.fault.requests {
+            *requests = requests.saturating_sub(1);
+        }
+        Some(running.fault.kind)
+    }
+
+    /// How long connections to any of these are still refused.
+    pub(super) fn refusing(&mut self, targets: &[Target]) -> Option<Duration> {
+        self.expire();
+        let mut refusing = self
+            .0
+            .iter()
+            .filter(|running| running.fault.kind == Kind::Refuse && targets.contains(&running.fault.target));
+        let until = refusing.next()?.until;
+        Some(until.map_or(Duration::MAX, |until| {
+            until.saturating_duration_since(Instant::now())
+        }))
+    }
+
+    pub(super) fn describe(&self) -> Vec<String> {
+        self.0
+            .iter()
+            .map(|running| format!("{:?}", running.fault))
+            .collect()
+    }
+
+    /// A count that has come to nothing ends with the next request, so that the last one is hit.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        self.0.retain(|running| {
+            running.until.is_none_or(|until| now < until) && running.fault.requests != Some(0)
+        });
+    }
+}

@@ -1,0 +1,486 @@
+//! `ecs-prestop simulate`: stands in for the ECS agent and the instance metadata service.
+//!
+//! Serves, for every container of a task definition, the task metadata endpoint v4 and IMDSv2, with
+//! their status codes, bodies and limits; `/_simulate/…` changes what they say, down to answers that
+//! no server should give.
+
+pub mod faults;
+mod instance_metadata;
+mod task_metadata;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Bytes};
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::config;
+use crate::notice::Action;
+use faults::{Fault, Faults, Kind, Target};
+use instance_metadata::InstanceMetadata;
+use task_metadata::Definition;
+
+/// The subcommand.
+pub const NAME: &str = "simulate";
+
+/// The largest body that it reads; nothing that is sent to it needs one.
+const MAX_BODY: usize = 64 * 1024;
+
+/// More than the containers of a task open.
+const MAX_CONNECTIONS: usize = 256;
+
+/// What a huge answer consists of: deep JSON, the worst for a parser that recurses.
+const HUGE: usize = 3 * 1024 * 1024;
+
+/// What a server that hangs makes its client wait; longer than any shutdown.
+const HANG: Duration = Duration::from_secs(600);
+
+/// The command line.
+pub fn command() -> Command {
+    Command::new(NAME)
+        .about("Stands in for ECS on a laptop: task metadata, instance metadata")
+        .arg(
+            Arg::new("task-definition")
+                .long("task-definition")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("a task definition as `aws ecs register-task-definition` takes it; without one, a task of `app` and `prestop`"),
+        )
+        .arg(
+            Arg::new("listen")
+                .long("listen")
+                .value_name("ADDRESS")
+                .value_parser(value_parser!(SocketAddr))
+                .default_value("127.0.0.1:51678")
+                .help("where it listens"),
+        )
+        .arg(
+            Arg::new("imdsv1")
+                .long("imdsv1")
+                .action(ArgAction::SetTrue)
+                .help("answer the instance metadata without a token, too"),
+        )
+}
+
+/// Runs until it is stopped by a signal.
+pub async fn main(matches: &ArgMatches) -> ExitCode {
+    let stand_in = match matches
+        .get_one::<PathBuf>("task-definition")
+        .map(Definition::read)
+    {
+        None => StandIn::new(Definition::sample()),
+        Some(Ok(definition)) => StandIn::new(definition),
+        Some(Err(why)) => {
+            eprintln!("ecs-prestop simulate: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    stand_in.world().instance_metadata.version_1 = matches.get_flag("imdsv1");
+    let Some(&address) = matches.get_one::<SocketAddr>("listen") else {
+        return ExitCode::from(2);
+    };
+    let listener = match TcpListener::bind(address).await {
+        Ok(listener) => listener,
+        Err(why) => {
+            eprintln!("ecs-prestop simulate: --listen {address}: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let address = listener.local_addr().unwrap_or(address);
+    println!("The stand-in for ECS and EC2 is at http://{address}. For the containers of the task:");
+    for name in stand_in.world().definition.names() {
+        println!("  {name}: ECS_CONTAINER_METADATA_URI_V4=http://{address}/v4/{name}");
+    }
+    println!("  all: AWS_EC2_METADATA_SERVICE_ENDPOINT=http://{address}");
+    println!("A Spot notice: curl -X POST 'http://{address}/_simulate/spot?action=terminate&in=120s'");
+    let (mailbox, mut messages) = crate::mailbox::channel();
+    let Ok(signals) = crate::watch::signals::Signals::take() else {
+        return ExitCode::FAILURE;
+    };
+    tokio::select! {
+        served = stand_in.serve(listener) => {
+            if let Err(why) = served {
+                eprintln!("ecs-prestop simulate: {why}");
+            }
+            ExitCode::FAILURE
+        }
+        _ = signals.watch(mailbox) => ExitCode::FAILURE,
+        _ = messages.recv() => ExitCode::SUCCESS,
+    }
+}
+
+/// The stand-in; a handle that can be cloned.
+#[derive(Clone)]
+pub struct StandIn {
+    world: Arc<Mutex<World>>,
+    /// Rung when connections are to be refused from now on.
+    refusing: Arc<Notify>,
+}
+
+/// What it pretends.
+struct World {
+    definition: Definition,
+    instance_metadata: InstanceMetadata,
+    faults: Faults,
+}
+
+/// A connection that can be torn down without a goodbye.
+pub trait Abort: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Closes with a reset where there is such a thing.
+    fn abort(self);
+}
+
+impl Abort for TcpStream {
+    fn abort(self) {
+        // Without it the close is a plain one, which is nearly as rude.
+        let _ = self.set_zero_linger();
+    }
+}
+
+impl Abort for DuplexStream {
+    fn abort(self) {}
+}
+
+/// Instead of an answer.
+#[derive(Debug, thiserror::Error)]
+enum Break {
+    #[error("reset")]
+    Reset,
+    #[error("garbage")]
+    Garbage,
+}
+
+type Reply = Response<Full<Bytes>>;
+
+impl StandIn {
+    /// For a task; nothing is announced and nothing is broken.
+    pub fn new(definition: Definition) -> StandIn {
+        StandIn {
+            world: Arc::new(Mutex::new(World {
+                definition,
+                instance_metadata: InstanceMetadata::default(),
+                faults: Faults::default(),
+            })),
+            refusing: Arc::default(),
+        }
+    }
+
+    /// For a task of an `app` and a `prestop` container.
+    pub fn sample() -> StandIn {
+        StandIn::new(Definition::sample())
+    }
+
+    /// EC2 takes the instance back.
+    pub fn announce_spot(&self, action: Action, left: Duration) {
+        self.world().instance_metadata.announce_spot(action, left);
+    }
+
+    /// ECS knows that a container has stopped.
+    pub fn container_stopped(&self, name: &str) {
+        self.world().definition.set_status(name, "STOPPED");
+    }
+
+    /// Breaks a service until told otherwise.
+    pub fn break_down(&self, fault: Fault) {
+        self.world().faults.set(fault);
+        self.refusing.notify_waiters();
+    }
+
+    /// Whether connections to a service are refused now; for transports other than TCP.
+    pub fn refuses(&self, target: Target) -> bool {
+        self.world().faults.refusing(&[target]).is_some()
+    }
+
+    /// Serves on a socket. While it refuses connections, the socket is closed.
+    ///
+    /// # Errors
+    /// Where the address cannot be bound again.
+    pub async fn serve(&self, listener: TcpListener) -> io::Result<()> {
+        let address = listener.local_addr()?;
+        let mut listener = Some(listener);
+        loop {
+            let mut connections = JoinSet::new();
+            let refusing = self.refusing.notified();
+            tokio::pin!(refusing);
+            refusing.as_mut().enable();
+            if let Some(wait) = self.refusing_for() {
+                listener = None;
+                // At most a second, since the fault may be taken back from within.
+                sleep(wait.min(Duration::from_secs(1))).await;
+                continue;
+            }
+            let bound = match listener.take() {
+                Some(listener) => listener,
+                None => TcpListener::bind(address).await?,
+            };
+            loop {
+                tokio::select! {
+                    accepted = bound.accept() => {
+                        let Ok((stream, peer)) = accepted else { continue };
+                        while connections.try_join_next().is_some() {}
+                        if connections.len() < MAX_CONNECTIONS {
+                            let stand_in = self.clone();
+                            connections.spawn(async move { stand_in.converse(stream, peer.ip()).await });
+                        }
+                    }
+                    () = &mut refusing => {
+                        if self.refusing_for().is_some() {
+                            break;
+                        }
+                        refusing.set(self.refusing.notified());
+                        refusing.as_mut().enable();
+                    }
+                }
+            }
+            // Let the answer to the request that asked for it go out.
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Serves one connection, of whatever kind.
+    pub async fn converse(&self, stream: impl Abort, peer: IpAddr) {
+        let service = service_fn(|request| self.answer(request, peer));
+        let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        let Err(why) = (&mut connection).await else {
+            return;
+        };
+        let mut stream = connection.into_parts().io.into_inner();
+        match find_break(&why) {
+            Some(Break::Garbage) => {
+                let _ = stream
+                    .write_all(b"\x00\xffSMTP/9 nonsense \r\n\x01\x02 {[<\r\n\r\n")
+                    .await;
+                let _ = stream.shutdown().await;
+            }
+            Some(Break::Reset) => stream.abort(),
+            None => {}
+        }
+    }
+
+    async fn answer<B>(&self, request: Request<B>, peer: IpAddr) -> Result<Reply, Break>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        if Limited::new(body, MAX_BODY).collect().await.is_err() {
+            return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "too long\n"));
+        }
+        let path = head.uri.path();
+        let query = Query(head.uri.query().unwrap_or_default());
+        if let Some(what) = path.strip_prefix("/_simulate") {
+            let reply = self.control(&head.method, what.trim_start_matches('/'), query);
+            self.refusing.notify_waiters();
+            return Ok(reply);
+        }
+        let target = if path.starts_with("/latest") {
+            Target::Imds
+        } else {
+            Target::Tmds
+        };
+        let fault = self.world().faults.hit(target);
+        if let Some(kind) = fault {
+            match kind {
+                Kind::Hang => sleep(HANG).await,
+                Kind::Slow(delay) => sleep(delay).await,
+                Kind::Reset | Kind::Refuse => return Err(Break::Reset),
+                Kind::Garbage => return Err(Break::Garbage),
+                Kind::Huge => return Ok(text(StatusCode::OK, &"[".repeat(HUGE))),
+                Kind::Status(code) => {
+                    let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                    return Ok(text(status, "as simulated\n"));
+                }
+            }
+        }
+        match target {
+            Target::Imds => Ok(self
+                .world()
+                .instance_metadata
+                .answer(&head.method, path, &head.headers)),
+            Target::Tmds => Ok(self.task_metadata(&head.method, path, peer).await),
+        }
+    }
+
+    async fn task_metadata(&self, method: &Method, path: &str, _peer: IpAddr) -> Reply {
+        if *method != Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "");
+        }
+        let unresolved = self.world().definition.unresolved();
+        for name in unresolved {
+            // Under docker-compose the names of the containers are those of DNS.
+            let found = tokio::time::timeout(
+                Duration::from_millis(200),
+                tokio::net::lookup_host((name.as_str(), 0)),
+            );
+            if let Ok(Ok(addresses)) = found.await {
+                let addresses = addresses.map(|address| address.ip()).collect();
+                self.world().definition.resolve(&name, addresses);
+            }
+        }
+        self.world().definition.answer(path)
+    }
+
+    fn control(&self, method: &Method, what: &str, query: Query<'_>) -> Reply {
+        let mut world = self.world();
+        match world.control(method, what, query) {
+            Ok(()) => json_reply(StatusCode::OK, &world.state()),
+            Err(why) => text(StatusCode::BAD_REQUEST, &format!("{why}\n")),
+        }
+    }
+
+    fn refusing_for(&self) -> Option<Duration> {
+        self.world().faults.refusing(&[Target::Imds, Target::Tmds])
+    }
+
+    /// No code panics while it holds the lock; if one did, the data would still be whole.
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl World {
+    /// `POST` makes it so, `DELETE` takes it back, `GET` only shows.
+    fn control(&mut self, method: &Method, what: &str, query: Query<'_>) -> Result<(), String> {
+        let on = *method != Method::DELETE;
+        if *method == Method::GET {
+            return Ok(());
+        }
+        let metadata = &mut self.instance_metadata;
+        match what {
+            "spot" => {
+                metadata.spot = None;
+                if on {
+                    let action = query.get("action").unwrap_or("terminate");
+                    let action = match action {
+                        "terminate" => Action::Terminate,
+                        "stop" => Action::Stop,
+                        "hibernate" => Action::Hibernate,
+                        other => {
+                            return Err(format!(
+                                "action is `{other}`: allowed is terminate, stop or hibernate"
+                            ));
+                        }
+                    };
+                    metadata.announce_spot(action, query.duration("in", 120)?);
+                }
+            }
+            "rebalance" => metadata.rebalance = on.then(jiff::Timestamp::now),
+            "maintenance" => {
+                let state = query.get("state").unwrap_or("active").to_owned();
+                if !["active", "completed", "canceled"].contains(&state.as_str()) {
+                    return Err(format!(
+                        "state is `{state}`: allowed is active, completed or canceled"
+                    ));
+                }
+                let code = query.get("code").unwrap_or("system-reboot").to_owned();
+                let left = query.duration("in", 120)?;
+                metadata.maintenance = on.then(|| instance_metadata::Maintenance::new(code, state, left));
+            }
+            "autoscaling" => {
+                let state = query.get("state").unwrap_or("Terminated");
+                metadata.autoscaling = on.then(|| state.to_owned());
+            }
+            "tokens" => metadata.expire_tokens(),
+            "container" => {
+                let name = query.get("name").ok_or("name is missing: which container?")?;
+                let status = query.get("status").unwrap_or("STOPPED");
+                if !self.definition.set_status(name, status) {
+                    return Err(format!(
+                        "name is `{name}`: the task has {}",
+                        self.definition.names().join(", ")
+                    ));
+                }
+            }
+            "fault" if on => self.faults.set(Fault::parse(query)?),
+            "fault" => self.faults.clear(),
+            other => {
+                return Err(format!(
+                    "`{other}` cannot be simulated: there are spot, rebalance, maintenance, autoscaling, tokens, container and fault"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> serde_json::Value {
+        json!({
+            "containers": self.definition.names(),
+            "spot": self.instance_metadata.spot.is_some(),
+            "rebalance": self.instance_metadata.rebalance.is_some(),
+            "maintenance": self.instance_metadata.maintenance.is_some(),
+            "autoscaling": self.instance_metadata.autoscaling,
+            "faults": self.faults.describe(),
+        })
+    }
+}
+
+/// The parameters of a control request.
+#[derive(Clone, Copy)]
+struct Query<'a>(&'a str);
+
+impl<'a> Query<'a> {
+    fn get(self, name: &str) -> Option<&'a str> {
+        let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
+        pairs
+            .filter(|(_, value)| !value.is_empty())
+            .find_map(|(key, value)| (key == name).then_some(value))
+    }
+
+    fn duration(self, name: &str, default_s: u64) -> Result<Duration, String> {
+        match self.get(name) {
+            None => Ok(Duration::from_secs(default_s)),
+            Some(text) => config::duration(text)
+                .ok_or_else(|| format!("{name} is `{text}`: write a duration such as 120s")),
+        }
+    }
+
+    fn number(self, name: &str) -> Result<Option<u32>, String> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        text.parse()
+            .map(Some)
+            .map_err(|_| format!("{name} is `{text}`: write a number"))
+    }
+}
+
+fn find_break(why: &hyper::Error) -> Option<&Break> {
+    std::error::Error::source(why)?.downcast_ref()
+}
+
+fn text(status: StatusCode, body: &str) -> Reply {
+    with_type(status, "text/plain", body.to_owned())
+}
+
+fn json_reply(status: StatusCode, body: &serde_json::Value) -> Reply {
+    with_type(status, "application/json", format!("{body:#}\n"))
+}
+
+fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    *reply.status_mut() = status;
+    let content_type = hyper::header::HeaderValue::from_static(content_type);
+    reply.headers_mut().insert(CONTENT_TYPE, content_type);
+    reply
+}
+
+/// What a request's header says, as text.
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
