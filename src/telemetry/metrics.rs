@@ -71,15 +71,10 @@ impl Collector for Snapshot {
             "1 where a notice would be seen now.",
             watches,
         )?;
-        let healthy = [([], truth(self.status.unhealthy.is_none()))];
-        gauges::<0>(&mut encoder, "prestop_healthy", "What /healthz says.", healthy)?;
-        let left = self.seconds_left.map(|left| ([], left));
-        gauges::<0>(
-            &mut encoder,
-            "prestop_deadline_seconds",
-            "Seconds to the deadline; missing before a notice.",
-            left,
-        )?;
+        let healthy = Some(truth(self.status.unhealthy.is_none()));
+        gauge(&mut encoder, "prestop_healthy", "What /healthz says.", healthy)?;
+        let help = "Seconds to the deadline; missing before a notice.";
+        gauge(&mut encoder, "prestop_deadline_seconds", help, self.seconds_left)?;
         let outcomes = ["pending", "running", "drained", "failed", "dropped"].map(|outcome| {
             let steps = report.steps.iter().filter(|step| step.outcome == outcome);
             ([("outcome", outcome)], count(steps.count()))
@@ -123,17 +118,27 @@ impl Collector for Snapshot {
     }
 }
 
-fn gauges<const N: usize>(
+fn gauges(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    values: impl IntoIterator<Item = ([(&'static str, &'static str); N], f64)>,
+    values: impl IntoIterator<Item = ([(&'static str, &'static str); 1], f64)>,
 ) -> Result<(), fmt::Error> {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in values {
         ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: Option<f64>,
+) -> Result<(), fmt::Error> {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    value.map_or(Ok(()), |value| ConstGauge::new(value).encode(metric))
 }
 
 fn counter(

@@ -58,6 +58,10 @@ impl InstanceMetadata {
         self.tokens.clear();
     }
 
+    pub(super) fn tokens_made(&self) -> u64 {
+        self.made
+    }
+
     pub(super) fn answer(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> Reply {
         match (method, path) {
             (&Method::PUT, "/latest/api/token") => return self.new_token(headers),

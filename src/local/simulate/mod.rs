@@ -34,7 +34,7 @@ use crate::config;
 use crate::notice::Action;
 use faults::{Fault, Faults, Kind, Target};
 use instance_metadata::InstanceMetadata;
-use task_metadata::Definition;
+pub use task_metadata::{Definition, DefinitionError};
 
 /// The subcommand.
 pub const NAME: &str = "simulate";
@@ -194,6 +194,46 @@ impl StandIn {
     /// ECS knows that a container has stopped.
     pub fn container_stopped(&self, name: &str) {
         self.world().definition.set_status(name, "STOPPED");
+    }
+
+    /// A container has this address of its own.
+    pub fn container_at(&self, name: &str, address: IpAddr) {
+        self.world().definition.resolve(name, vec![address]);
+    }
+
+    /// AWS plans to work on the host.
+    pub fn announce_maintenance(&self, state: &str, left: Duration) {
+        let event = instance_metadata::Maintenance::new("system-reboot".to_owned(), state.to_owned(), left);
+        self.world().instance_metadata.maintenance = Some(event);
+    }
+
+    /// An interruption has become likely.
+    pub fn recommend_rebalance(&self) {
+        self.world().instance_metadata.rebalance = Some(jiff::Timestamp::now());
+    }
+
+    /// Auto Scaling says what it is about to do.
+    pub fn set_lifecycle_state(&self, state: &str) {
+        self.world().instance_metadata.autoscaling = Some(state.to_owned());
+    }
+
+    /// Whatever was announced is taken back.
+    pub fn withdraw(&self) {
+        let metadata = &mut self.world().instance_metadata;
+        metadata.spot = None;
+        metadata.rebalance = None;
+        metadata.maintenance = None;
+        metadata.autoscaling = None;
+    }
+
+    /// All tokens are worthless from now on.
+    pub fn expire_tokens(&self) {
+        self.world().instance_metadata.expire_tokens();
+    }
+
+    /// How many tokens were handed out.
+    pub fn tokens_made(&self) -> u64 {
+        self.world().instance_metadata.tokens_made()
     }
 
     /// Breaks a service until told otherwise.

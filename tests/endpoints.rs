@@ -1,0 +1,177 @@
+//! Each local endpoint, asked over real connections; and what clients cannot do to it.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use serde_json::Value;
+
+use crate::process::{NOT_FOUND, OK, PATIENCE, Sidecar, app, free_address, request};
+
+fn json(answer: &str) -> Value {
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    serde_json::from_str(body).unwrap_or_else(|why| panic!("{why}: {answer}"))
+}
+
+fn with_token() -> Sidecar {
+    Sidecar::start(&[("PRESTOP_DRAIN", "ack"), ("PRESTOP_DRAIN_TOKEN", "s3cret")])
+}
+
+const TOKEN: &str = "Authorization: Bearer s3cret\r\n";
+
+#[test]
+fn before_a_notice_all_is_well() {
+    let sidecar = with_token();
+    assert_eq!(sidecar.get("/healthz").0, 200);
+    assert_eq!(sidecar.get("/ready").0, 200);
+    assert_eq!(sidecar.get("/notice").0, 204);
+    assert_eq!(sidecar.get("/notice?wait=10ms").0, 204);
+    assert_eq!(sidecar.post("/drained", "").0, 409);
+    let (status, body) = sidecar.get("/status");
+    let state = json(&body);
+    assert_eq!(status, 200);
+    assert_eq!(
+        (&state["state"], &state["deadline"]),
+        (&"watching".into(), &Value::Null)
+    );
+    assert_eq!(state["steps"][0]["outcome"], "pending");
+}
+
+#[test]
+fn a_manual_notice_needs_the_token_and_turns_everything() {
+    let mut sidecar = with_token();
+    assert_eq!(sidecar.post("/drain", "").0, 401);
+    assert_eq!(sidecar.post("/drain", "Authorization: Bearer wrong!\r\n").0, 401);
+    assert_eq!(sidecar.post("/drain", "Authorization: Basic s3cret\r\n").0, 401);
+    assert_eq!(sidecar.get("/ready").0, 200, "nothing has happened yet");
+    assert_eq!(sidecar.post("/drain", TOKEN).0, 202);
+    sidecar.await_event("notice");
+    assert_eq!(sidecar.get("/ready").0, 503);
+    assert_eq!(sidecar.get("/healthz").0, 200, "draining is no illness");
+    let (status, body) = sidecar.get("/notice");
+    let notice = json(&body);
+    assert_eq!((status, &notice["reason"]), (200, &"manual".into()));
+    assert!(notice["seconds_left"].as_f64().unwrap() > 60.0, "{notice}");
+    assert_eq!(sidecar.post("/drained", "").0, 204);
+    sidecar.await_event("drained");
+    assert_eq!(json(&sidecar.get("/status").1)["state"], "waiting");
+    assert_eq!(sidecar.stop(), Some(0));
+    let log = format!("{:?}", sidecar.events);
+    assert!(!log.contains("s3cret"), "the token must not be logged: {log}");
+}
+
+#[test]
+fn without_a_token_there_is_no_manual_notice() {
+    let sidecar = Sidecar::start(&[("PRESTOP_DRAIN", "ack")]);
+    assert_eq!(sidecar.post("/drain", "").0, 404);
+    assert_eq!(sidecar.post("/drain", TOKEN).0, 404);
+}
+
+#[test]
+fn a_client_that_waits_for_a_notice_gets_it_as_soon_as_it_is_there() {
+    let mut sidecar = with_token();
+    let address = sidecar.address;
+    let waiting = std::thread::spawn(move || {
+        request(
+            address,
+            "GET /notice?wait=60s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        )
+    });
+    assert_eq!(sidecar.post("/drain", TOKEN).0, 202);
+    sidecar.await_event("notice");
+    let (status, body) = waiting.join().unwrap();
+    assert_eq!((status, &json(&body)["reason"]), (200, &"manual".into()));
+}
+
+#[test]
+fn ready_asks_the_app_where_that_is_set() {
+    let (yes, _requests) = app(Some(OK));
+    let (no, _requests) = app(Some(NOT_FOUND));
+    for (url, status) in [(yes, 200), (no, 503), (free_address(), 503)] {
+        let url = format!("http://{url}/healthz");
+        let sidecar = Sidecar::start(&[("PRESTOP_DRAIN", "ack"), ("PRESTOP_READY_URL", &url)]);
+        assert_eq!(sidecar.get("/ready").0, status, "{url}");
+    }
+}
+
+#[test]
+fn metrics_are_prometheus_text() {
+    let sidecar = with_token();
+    let (status, text) = sidecar.get("/metrics");
+    assert_eq!(status, 200);
+    for line in [
+        "# TYPE prestop_state gauge",
+        "prestop_state{state=\"watching\"} 1",
+        "prestop_state{state=\"draining\"} 0",
+        "prestop_notice{reason=\"spot-interruption\"} 0",
+        "prestop_steps{outcome=\"pending\"} 1",
+        "prestop_healthy 1",
+        "prestop_log_lines_dropped_total 0",
+        "# EOF",
+    ] {
+        assert!(
+            text.lines().any(|l| l.starts_with(line)),
+            "`{line}` is not in {text}"
+        );
+    }
+}
+
+#[test]
+fn what_is_asked_wrongly_is_answered_with_what_is_right() {
+    let sidecar = with_token();
+    for (path, status, part) in [
+        ("/", 404, "/healthz"),
+        ("/drained", 405, "allow: POST"),
+        ("/notice?wait=61s", 400, "at most 60s"),
+        ("/notice?wait=long", 400, "such as 30s"),
+        ("/protect/job", 501, "not in this version"),
+    ] {
+        let (got, body) = sidecar.get(path);
+        assert_eq!(got, status, "{path}: {body}");
+        assert!(body.contains(part), "{path}: {body}");
+    }
+    assert_eq!(sidecar.post("/status", "").0, 405);
+}
+
+#[test]
+fn nonsense_long_heads_and_long_bodies_are_refused_and_forgotten() {
+    let sidecar = with_token();
+    let long_head = format!(
+        "GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n",
+        "a".repeat(100_000)
+    );
+    assert_eq!(request(sidecar.address, &long_head).0, 431);
+    let long_body = format!(
+        "POST /drained HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{}",
+        "b".repeat(100_000)
+    );
+    assert_eq!(request(sidecar.address, &long_body).0, 413);
+    assert_eq!(request(sidecar.address, "\u{0}\u{1} nonsense\r\n\r\n").0, 400);
+    assert_eq!(sidecar.get("/healthz").0, 200);
+}
+
+#[test]
+fn more_connections_than_there_are_slots_are_turned_away_and_the_drain_goes_on() {
+    let (address, requests) = app(Some(OK));
+    let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &format!("http://{address}/"))]);
+    let wait = "GET /notice?wait=60s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut held: Vec<TcpStream> = (0..64)
+        .map(|_| {
+            let mut stream = TcpStream::connect(sidecar.address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(wait.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(sidecar.get("/healthz").0, 503, "all 64 slots are taken");
+    assert_eq!(sidecar.stop(), Some(0));
+    assert_eq!(requests.try_iter().count(), 1);
+    let told = held.iter_mut().filter_map(|stream| {
+        let mut text = String::new();
+        stream
+            .read_to_string(&mut text)
+            .ok()
+            .filter(|_| text.contains("200 OK"))
+    });
+    // They hear of it as far as the process lives long enough to tell them.
+    assert!(told.count() <= 64);
+}

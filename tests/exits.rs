@@ -1,0 +1,209 @@
+//! Each exit code, from the real process; and that it is never late.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::process::{NOT_FOUND, OK, Process, Sidecar, app, binary, complaints, run};
+
+fn drain(address: std::net::SocketAddr) -> String {
+    format!("POST http://{address}/drain")
+}
+
+#[test]
+fn drained_in_time_is_0_and_the_last_line_tells_the_whole_story() {
+    let (address, requests) = app(Some(OK));
+    let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address))]);
+    assert_eq!(sidecar.stop(), Some(0));
+    assert!(requests.recv().unwrap().starts_with("POST /drain HTTP/1.1\r\n"));
+    let names: Vec<&str> = sidecar
+        .events
+        .iter()
+        .map(|event| event["event"].as_str().unwrap())
+        .collect();
+    let story = [
+        "start",
+        "watch",
+        "notice",
+        "step.start",
+        "step.call",
+        "step.end",
+        "drained",
+        "exit",
+    ];
+    assert_eq!(names, story);
+    let exit = sidecar.events.last().unwrap();
+    assert_eq!(exit["code"], 0);
+    assert_eq!(exit["budget_ms"], 29_000);
+    assert_eq!(exit["reasons"][0], "sigterm");
+    assert_eq!(exit["steps"][0]["outcome"], "drained");
+    let timeline = exit["timeline"].as_array().unwrap();
+    assert_eq!(timeline.len(), 6, "from notice to exit: {timeline:?}");
+    assert!(timeline.iter().all(|moment| moment["ms"].is_u64()));
+    for event in &sidecar.events {
+        assert!(
+            event["timestamp"].is_string() && event["level"].is_string(),
+            "{event}"
+        );
+    }
+}
+
+#[test]
+fn a_step_that_failed_for_good_is_4() {
+    let (address, _requests) = app(Some(NOT_FOUND));
+    let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address))]);
+    assert_eq!(sidecar.stop(), Some(4));
+}
+
+#[test]
+fn a_hung_app_is_3_and_sigkill_at_the_stop_timeout_comes_too_late() {
+    let (address, _requests) = app(None);
+    let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address)), ("PRESTOP_STOP_TIMEOUT", "2s")]);
+    let sigkill = Instant::now() + Duration::from_secs(2);
+    sidecar.process.signal(Signal::TERM);
+    let code = sidecar
+        .process
+        .wait_until(sigkill)
+        .expect("SIGKILL would have hit it");
+    assert_eq!(code, Some(3));
+    sidecar.await_event("deadline");
+    sidecar.await_event("exit");
+}
+
+#[test]
+fn a_full_pipe_that_nobody_reads_does_not_make_it_late() {
+    let (address, _requests) = app(None);
+    let (_reader, mut pipe) = std::io::pipe().unwrap();
+    pipe.write_all(&[b'x'; 65_536]).unwrap();
+    let mut command = binary();
+    command
+        .env("PRESTOP_DRAIN", drain(address))
+        .env("PRESTOP_STOP_TIMEOUT", "2s")
+        .env("PRESTOP_LISTEN", "off")
+        .env("PRESTOP_LOG", "trace")
+        .stdout(pipe);
+    let mut process = Process::start(&mut command);
+    await_handlers();
+    let sigkill = Instant::now() + Duration::from_secs(2);
+    process.signal(Signal::TERM);
+    let code = process.wait_until(sigkill).expect("SIGKILL would have hit it");
+    assert_eq!(code, Some(3));
+}
+
+/// The process takes its signals over first of all; it has nobody to tell where its log is not read.
+fn await_handlers() {
+    std::thread::park_timeout(Duration::from_millis(300));
+}
+
+#[test]
+fn a_log_whose_reader_has_gone_is_no_reason_to_stop_draining() {
+    let (address, requests) = app(Some(OK));
+    let (reader, pipe) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = binary();
+    command
+        .env("PRESTOP_DRAIN", drain(address))
+        .env("PRESTOP_LISTEN", "off")
+        .stdout(pipe);
+    let mut process = Process::start(&mut command);
+    await_handlers();
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait(), Some(0));
+    assert!(requests.recv().is_ok());
+}
+
+#[test]
+fn a_second_sigint_is_130_at_once() {
+    let (address, _requests) = app(None);
+    let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address))]);
+    sidecar.process.signal(Signal::INT);
+    let notice = sidecar.await_event("notice");
+    assert_eq!(
+        notice["reason"], "sigterm",
+        "SIGINT is SIGTERM for people at a terminal"
+    );
+    sidecar.process.signal(Signal::INT);
+    assert_eq!(sidecar.process.wait(), Some(130));
+}
+
+#[test]
+fn a_hundred_signals_are_one_drain() {
+    let (address, requests) = app(Some(OK));
+    let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address)), ("PRESTOP_SETTLE", "300ms")]);
+    for _ in 0..100 {
+        sidecar.process.signal(Signal::TERM);
+    }
+    assert_eq!(sidecar.process.wait(), Some(0));
+    assert_eq!(requests.try_iter().count(), 1);
+}
+
+#[test]
+fn a_sigterm_while_it_starts_is_not_lost() {
+    let (address, requests) = app(Some(OK));
+    for delay_ms in [3, 6, 12, 25] {
+        let mut command = binary();
+        command
+            .env("PRESTOP_DRAIN", drain(address))
+            .env("PRESTOP_LISTEN", "off")
+            .stdout(Stdio::null());
+        let mut process = Process::start(&mut command);
+        std::thread::park_timeout(Duration::from_millis(delay_ms));
+        process.signal(Signal::TERM);
+        // Either the handler was there already, or the process had not even begun.
+        match process.wait() {
+            Some(code) => assert_eq!((code, requests.try_iter().count()), (0, 1), "after {delay_ms} ms"),
+            None => assert!(delay_ms < 25, "no handler after {delay_ms} ms"),
+        }
+    }
+}
+
+#[test]
+fn wrong_settings_are_78_all_at_once_and_before_anything_starts() {
+    let output = run(
+        &[],
+        &[
+            ("PRESTOP_STOP_TIMEOUT", "121s"),
+            ("PRESTOP_STOPTIMEOUT", "1"),
+            ("PRESTOP_DRAIN", "dance"),
+        ],
+    );
+    assert_eq!(output.status.code(), Some(78));
+    let complaints = complaints(&output);
+    assert_eq!(complaints.lines().count(), 3, "{complaints}");
+    assert!(output.stdout.is_empty());
+    insta::assert_snapshot!("wrong_settings", complaints);
+}
+
+#[test]
+fn without_any_step_it_is_78() {
+    let output = run(&["run"], &[("PRESTOP_LISTEN", "off")]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        complaints(&output).contains("there is no step: set PRESTOP_DRAIN"),
+        "{}",
+        complaints(&output)
+    );
+}
+
+#[test]
+fn a_listen_address_that_is_taken_is_78() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(&[], &[("PRESTOP_DRAIN", "ack"), ("PRESTOP_LISTEN", &address)]);
+    assert_eq!(output.status.code(), Some(78));
+    let complaints = complaints(&output);
+    assert!(
+        complaints.contains(&address) && complaints.contains("Choose another port"),
+        "{complaints}"
+    );
+}
+
+#[test]
+fn an_app_that_is_already_dead_costs_five_seconds_at_most_and_is_4() {
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(gone)), ("PRESTOP_STOP_TIMEOUT", "20s")]);
+    assert_eq!(sidecar.stop(), Some(4));
+}

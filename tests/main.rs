@@ -1,0 +1,24 @@
+//! What the contract promises, one file per promise.
+//!
+//! Time is paused wherever no real process is needed: [`memory`] plays the whole sidecar in this
+//! process over connections in memory. [`process`] starts the real binary.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on panics"
+)]
+
+mod memory;
+mod process;
+
+mod answers;
+mod caddy;
+mod command_line;
+mod endpoints;
+mod exits;
+mod faults;
+mod names;
+mod notices;
+mod rehearsals;
+mod stand_in;

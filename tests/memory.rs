@@ -1,0 +1,369 @@
+//! The whole sidecar in this process, under a paused clock: its app, the task metadata and the
+//! instance metadata are in memory, so that hours pass in milliseconds and nothing depends on the
+//! machine.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ecs_prestop::config::Config;
+use ecs_prestop::http::{Dial, Network, Stream};
+use ecs_prestop::lifecycle::Code;
+use ecs_prestop::local::simulate::StandIn;
+use ecs_prestop::local::simulate::faults::Target;
+use ecs_prestop::mailbox::{self, Mailbox, Message, Signal};
+use ecs_prestop::notice::{Notice, Reason};
+use ecs_prestop::sidecar::{self, Ending};
+use ecs_prestop::telemetry::Telemetry;
+use ecs_prestop::timeline::What;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::time::{Instant, sleep};
+
+const IMDS: &str = "http://169.254.169.254";
+const TMDS: &str = "http://169.254.170.2/v4/prestop";
+
+/// What the app does with one connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Does {
+    /// Sends these bytes once the request is there.
+    Answers(String),
+    /// The same after some seconds.
+    AnswersAfter(f64, String),
+    /// Sends the first part, waits, sends the second.
+    Streams(String, f64, String),
+    /// Sends these bytes and hangs up.
+    AnswersAndCloses(String),
+    /// Takes the request and hangs up.
+    Closes,
+    /// Takes the request and never says anything.
+    Hangs,
+    /// Is not listening.
+    Refuses,
+    /// Does not even finish the handshake.
+    NeverConnects,
+}
+
+/// An answer with a body.
+pub(crate) fn answer(status: u16) -> Does {
+    Does::Answers(response(status, "", "x"))
+}
+
+/// The bytes of an answer; `headers` end in `\r\n` each.
+pub(crate) fn response(status: u16, headers: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status} Some Reason\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    )
+}
+
+/// A request that the app got.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// Seconds since the play began.
+    pub(crate) at: f64,
+    /// The whole text.
+    pub(crate) text: String,
+}
+
+impl Request {
+    pub(crate) fn line(&self) -> &str {
+        self.text.lines().next().unwrap_or_default()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.text.lines().filter_map(|line| line.split_once(": "));
+        lines.find_map(|(key, value)| key.eq_ignore_ascii_case(name).then_some(value))
+    }
+
+    pub(crate) fn body(&self) -> &str {
+        self.text.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+    }
+}
+
+/// A play: settings, an app that follows a script, a stand-in that can be broken.
+pub(crate) struct Play {
+    variables: Vec<(String, String)>,
+    pub(crate) stand_in: StandIn,
+    world: World,
+}
+
+/// How it ended.
+pub(crate) struct Played {
+    pub(crate) code: Code,
+    pub(crate) ending: Ending,
+    /// Seconds since the play began.
+    pub(crate) ended_at: f64,
+    pub(crate) requests: Vec<Request>,
+    pub(crate) lookups: Vec<String>,
+}
+
+impl Played {
+    /// The details of the steps' ends, as text.
+    pub(crate) fn details(&self) -> String {
+        let details = self
+            .ending
+            .report
+            .steps
+            .iter()
+            .filter_map(|step| step.detail.clone());
+        details.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Milliseconds from the first notice to the first step's start.
+    pub(crate) fn first_step_ms(&self) -> Option<u64> {
+        let mut timeline = self.ending.report.timeline.iter();
+        timeline
+            .find(|moment| matches!(moment.what, What::StepStart { .. }))
+            .map(|moment| moment.ms)
+    }
+}
+
+#[derive(Clone)]
+struct World {
+    start: Instant,
+    stand_in: StandIn,
+    /// The last entry stays.
+    script: Arc<Mutex<VecDeque<Does>>>,
+    requests: Arc<Mutex<Vec<Request>>>,
+    lookups: Arc<Mutex<Vec<String>>>,
+    names: Arc<Mutex<Vec<(String, IpAddr)>>>,
+}
+
+impl Play {
+    /// A task of `app` (at loopback, port 8080) and `prestop`; `variables` beside those of ECS.
+    pub(crate) fn new(variables: &[(&str, &str)], script: &[Does]) -> Play {
+        Play::with(StandIn::sample(), variables, script)
+    }
+
+    /// The same with another task.
+    pub(crate) fn with(stand_in: StandIn, variables: &[(&str, &str)], script: &[Does]) -> Play {
+        let ecs = [
+            ("ECS_CONTAINER_METADATA_URI_V4", TMDS),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", IMDS),
+        ];
+        let all = ecs.iter().chain(variables);
+        Play {
+            variables: all.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            stand_in: stand_in.clone(),
+            world: World {
+                start: Instant::now(),
+                stand_in,
+                script: Arc::new(Mutex::new(script.iter().cloned().collect())),
+                requests: Arc::default(),
+                lookups: Arc::default(),
+                names: Arc::default(),
+            },
+        }
+    }
+
+    /// Without `ECS_CONTAINER_METADATA_URI_V4`.
+    pub(crate) fn outside_of_ecs(mut self) -> Play {
+        self.variables.retain(|(name, _)| !name.starts_with("ECS_"));
+        self
+    }
+
+    /// A name that DNS knows.
+    pub(crate) fn name(self, name: &str, address: &str) -> Play {
+        self.world
+            .names
+            .lock()
+            .unwrap()
+            .push((name.to_owned(), address.parse().unwrap()));
+        self
+    }
+
+    /// Plays while `acts` does what it does with the mailbox, to the sidecar's end.
+    pub(crate) async fn play<F: Future<Output = ()>>(self, acts: impl FnOnce(Director) -> F) -> Played {
+        let config = Config::read(|_| None, self.variables).unwrap_or_else(|why| panic!("{why:?}"));
+        let (mailbox, messages) = mailbox::channel();
+        let director = Director {
+            mailbox: mailbox.clone(),
+            start: self.world.start,
+            stand_in: self.stand_in,
+        };
+        let network = Network::new(self.world.clone());
+        let run = sidecar::run(config, network, Telemetry::default(), (mailbox, messages), None);
+        let acts = async {
+            acts(director).await;
+            std::future::pending::<()>().await;
+        };
+        let ending = tokio::select! {
+            ending = run => ending,
+            () = acts => unreachable!("it is pending"),
+            () = sleep(Duration::from_secs(86_400)) => panic!("the sidecar has not ended within a day"),
+        };
+        let requests = self.world.requests.lock().unwrap().clone();
+        let lookups = self.world.lookups.lock().unwrap().clone();
+        Played {
+            code: ending.code,
+            ending,
+            ended_at: self.world.start.elapsed().as_secs_f64(),
+            requests,
+            lookups,
+        }
+    }
+
+    /// With nothing but a SIGTERM after two seconds.
+    pub(crate) async fn sigterm_at_2(self) -> Played {
+        self.play(|director| async move {
+            director.at(2.0).await;
+            director.sigterm().await;
+        })
+        .await
+    }
+}
+
+/// Makes things happen.
+pub(crate) struct Director {
+    mailbox: Mailbox,
+    start: Instant,
+    pub(crate) stand_in: StandIn,
+}
+
+impl Director {
+    /// Waits until that second of the play.
+    pub(crate) async fn at(&self, second: f64) {
+        tokio::time::sleep_until(self.start + Duration::from_secs_f64(second)).await;
+    }
+
+    pub(crate) async fn tell(&self, message: Message) {
+        // The sidecar may have ended by then.
+        let _ = self.mailbox.send(message).await;
+    }
+
+    pub(crate) async fn sigterm(&self) {
+        self.tell(Message::Signal(Signal::Term)).await;
+    }
+
+    pub(crate) async fn manual(&self) {
+        self.tell(Message::Notice(Notice::new(Reason::Manual))).await;
+    }
+}
+
+impl Dial for World {
+    fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
+        self.lookups.lock().unwrap().push(host.clone());
+        let names = self.names.lock().unwrap();
+        let found: Vec<IpAddr> = names
+            .iter()
+            .filter(|(name, _)| *name == host)
+            .map(|(_, ip)| *ip)
+            .collect();
+        Box::pin(async move {
+            if host == "slow-dns" {
+                sleep(Duration::from_secs(3600)).await;
+            }
+            if found.is_empty() {
+                Err(io::Error::other("no such name"))
+            } else {
+                Ok(found)
+            }
+        })
+    }
+
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>> {
+        let world = self.clone();
+        Box::pin(async move { world.accept(address).await })
+    }
+}
+
+impl World {
+    async fn accept(self, address: SocketAddr) -> io::Result<Box<dyn Stream>> {
+        let refused = || Err(io::Error::from(io::ErrorKind::ConnectionRefused));
+        let target = match address.ip().to_string().as_str() {
+            "169.254.169.254" => Some(Target::Imds),
+            "169.254.170.2" => Some(Target::Tmds),
+            _ => None,
+        };
+        let (ours, theirs) = duplex(64 * 1024);
+        if let Some(target) = target {
+            if self.stand_in.refuses(target) {
+                return refused();
+            }
+            let stand_in = self.stand_in.clone();
+            tokio::spawn(async move { stand_in.converse(theirs, address.ip()).await });
+            return Ok(Box::new(ours));
+        }
+        if address.port() != 8080 {
+            return refused();
+        }
+        let does = {
+            let mut script = self.script.lock().unwrap();
+            if script.len() > 1 {
+                script.pop_front()
+            } else {
+                script.front().cloned()
+            }
+        };
+        match does {
+            None | Some(Does::Refuses) => refused(),
+            Some(Does::NeverConnects) => std::future::pending().await,
+            Some(does) => {
+                tokio::spawn(self.converse(theirs, does));
+                Ok(Box::new(ours))
+            }
+        }
+    }
+
+    async fn converse(self, mut stream: DuplexStream, does: Does) {
+        let Some(text) = read_request(&mut stream).await else {
+            return;
+        };
+        let at = self.start.elapsed().as_secs_f64();
+        self.requests.lock().unwrap().push(Request { at, text });
+        match does {
+            Does::Answers(bytes) => send(&mut stream, &bytes).await,
+            Does::AnswersAfter(seconds, bytes) => {
+                sleep(Duration::from_secs_f64(seconds)).await;
+                send(&mut stream, &bytes).await;
+            }
+            Does::Streams(first, seconds, second) => {
+                send(&mut stream, &first).await;
+                sleep(Duration::from_secs_f64(seconds)).await;
+                send(&mut stream, &second).await;
+            }
+            Does::AnswersAndCloses(bytes) => return send(&mut stream, &bytes).await,
+            Does::Closes | Does::Refuses | Does::NeverConnects => return,
+            Does::Hangs => {}
+        }
+        // Open until the other side has enough.
+        let mut rest = [0; 1024];
+        while stream.read(&mut rest).await.is_ok_and(|n| n > 0) {}
+    }
+}
+
+async fn send(stream: &mut DuplexStream, bytes: &str) {
+    // The other side may have gone away.
+    let _ = stream.write_all(bytes.as_bytes()).await;
+}
+
+async fn read_request(stream: &mut DuplexStream) -> Option<String> {
+    let mut text = Vec::new();
+    loop {
+        let mut chunk = [0; 4096];
+        let n = stream.read(&mut chunk).await.ok().filter(|n| *n > 0)?;
+        text.extend_from_slice(&chunk[..n]);
+        let so_far = String::from_utf8_lossy(&text);
+        let Some((head, body)) = so_far.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head
+            .lines()
+            .filter_map(|line| {
+                line.to_ascii_lowercase()
+                    .strip_prefix("content-length: ")
+                    .map(str::to_owned)
+            })
+            .find_map(|length| length.parse::<usize>().ok());
+        if body.len() >= length.unwrap_or(0) {
+            return Some(so_far.into_owned());
+        }
+    }
+}

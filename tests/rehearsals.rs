@@ -1,0 +1,63 @@
+//! The rehearsal, as people run it.
+
+use crate::process::{free_address, run};
+
+fn rehearse(arguments: &[&str]) -> String {
+    let output = run(&[&["rehearse"], arguments].concat(), &[("PATH", "/usr/bin:/bin")]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}{complaints}");
+    text
+}
+
+#[test]
+fn a_deployment_loses_nothing_with_the_sidecar_and_something_without() {
+    let text = rehearse(&[]);
+    let verdict = text.lines().find(|line| line.starts_with("Verdict:")).unwrap();
+    assert!(
+        verdict.contains(" 0 lost") && verdict.contains("exit code 0"),
+        "{text}"
+    );
+    assert!(!verdict.ends_with("without it 0 lost"), "{text}");
+    let order: Vec<usize> = [
+        "SIGTERM to prestop",
+        "told to drain",
+        "prestop has exited with 0",
+        "SIGTERM to app",
+    ]
+    .map(|part| {
+        text.find(part)
+            .unwrap_or_else(|| panic!("`{part}` is not in {text}"))
+    })
+    .to_vec();
+    assert!(order.is_sorted(), "{text}");
+    assert!(!text.contains('\u{1b}'), "no colours outside of a terminal");
+    assert!(
+        text.lines()
+            .filter(|line| !line.starts_with("Verdict:"))
+            .all(|line| line.chars().count() <= 80),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_worker_finishes_the_job_in_hand() {
+    assert!(rehearse(&["worker"]).contains("acknowledged by POST /drained"));
+}
+
+#[test]
+fn a_hung_app_gets_its_own_sigterm() {
+    let text = rehearse(&["hung-app"]);
+    assert!(
+        text.contains("prestop has exited with 3") && !text.contains("SIGKILL to"),
+        "{text}"
+    );
+}
+
+#[test]
+fn somebodys_own_app_is_rehearsed_in_place_of_the_sample() {
+    let address = free_address();
+    let start = format!("{} sample --listen {address}", env!("CARGO_BIN_EXE_ecs-prestop"));
+    let text = rehearse(&["--app", &format!("http://{address}/"), "--start", &start]);
+    assert!(text.contains(&format!("POST http://{address}/drain")), "{text}");
+}

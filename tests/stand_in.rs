@@ -1,0 +1,243 @@
+//! The stand-in answers as ECS and EC2 do, for any task definition, and breaks as told.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::process::{Process, binary, request};
+
+struct Simulate {
+    _process: Process,
+    address: SocketAddr,
+}
+
+const DEFINITION: &str = r#"{"family": "shop", "networkMode": "awsvpc", "somethingNew": {"a": [1]},
+    "containerDefinitions": [
+        {"name": "web", "image": "web:1", "dockerLabels": {"prestop.drain": "POST :8080/drain"},
+         "portMappings": [{"containerPort": 8080}]},
+        {"name": "prestop", "image": "ecs-prestop:1"}]}"#;
+
+fn simulate(more: &[&str]) -> Simulate {
+    let mut file = std::env::temp_dir();
+    file.push(format!(
+        "ecs-prestop-test-{}-{}.json",
+        std::process::id(),
+        more.len()
+    ));
+    std::fs::File::create(&file)
+        .unwrap()
+        .write_all(DEFINITION.as_bytes())
+        .unwrap();
+    let mut command = binary();
+    command
+        .arg("simulate")
+        .args(["--listen", "127.0.0.1:0", "--task-definition"])
+        .arg(&file)
+        .args(more);
+    let mut process = Process::start(command.stdout(Stdio::piped()));
+    let first = process.lines().recv().unwrap();
+    let address = first.split("http://").nth(1).unwrap().split(". ").next().unwrap();
+    let address = address
+        .trim_end_matches('.')
+        .parse()
+        .unwrap_or_else(|_| panic!("no address in {first}"));
+    Simulate {
+        _process: process,
+        address,
+    }
+}
+
+impl Simulate {
+    fn ask(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        let (status, answer) = request(self.address, &head);
+        (
+            status,
+            answer
+                .split_once("\r\n\r\n")
+                .map_or(String::new(), |(_, body)| body.to_owned()),
+        )
+    }
+
+    fn get(&self, path: &str) -> Value {
+        let (status, body) = self.ask("GET", path, "");
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    fn token(&self) -> String {
+        let (status, token) = self.ask(
+            "PUT",
+            "/latest/api/token",
+            "X-aws-ec2-metadata-token-ttl-seconds: 60\r\n",
+        );
+        assert_eq!(status, 200);
+        format!("X-aws-ec2-metadata-token: {token}\r\n")
+    }
+
+    fn item(&self, path: &str) -> (u16, String) {
+        self.ask("GET", &format!("/latest/meta-data/{path}"), &self.token())
+    }
+
+    fn control(&self, what: &str) -> (u16, String) {
+        self.ask("POST", &format!("/_simulate/{what}"), "")
+    }
+}
+
+#[test]
+fn task_metadata_is_that_of_the_file_for_every_container() {
+    let ecs = simulate(&[]);
+    let own = ecs.get("/v4/prestop");
+    assert_eq!(
+        (&own["Name"], &own["Type"]),
+        (&"prestop".into(), &"NORMAL".into())
+    );
+    for path in ["/v4/prestop/task", "/v4/web/task", "/v4/web/taskWithTags"] {
+        let task = ecs.get(path);
+        assert_eq!(
+            (&task["Family"], &task["Revision"]),
+            (&"shop".into(), &"1".into()),
+            "{path}"
+        );
+        let web = &task["Containers"][0];
+        assert_eq!(web["Labels"]["prestop.drain"], "POST :8080/drain");
+        assert_eq!(web["Labels"]["com.amazonaws.ecs.container-name"], "web");
+        assert_eq!(web["Networks"][0]["NetworkMode"], "awsvpc");
+        assert_eq!(web["Ports"][0]["ContainerPort"], 8080);
+    }
+    assert!(ecs.get("/v4/web/stats").is_object());
+    assert!(ecs.get("/v4/web/task/stats").is_object());
+    assert_eq!(ecs.ask("GET", "/v4/nobody", "").0, 404);
+    assert_eq!(ecs.ask("GET", "/v3/web", "").0, 404);
+    assert_eq!(ecs.control("container?name=web&status=STOPPED").0, 200);
+    assert_eq!(
+        ecs.get("/v4/prestop/task")["Containers"][0]["KnownStatus"],
+        "STOPPED"
+    );
+}
+
+#[test]
+fn task_metadata_answers_429_beyond_its_burst() {
+    let ecs = simulate(&[]);
+    let statuses: Vec<u16> = (0..200).map(|_| ecs.ask("GET", "/v4/web", "").0).collect();
+    assert_eq!(statuses[..60], [200; 60], "the burst");
+    assert!(statuses.contains(&429), "{statuses:?}");
+}
+
+#[test]
+fn instance_metadata_wants_a_token_and_says_404_while_all_is_well() {
+    let ec2 = simulate(&[]);
+    assert_eq!(ec2.ask("GET", "/latest/meta-data/instance-id", "").0, 401);
+    assert_eq!(
+        ec2.ask(
+            "GET",
+            "/latest/meta-data/instance-id",
+            "X-aws-ec2-metadata-token: made-up\r\n"
+        )
+        .0,
+        401
+    );
+    for ttl in [
+        "",
+        "X-aws-ec2-metadata-token-ttl-seconds: 0\r\n",
+        "X-aws-ec2-metadata-token-ttl-seconds: 21601\r\n",
+    ] {
+        assert_eq!(ec2.ask("PUT", "/latest/api/token", ttl).0, 400, "{ttl}");
+    }
+    assert_eq!(ec2.item("instance-id").0, 200);
+    let (status, page) = ec2.item("spot/instance-action");
+    assert_eq!(status, 404);
+    assert!(page.contains("<html"), "{page}");
+    assert_eq!(ec2.item("events/recommendations/rebalance").0, 404);
+    assert_eq!(ec2.item("events/maintenance/scheduled"), (200, "[]".to_owned()));
+    let stale = ec2.token();
+    assert_eq!(ec2.control("tokens").0, 200);
+    assert_eq!(
+        ec2.ask("GET", "/latest/meta-data/instance-id", &stale).0,
+        401,
+        "tokens can be made to expire"
+    );
+}
+
+#[test]
+fn version_1_of_the_instance_metadata_is_off_unless_asked_for() {
+    let ec2 = simulate(&["--imdsv1"]);
+    assert_eq!(ec2.ask("GET", "/latest/meta-data/instance-id", "").0, 200);
+}
+
+#[test]
+fn announcements_appear_and_can_be_taken_back() {
+    let ec2 = simulate(&[]);
+    assert_eq!(ec2.control("spot?action=stop&in=90s").0, 200);
+    let (_, action) = ec2.item("spot/instance-action");
+    let action: Value = serde_json::from_str(&action).unwrap();
+    assert_eq!(action["action"], "stop");
+    assert!(action["time"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(ec2.ask("DELETE", "/_simulate/spot", "").0, 200);
+    assert_eq!(ec2.item("spot/instance-action").0, 404);
+    assert_eq!(ec2.control("rebalance").0, 200);
+    assert!(
+        ec2.item("events/recommendations/rebalance")
+            .1
+            .contains("noticeTime")
+    );
+    assert_eq!(ec2.control("maintenance?in=300s&code=instance-stop").0, 200);
+    assert!(ec2.item("events/maintenance/scheduled").1.contains(" GMT"));
+    assert_eq!(ec2.control("autoscaling").0, 200);
+    assert_eq!(ec2.item("autoscaling/target-lifecycle-state").1, "Terminated");
+}
+
+#[test]
+fn faults_break_one_service_for_a_number_of_requests() {
+    let both = simulate(&[]);
+    assert_eq!(
+        both.control("fault?target=tmds&kind=status&status=500&requests=2")
+            .0,
+        200
+    );
+    assert_eq!(both.item("instance-id").0, 200, "the other service works");
+    let statuses: Vec<u16> = (0..3).map(|_| both.ask("GET", "/v4/web", "").0).collect();
+    assert_eq!(statuses, [500, 500, 200]);
+    for kind in ["garbage", "reset"] {
+        assert_eq!(
+            both.control(&format!("fault?target=tmds&kind={kind}&requests=1"))
+                .0,
+            200
+        );
+        assert_eq!(
+            both.ask("GET", "/v4/web", "").0,
+            0,
+            "{kind}: no HTTP status comes"
+        );
+    }
+    assert_eq!(both.control("fault?target=tmds&kind=huge&requests=1").0, 200);
+    assert_eq!(both.ask("GET", "/v4/web", "").1.len(), 3 * 1024 * 1024);
+    assert_eq!(both.control("fault?target=tmds&kind=refuse&for=1s").0, 200);
+    while std::net::TcpStream::connect(both.address).is_ok() {
+        std::thread::yield_now();
+    }
+    while std::net::TcpStream::connect(both.address).is_err() {
+        std::thread::yield_now();
+    }
+    assert_eq!(both.ask("GET", "/v4/web", "").0, 200, "it is back");
+}
+
+#[test]
+fn what_cannot_be_simulated_is_refused_with_what_can() {
+    let both = simulate(&[]);
+    for (what, part) in [
+        ("spot?action=dance", "terminate, stop or hibernate"),
+        ("spot?in=soon", "such as 120s"),
+        ("weather", "there are spot"),
+        ("fault?target=moon&kind=hang", "imds or tmds"),
+        ("fault?target=imds&kind=sulk", "refuse, hang, slow"),
+        ("fault?target=imds&kind=refuse", "for=10s"),
+        ("container?name=nobody", "web, prestop"),
+    ] {
+        let (status, body) = both.control(what);
+        assert_eq!(status, 400, "{what}");
+        assert!(body.contains(part), "{what}: {body}");
+    }
+}
