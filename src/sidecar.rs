@@ -90,6 +90,8 @@ struct Sidecar {
     /// Whether the instance metadata is watched already.
     watching_instance: bool,
     interrupts: u32,
+    /// Whether the `start` line is out.
+    log_started: bool,
     /// How much of the timeline has been logged.
     logged: usize,
     urgency: Option<watch::Sender<Urgency>>,
@@ -126,6 +128,7 @@ impl Sidecar {
             watches: Vec::new(),
             watching_instance: false,
             interrupts: 0,
+            log_started: false,
             logged: 0,
             urgency: None,
             status,
@@ -135,7 +138,6 @@ impl Sidecar {
     }
 
     fn start(&mut self, listener: Option<TcpListener>) {
-        self.log_start();
         if let Some(listener) = listener {
             let endpoints = Endpoints {
                 status: self.status.subscribe(),
@@ -148,8 +150,12 @@ impl Sidecar {
             self.companions.spawn(endpoints::serve(listener, endpoints));
         }
         if self.config.task_metadata.is_some() {
+            // The first answer, whatever it is, lets the log start: its lines name the task.
             self.read_task();
-        } else if self.lifecycle.has_plan() {
+            return;
+        }
+        self.log_start();
+        if self.lifecycle.has_plan() {
             self.watch_instance();
         } else {
             self.refuse(vec![
@@ -161,7 +167,10 @@ impl Sidecar {
         self.publish();
     }
 
-    fn log_start(&self) {
+    fn log_start(&mut self) {
+        if std::mem::replace(&mut self.log_started, true) {
+            return;
+        }
         let Config { policy, watch, .. } = &self.config;
         let steps: Vec<String> = self.config.drain.iter().map(ToString::to_string).collect();
         let watch: Vec<&str> = watch.iter().map(|item| item.name()).collect();
@@ -254,6 +263,7 @@ impl Sidecar {
         let task = match read {
             Ok(task) => task,
             Err(why) => {
+                self.log_start();
                 if self.task_trouble.is_none() {
                     tracing::warn!(
                         event = "watch",
@@ -267,6 +277,7 @@ impl Sidecar {
             }
         };
         self.telemetry.identify(&task.identity);
+        self.log_start();
         tracing::info!(
             event = "watch",
             watch = "task",
@@ -424,6 +435,7 @@ impl Sidecar {
     }
 
     fn log_timeline(&mut self) {
+        self.log_start();
         let entries = self.lifecycle.timeline().entries();
         for entry in entries.iter().skip(self.logged) {
             self.telemetry.log(&entry.what, || self.lifecycle.report());

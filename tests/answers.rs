@@ -3,7 +3,7 @@
 use ecs_prestop::lifecycle::Code;
 use ecs_prestop::local::simulate::StandIn;
 
-use crate::memory::{Does, Play, Played, answer, response};
+use crate::memory::{Does, Play, Played, Request, answer, response};
 
 const ONE_CALL: [(&str, &str); 1] = [("PRESTOP_DRAIN", "POST http://app:8080/drain")];
 
@@ -57,7 +57,7 @@ async fn a_drain_that_never_ends_is_left_at_the_deadline() {
 async fn a_202_is_asked_every_half_second_at_its_own_url_until_another_2xx() {
     let played = drained_by(&[answer(202), answer(202), answer(202), answer(200)]).await;
     assert_eq!(played.code, Code::Drained);
-    let lines: Vec<&str> = played.requests.iter().map(|request| request.line()).collect();
+    let lines: Vec<&str> = played.requests.iter().map(Request::line).collect();
     assert_eq!(
         lines,
         [
@@ -230,7 +230,7 @@ async fn after_a_step_that_failed_the_next_one_is_done() {
         .sigterm_at_2()
         .await;
     assert_eq!(played.code, Code::Failed);
-    let lines: Vec<&str> = played.requests.iter().map(|request| request.line()).collect();
+    let lines: Vec<&str> = played.requests.iter().map(Request::line).collect();
     assert_eq!(lines, ["POST /a HTTP/1.1", "PUT /b HTTP/1.1"]);
 }
 
@@ -293,9 +293,8 @@ async fn a_stricter_notice_is_told_with_the_next_try() {
         })
         .await;
     assert_eq!((played.code, played.ended_at), (Code::Deadline, 89.0));
-    let seconds_left = |request: &crate::memory::Request| -> f64 {
-        request.header("prestop-seconds-left").unwrap().parse().unwrap()
-    };
+    let seconds_left =
+        |request: &Request| -> f64 { request.header("prestop-seconds-left").unwrap().parse().unwrap() };
     assert_eq!(seconds_left(&played.requests[0]), 110.0);
     let after = played.requests.iter().find(|request| request.at > 60.0).unwrap();
     assert!(seconds_left(after) <= 29.0, "{after:?}");

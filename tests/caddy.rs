@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::process::{PATIENCE, Process, Sidecar, free_address};
+use crate::process::{PATIENCE, Process, Sidecar, await_that, free_address};
 
 /// More than what fits into the socket buffers of both ends, so that the download is truly in flight.
 const LENGTH: u64 = 64 * 1024 * 1024;
@@ -33,7 +33,9 @@ fn a_download_in_flight_completes_while_caddy_is_drained() {
     let mut command = Command::new("caddy");
     command.args(["run", "--config"]).arg(&file).env("HOME", &folder);
     let mut caddy = Process::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
-    await_server(site);
+    await_that("Caddy serves (is it installed?)", || {
+        TcpStream::connect(site).is_ok()
+    });
 
     let mut download = TcpStream::connect(site).unwrap();
     download.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -47,9 +49,9 @@ fn a_download_in_flight_completes_while_caddy_is_drained() {
     sidecar.process.signal(Signal::TERM);
     sidecar.await_event("step.start");
     // It takes no new connections, and the call is held until the download is complete.
-    while TcpStream::connect(site).is_ok() {
-        std::thread::yield_now();
-    }
+    await_that("Caddy takes no new connections", || {
+        TcpStream::connect(site).is_err()
+    });
     let head = String::from_utf8_lossy(&start).find("\r\n\r\n").unwrap() + 4;
     let rest = std::io::copy(&mut download, &mut std::io::sink()).unwrap();
     assert_eq!(1024 - head as u64 + rest, LENGTH, "the download must be complete");
@@ -57,15 +59,4 @@ fn a_download_in_flight_completes_while_caddy_is_drained() {
     assert_eq!(sidecar.process.wait(), Some(0));
     assert_eq!(caddy.wait(), Some(0));
     let _ = std::fs::remove_dir_all(&folder);
-}
-
-fn await_server(address: SocketAddr) {
-    let end = std::time::Instant::now() + PATIENCE;
-    while TcpStream::connect(address).is_err() {
-        assert!(
-            std::time::Instant::now() < end,
-            "Caddy does not start (is it installed?)"
-        );
-        std::thread::park_timeout(std::time::Duration::from_millis(20));
-    }
 }

@@ -20,5 +20,6 @@ mod exits;
 mod faults;
 mod names;
 mod notices;
+mod readme;
 mod rehearsals;
 mod stand_in;

@@ -1,12 +1,12 @@
 //! The stand-in answers as ECS and EC2 do, for any task definition, and breaks as told.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::process::{Process, binary, request};
+use crate::process::{Process, await_that, binary, request};
 
 struct Simulate {
     _process: Process,
@@ -214,13 +214,9 @@ fn faults_break_one_service_for_a_number_of_requests() {
     }
     assert_eq!(both.control("fault?target=tmds&kind=huge&requests=1").0, 200);
     assert_eq!(both.ask("GET", "/v4/web", "").1.len(), 3 * 1024 * 1024);
-    assert_eq!(both.control("fault?target=tmds&kind=refuse&for=1s").0, 200);
-    while std::net::TcpStream::connect(both.address).is_ok() {
-        std::thread::yield_now();
-    }
-    while std::net::TcpStream::connect(both.address).is_err() {
-        std::thread::yield_now();
-    }
+    assert_eq!(both.control("fault?target=tmds&kind=refuse&for=2s").0, 200);
+    await_that("it refuses", || TcpStream::connect(both.address).is_err());
+    await_that("it is back", || TcpStream::connect(both.address).is_ok());
     assert_eq!(both.ask("GET", "/v4/web", "").0, 200, "it is back");
 }
 

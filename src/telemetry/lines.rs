@@ -80,11 +80,16 @@ fn json(
     line.insert("timestamp".to_owned(), format!("{now:.3}").into());
     line.insert("level".to_owned(), level.as_str().to_ascii_lowercase().into());
     line.insert("event".to_owned(), event.into());
-    if let Some(identity) = identity {
-        line.insert("cluster".to_owned(), identity.cluster.as_deref().into());
-        line.insert("task".to_owned(), identity.task_id().into());
-        line.insert("family".to_owned(), identity.family.as_deref().into());
-    }
+    // Missing before the task metadata has been read, and in local mode.
+    line.insert(
+        "cluster".to_owned(),
+        identity.and_then(|known| known.cluster.as_deref()).into(),
+    );
+    line.insert("task".to_owned(), identity.and_then(Identity::task_id).into());
+    line.insert(
+        "family".to_owned(),
+        identity.and_then(|known| known.family.as_deref()).into(),
+    );
     line.extend(members.into_iter().filter(|(name, _)| name != "event"));
     let mut line = Value::Object(line).to_string();
     line.push('\n');

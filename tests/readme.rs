@@ -1,0 +1,66 @@
+//! The README says what the program does.
+
+use std::process::Command;
+
+use crate::process::{free_address, run};
+
+fn readme() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap()
+}
+
+#[test]
+fn its_table_has_every_setting_with_its_default_and_meaning() {
+    let readme = readme();
+    for setting in ecs_prestop::config::SETTINGS {
+        let row = readme
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{}` |", setting.variable())));
+        let row = row.unwrap_or_else(|| panic!("{} is missing", setting.name));
+        assert!(row.contains(setting.meaning), "{row}");
+        assert!(
+            setting.default.is_empty() || row.contains(&format!("| `{}` |", setting.default)),
+            "{row}"
+        );
+    }
+}
+
+#[test]
+fn its_python_app_drains_without_a_loss() {
+    let readme = readme();
+    let code = readme
+        .split("```python\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let address = free_address();
+    let file = std::env::temp_dir().join(format!("ecs-prestop-readme-{}.py", std::process::id()));
+    std::fs::write(&file, code.replace("8080", &address.port().to_string())).unwrap();
+    let python = Command::new("sh")
+        .args(["-c", "command -v python3"])
+        .output()
+        .unwrap();
+    let start = format!(
+        "{} {}",
+        String::from_utf8_lossy(&python.stdout).trim(),
+        file.display()
+    );
+    let output = run(
+        &[
+            "rehearse",
+            "--app",
+            &format!("http://{address}/"),
+            "--start",
+            &start,
+        ],
+        &[("PATH", "/usr/bin:/bin")],
+    );
+    let _ = std::fs::remove_file(&file);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
