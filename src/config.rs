@@ -20,6 +20,10 @@ use crate::step::{Step, parse_steps};
 use crate::url::HttpUrl;
 use crate::watch::items::Item;
 
+mod problem;
+
+pub use problem::Problem;
+
 const PREFIX: &str = "PRESTOP_";
 
 /// Where IMDS is on every instance (EC2 user guide, *Use the Instance Metadata Service*).
@@ -200,48 +204,6 @@ pub struct Config {
     pub instance_metadata: HttpUrl,
 }
 
-/// A value that cannot be, or a variable that does not exist.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    /// Out of bounds or not understood.
-    #[error("{name} is `{value}`: {allowed}")]
-    Value {
-        /// The variable or the flag, whichever was given.
-        name: String,
-        /// As given; hidden for a secret.
-        value: String,
-        /// What may stand there, or what to do.
-        allowed: String,
-    },
-    /// Part of the contract, built later.
-    #[error("{name} is `{value}`: that is not in this version of ecs-prestop; leave it out")]
-    NotYet {
-        /// The variable or the flag.
-        name: String,
-        /// As given.
-        value: String,
-    },
-    /// A misspelt or foreign `PRESTOP_*`.
-    #[error("{name} is not a setting of ecs-prestop{}", Nearest(.nearest))]
-    Unknown {
-        /// The variable.
-        name: String,
-        /// The setting that was probably meant.
-        nearest: Option<String>,
-    },
-}
-
-struct Nearest<'a>(&'a Option<String>);
-
-impl fmt::Display for Nearest<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(name) => write!(f, ": did you mean {name}?"),
-            None => f.write_str("; `ecs-prestop run --help` lists them all. Remove it or rename it"),
-        }
-    }
-}
-
 impl Config {
     /// Reads flags and environment; a flag wins. An empty value counts as not given.
     ///
@@ -274,26 +236,9 @@ fn unknown(environment: &BTreeMap<String, String>) -> Vec<Problem> {
         .filter(|key| key.starts_with(PREFIX) && !names.contains(key))
         .map(|key| Problem::Unknown {
             name: key.clone(),
-            nearest: nearest(key, &names),
+            nearest: problem::nearest(key, &names),
         })
         .collect()
-}
-
-/// The most similar name, where any is similar enough to have been meant.
-fn nearest(key: &str, names: &[String]) -> Option<String> {
-    const SIMILAR: f64 = 0.7;
-    let own = |name: &str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
-    names
-        .iter()
-        .map(|name| {
-            (
-                strsim::normalized_damerau_levenshtein(&own(key), &own(name)),
-                name,
-            )
-        })
-        .filter(|(likeness, _)| *likeness >= SIMILAR)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name.clone())
 }
 
 /// A duration as people write it: `90s`, `1m30s`, `1500ms`; a bare number is seconds. `None` where it

@@ -24,7 +24,7 @@ use crate::status::Status;
 use crate::step::Plan;
 use crate::task::Task;
 use crate::telemetry::Telemetry;
-use crate::timeline::Outcome;
+use crate::timeline::{Outcome, millis};
 use crate::watch::instance_metadata::InstanceMetadata;
 
 /// The task metadata is asked again this often at most while it cannot be read.
@@ -482,8 +482,4 @@ impl Sidecar {
 
 fn now() -> Instant {
     Clock::now().into_std()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

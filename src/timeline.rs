@@ -3,7 +3,7 @@
 //! Each entry becomes one log line; the `exit` line repeats them all in milliseconds since the first
 //! notice. Bounded, since an app that answers 503 for two minutes would otherwise fill it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -175,4 +175,9 @@ pub struct Moment {
     /// What happened.
     #[serde(flatten)]
     pub what: What,
+}
+
+/// Whole milliseconds; a duration here is never longer than a process lives.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

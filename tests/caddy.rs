@@ -1,7 +1,7 @@
 //! A server that nobody here wrote: Caddy, which stops gracefully on `POST /stop`.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;

@@ -4,6 +4,7 @@
 //! Each scenario is played twice: with the sidecar, and as it would have gone without it.
 
 mod client;
+mod relay;
 mod scenario;
 mod screen;
 mod stage;
@@ -13,9 +14,9 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser};
 
 use crate::url::HttpUrl;
-use scenario::{OwnApp, SCENARIOS, Scenario};
+use scenario::{OwnApp, Played, SCENARIOS, Scenario};
 use screen::Screen;
-use stage::{Played, Stage};
+use stage::Stage;
 
 /// The subcommand.
 pub const NAME: &str = "rehearse";

@@ -2,9 +2,20 @@
 
 use std::time::Duration;
 
-use super::stage::Played;
 use crate::local::sample::Kind;
 use crate::url::HttpUrl;
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Played {
+    pub(super) answered: u32,
+    pub(super) lost: u32,
+    /// `None` where it was killed, or was not there.
+    pub(super) sidecar_code: Option<i32>,
+    pub(super) app_killed: bool,
+    pub(super) budget: Option<Duration>,
+    pub(super) used: Option<Duration>,
+}
 
 /// Somebody's own app in place of the sample.
 pub(super) struct OwnApp {

@@ -7,8 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Rehearsal;
-use super::scenario::Scenario;
-use super::stage::Played;
+use super::scenario::{Played, Scenario};
 
 /// Who says something, and in which colour.
 #[derive(Clone, Copy, Debug)]

@@ -7,14 +7,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::{self, Clients};
-use super::scenario::{Opening, OwnApp, Scenario};
+use super::relay::{self, lines};
+use super::scenario::{Opening, OwnApp, Played, Scenario};
 use super::screen::{Screen, Who, seconds};
 use crate::local::sample::{self, Kind};
 use crate::local::simulate::StandIn;
@@ -39,18 +38,6 @@ const AGENT_DELAY_S: u32 = 5;
 
 /// How long an app that is told to stop may take here, where nothing else is said.
 const APP_STOP_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// What came of it.
-#[derive(Debug, Default)]
-pub(super) struct Played {
-    pub(super) answered: u32,
-    pub(super) lost: u32,
-    /// `None` where it was killed, or was not there.
-    pub(super) sidecar_code: Option<i32>,
-    pub(super) app_killed: bool,
-    pub(super) budget: Option<Duration>,
-    pub(super) used: Option<Duration>,
-}
 
 pub(super) struct Stage<'a> {
     pub(super) scenario: &'a Scenario,
@@ -81,7 +68,6 @@ impl Stage<'_> {
 
         let clients = Clients::default();
         let sends = self.scenario.app.serves();
-        let (mut jobs, mut told) = (Jobs::default(), None);
         let drama = async {
             let ends = self.drama(&stand_in, &mut app, sidecar.as_mut(), &clients).await;
             // A load balancer goes on sending until it has seen for itself.
@@ -95,13 +81,9 @@ impl Stage<'_> {
                 clients.send(&urls.quick, &urls.slow).await;
             }
         };
-        let play = async {
-            let relays = (
-                self.relay_app(app_lines, &mut jobs),
-                self.relay_sidecar(sidecar_lines, &mut told),
-            );
-            tokio::join!(drama, traffic, relays.0, relays.1).0
-        };
+        let relay_app = relay::app(self.screen, app_lines);
+        let relay_sidecar = relay::sidecar(self.screen, sidecar_lines);
+        let play = async { tokio::join!(drama, traffic, relay_app, relay_sidecar) };
         let surroundings = async {
             let health = if with_sidecar { &urls.ready } else { &urls.health };
             let check = async {
@@ -116,8 +98,8 @@ impl Stage<'_> {
             // Only a socket that fails ends it.
             tokio::join!(check, stand_in.serve(metadata)).1
         };
-        let ends = tokio::select! {
-            ends = play => ends?,
+        let (ends, (), jobs, account) = tokio::select! {
+            played = play => played,
             served = surroundings => return Err(format!("the stand-in has stopped serving: {served:?}")),
         };
         let (answered, lost) = if sends {
@@ -125,14 +107,14 @@ impl Stage<'_> {
         } else {
             (jobs.done, jobs.cut_off)
         };
-        let (budget, used) = told.unwrap_or_default();
+        let ends = ends?;
         Ok(Played {
             answered,
             lost,
             sidecar_code: ends.sidecar_code,
             app_killed: ends.app_killed,
-            budget,
-            used,
+            budget: account.budget,
+            used: account.used,
         })
     }
 
@@ -362,33 +344,6 @@ impl Stage<'_> {
             )
         })
     }
-
-    async fn relay_app(&self, lines: Lines, jobs: &mut Jobs) {
-        let mut lines = lines;
-        while let Some(line) = lines.next().await {
-            jobs.note(&line);
-            if !line.starts_with("serves on") {
-                self.screen.say(Who::App, &line);
-            }
-        }
-    }
-
-    async fn relay_sidecar(&self, lines: Lines, told: &mut Option<(Option<Duration>, Option<Duration>)>) {
-        let mut lines = lines;
-        while let Some(line) = lines.next().await {
-            let Ok(event) = serde_json::from_str::<Value>(&line) else {
-                self.screen.say(Who::Sidecar, &line);
-                continue;
-            };
-            if let Some(words) = in_plain_words(&event) {
-                self.screen.say(Who::Sidecar, &words);
-            }
-            if event["event"] == "exit" {
-                let span = |name: &str| event[name].as_u64().map(Duration::from_millis);
-                *told = Some((span("budget_ms"), span("used_ms")));
-            }
-        }
-    }
 }
 
 /// How the containers ended.
@@ -396,24 +351,6 @@ impl Stage<'_> {
 struct Ends {
     sidecar_code: Option<i32>,
     app_killed: bool,
-}
-
-/// What a worker says of its jobs.
-#[derive(Default)]
-struct Jobs {
-    done: u32,
-    cut_off: u32,
-}
-
-impl Jobs {
-    fn note(&mut self, line: &str) {
-        if line.starts_with("job ") && line.ends_with(" done") {
-            self.done += 1;
-        }
-        if line.contains("1 job cut off") {
-            self.cut_off += 1;
-        }
-    }
 }
 
 /// Where everybody is reached.
@@ -451,47 +388,6 @@ impl Kind {
     pub(super) fn unit(self) -> &'static str {
         if self.serves() { "requests" } else { "jobs" }
     }
-}
-
-/// A log line of the sidecar as somebody would tell it; `None` for what needs no telling.
-fn in_plain_words(event: &Value) -> Option<String> {
-    let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
-    let span = |name: &str| seconds(Duration::from_millis(event[name].as_u64().unwrap_or_default()));
-    Some(match event["event"].as_str()? {
-        "notice" => format!(
-            "notice: {}; {} to the deadline",
-            text("reason"),
-            span("deadline_in_ms")
-        ),
-        "settle" => format!("lets everybody serve on for {}; /ready says 503", span("for_ms")),
-        "step.start" if text("does") == "ack" => "waits until somebody posts to /drained".to_owned(),
-        "step.start" => text("does"),
-        "step.call" if event["status"] == 202 => "is answered 202: under way".to_owned(),
-        "step.retry" => format!("{}; again in {}", text("why"), span("after_ms")),
-        "step.end" => format!(
-            "{} after {}: {}",
-            text("outcome"),
-            span("took_ms"),
-            text("detail")
-        ),
-        "deadline" => "the deadline has come: leaves, so that the app gets its own SIGTERM".to_owned(),
-        "drained" if event["waiting_for_sigterm"] == true => "waits for SIGTERM".to_owned(),
-        "watch" if event["level"] == "warn" => text("message"),
-        _ => return None,
-    })
-}
-
-/// The lines of a process, or none at all.
-struct Lines(Option<tokio::io::Lines<BufReader<Box<dyn AsyncRead + Unpin>>>>);
-
-impl Lines {
-    async fn next(&mut self) -> Option<String> {
-        self.0.as_mut()?.next_line().await.ok()?
-    }
-}
-
-fn lines<R: AsyncRead + Unpin + 'static>(stdout: Option<R>) -> Lines {
-    Lines(stdout.map(|stdout| BufReader::new(Box::new(stdout) as Box<dyn AsyncRead + Unpin>).lines()))
 }
 
 /// Does nothing to a process that has ended and been waited for.

@@ -4,6 +4,7 @@
 //! their status codes, bodies and limits; `/_simulate/…` changes what they say, down to answers that
 //! no server should give.
 
+mod control;
 pub mod faults;
 mod instance_metadata;
 mod task_metadata;
@@ -23,15 +24,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::config;
 use crate::notice::Action;
+use control::Query;
 use faults::{Fault, Faults, Kind, Target};
 use instance_metadata::InstanceMetadata;
 pub use task_metadata::{Definition, DefinitionError};
@@ -391,112 +391,6 @@ impl StandIn {
     /// No code panics while it holds the lock; if one did, the data would still be whole.
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl World {
-    /// `POST` makes it so, `DELETE` takes it back, `GET` only shows.
-    fn control(&mut self, method: &Method, what: &str, query: Query<'_>) -> Result<(), String> {
-        let on = *method != Method::DELETE;
-        if *method == Method::GET {
-            return Ok(());
-        }
-        let metadata = &mut self.instance_metadata;
-        match what {
-            "spot" => {
-                metadata.spot = None;
-                if on {
-                    let action = query.get("action").unwrap_or("terminate");
-                    let action = match action {
-                        "terminate" => Action::Terminate,
-                        "stop" => Action::Stop,
-                        "hibernate" => Action::Hibernate,
-                        other => {
-                            return Err(format!(
-                                "action is `{other}`: allowed is terminate, stop or hibernate"
-                            ));
-                        }
-                    };
-                    metadata.announce_spot(action, query.duration("in", 120)?);
-                }
-            }
-            "rebalance" => metadata.rebalance = on.then(jiff::Timestamp::now),
-            "maintenance" => {
-                let state = query.get("state").unwrap_or("active").to_owned();
-                if !["active", "completed", "canceled"].contains(&state.as_str()) {
-                    return Err(format!(
-                        "state is `{state}`: allowed is active, completed or canceled"
-                    ));
-                }
-                let code = query.get("code").unwrap_or("system-reboot").to_owned();
-                let left = query.duration("in", 120)?;
-                metadata.maintenance = on.then(|| instance_metadata::Maintenance::new(code, state, left));
-            }
-            "autoscaling" => {
-                let state = query.get("state").unwrap_or("Terminated");
-                metadata.autoscaling = on.then(|| state.to_owned());
-            }
-            "tokens" => metadata.expire_tokens(),
-            "container" => {
-                let name = query.get("name").ok_or("name is missing: which container?")?;
-                let status = query.get("status").unwrap_or("STOPPED");
-                if !self.definition.set_status(name, status) {
-                    return Err(format!(
-                        "name is `{name}`: the task has {}",
-                        self.definition.names().join(", ")
-                    ));
-                }
-            }
-            "fault" if on => self.faults.set(Fault::parse(query)?),
-            "fault" => self.faults.clear(),
-            other => {
-                return Err(format!(
-                    "`{other}` cannot be simulated: there are spot, rebalance, maintenance, autoscaling, tokens, container and fault"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn state(&self) -> serde_json::Value {
-        json!({
-            "containers": self.definition.names(),
-            "spot": self.instance_metadata.spot.is_some(),
-            "rebalance": self.instance_metadata.rebalance.is_some(),
-            "maintenance": self.instance_metadata.maintenance.is_some(),
-            "autoscaling": self.instance_metadata.autoscaling,
-            "faults": self.faults.describe(),
-        })
-    }
-}
-
-/// The parameters of a control request.
-#[derive(Clone, Copy)]
-struct Query<'a>(&'a str);
-
-impl<'a> Query<'a> {
-    fn get(self, name: &str) -> Option<&'a str> {
-        let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
-        pairs
-            .filter(|(_, value)| !value.is_empty())
-            .find_map(|(key, value)| (key == name).then_some(value))
-    }
-
-    fn duration(self, name: &str, default_s: u64) -> Result<Duration, String> {
-        match self.get(name) {
-            None => Ok(Duration::from_secs(default_s)),
-            Some(text) => config::duration(text)
-                .ok_or_else(|| format!("{name} is `{text}`: write a duration such as 120s")),
-        }
-    }
-
-    fn number(self, name: &str) -> Result<Option<u32>, String> {
-        let Some(text) = self.get(name) else {
-            return Ok(None);
-        };
-        text.parse()
-            .map(Some)
-            .map_err(|_| format!("{name} is `{text}`: write a number"))
     }
 }
 
