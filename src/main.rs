@@ -1,5 +1,6 @@
 //! The command line: one subcommand each, nothing else.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -78,7 +79,7 @@ fn config(matches: &ArgMatches) -> Result<Config, ExitCode> {
 
 fn refuse(problems: &[impl ToString]) -> ExitCode {
     for problem in problems {
-        eprintln!("ecs-prestop: {}", problem.to_string());
+        complain(&problem.to_string());
     }
     ExitCode::from(Code::Settings.number())
 }
@@ -115,7 +116,7 @@ fn run(matches: &ArgMatches) -> ExitCode {
         .await;
         telemetry.flush();
         for complaint in &ending.complaints {
-            eprintln!("ecs-prestop: {complaint}");
+            complain(complaint);
         }
         // Not by returning: a resolver that hangs must not hold the process.
         std::process::exit(ending.code.number().into())
@@ -170,8 +171,13 @@ fn health(matches: &ArgMatches) -> ExitCode {
 }
 
 fn fault(why: &str) -> ExitCode {
-    eprintln!("ecs-prestop: {why}");
+    complain(why);
     ExitCode::from(Code::Fault.number())
+}
+
+/// On standard error, where somebody reads it.
+fn complain(what: &str) {
+    let _ = writeln!(std::io::stderr(), "ecs-prestop: {what}");
 }
 
 fn on_runtime<T>(future: impl Future<Output = T>) -> T {
@@ -182,7 +188,7 @@ fn on_runtime<T>(future: impl Future<Output = T>) -> T {
     match runtime {
         Ok(runtime) => runtime.block_on(future),
         Err(why) => {
-            eprintln!("ecs-prestop: cannot start: {why}");
+            complain(&format!("cannot start: {why}"));
             std::process::exit(Code::Fault.number().into())
         }
     }

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config;
 use crate::http::{Ask, Network};
+use crate::local::say;
 use crate::mailbox;
 use crate::url::HttpUrl;
 use crate::watch::signals::Signals;
@@ -153,7 +154,7 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
         },
         _ = messages.recv() => {
             let things = counted(in_hand.load(Ordering::Relaxed), if kind.serves() { "request" } else { "job" });
-            println!("SIGTERM: ends, {things} cut off");
+            say(&format!("SIGTERM: ends, {things} cut off"));
             ExitCode::SUCCESS
         }
     }
@@ -194,7 +195,7 @@ impl App {
             Err(why) => return Err(format!("cannot listen on {listen}: {why}")),
         };
         let address = listener.local_addr().unwrap_or(listen);
-        println!("serves on {address}");
+        say(&format!("serves on {address}"));
         loop {
             if let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(self.clone().converse(stream));
@@ -238,7 +239,10 @@ impl App {
     async fn drain(&self) -> Response<Full<Bytes>> {
         let since = *self.draining_since.get_or_init(Instant::now);
         let in_flight = self.in_flight.load(Ordering::Relaxed);
-        println!("told to drain: {} in flight", counted(in_flight, "request"));
+        say(&format!(
+            "told to drain: {} in flight",
+            counted(in_flight, "request")
+        ));
         match self.kind {
             Kind::Hung => {
                 sleep(LONGEST_REQUEST).await;
@@ -255,7 +259,7 @@ impl App {
                 while self.in_flight.load(Ordering::Relaxed) > 0 {
                     self.done_one.notified().await;
                 }
-                println!("drained after {:.1} s", since.elapsed().as_secs_f64());
+                say(&format!("drained after {:.1} s", since.elapsed().as_secs_f64()));
                 reply(StatusCode::OK, "drained\n")
             }
         }
@@ -264,7 +268,7 @@ impl App {
     fn drain_state(&self) -> Response<Full<Bytes>> {
         let since = self.draining_since.get().map(Instant::elapsed);
         if since.is_some_and(|since| since >= JOB) && self.in_flight.load(Ordering::Relaxed) == 0 {
-            println!("drained");
+            say("drained");
             return reply(StatusCode::OK, "drained\n");
         }
         let mut reply = reply(StatusCode::ACCEPTED, "draining\n");
@@ -309,21 +313,21 @@ async fn worker(sidecar: &str, in_hand: &AtomicUsize) -> Result<(), String> {
             break;
         }
     }
-    println!("a notice is there: takes no other job");
+    say("a notice is there: takes no other job");
     let told = network.ask(Ask::new("POST", &drained), &[]).await;
     match told {
-        Ok(answer) => println!("POST /drained: {}", answer.status().as_u16()),
-        Err(why) => println!("POST /drained: {why}"),
+        Ok(answer) => say(&format!("POST /drained: {}", answer.status().as_u16())),
+        Err(why) => say(&format!("POST /drained: {why}")),
     }
     std::future::pending().await
 }
 
 async fn do_job(number: u32, in_hand: &AtomicUsize) {
-    println!("job {number} begins");
+    say(&format!("job {number} begins"));
     in_hand.store(1, Ordering::Relaxed);
     sleep(JOB).await;
     in_hand.store(0, Ordering::Relaxed);
-    println!("job {number} done");
+    say(&format!("job {number} done"));
 }
 
 fn reply(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {

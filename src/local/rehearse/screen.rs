@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Rehearsal;
 use super::scenario::{Played, Scenario};
+use crate::local::say;
 
 /// Who says something, and in which colour.
 #[derive(Clone, Copy, Debug)]
@@ -65,14 +66,14 @@ impl Screen {
     }
 
     pub(super) fn title(&self, scenario: &Scenario) {
-        println!();
-        println!(
+        say("");
+        say(&format!(
             "{}: {}",
             self.paint(BOLD, &format!("rehearse {}", scenario.name)),
             scenario.title
-        );
+        ));
         for line in wrapped(scenario.story, 76) {
-            println!("  {}", self.paint(DIM, &line));
+            say(&format!("  {}", self.paint(DIM, &line)));
         }
         let scale = format!(
             "Time is 1:{}: the stop timeout of {} s is {} here.",
@@ -80,12 +81,12 @@ impl Screen {
             scenario.stop_timeout_s,
             seconds(scenario.stop_timeout())
         );
-        println!("  {}", self.paint(DIM, &scale));
+        say(&format!("  {}", self.paint(DIM, &scale)));
     }
 
     pub(super) fn heading(&self, text: &str) {
-        println!();
-        println!("{}", self.paint(BOLD, text));
+        say("");
+        say(&self.paint(BOLD, text));
         self.start.set(Instant::now());
     }
 
@@ -93,9 +94,12 @@ impl Screen {
         let at = self.start.get().elapsed().as_secs_f64();
         let name = self.paint(who.colour(), &format!("{:<8}", who.name()));
         let mut lines = wrapped(what, 80 - WORDS_AT).into_iter();
-        println!("  {at:>6.2} s  {name} {}", lines.next().unwrap_or_default());
+        say(&format!(
+            "  {at:>6.2} s  {name} {}",
+            lines.next().unwrap_or_default()
+        ));
         for line in lines {
-            println!("{:WORDS_AT$}{line}", "");
+            say(&format!("{:WORDS_AT$}{line}", ""));
         }
     }
 
@@ -106,7 +110,7 @@ impl Screen {
         without: &Played,
         complaints: &[String],
     ) {
-        println!();
+        say("");
         let exit = with
             .sidecar_code
             .map_or("killed".to_owned(), |code| format!("exit code {code}"));
@@ -117,31 +121,34 @@ impl Screen {
             _ => String::new(),
         };
         let unit = scenario.app.unit();
-        println!(
+        say(&format!(
             "{} with ecs-prestop {} {unit} done and {} lost{budget}, {exit}; without it {} lost",
             self.paint(BOLD, "Verdict:"),
             with.answered,
             with.lost,
             without.lost,
-        );
+        ));
         if complaints.is_empty() {
-            println!("         {}", self.paint(GOOD, "It ended as it should."));
+            say(&format!(
+                "         {}",
+                self.paint(GOOD, "It ended as it should.")
+            ));
         }
         for complaint in complaints {
-            println!(
+            say(&format!(
                 "         {}",
                 self.paint(BAD, &format!("Not as it should: {complaint}."))
-            );
+            ));
         }
     }
 
     pub(super) fn table(&self, rows: &[(&str, Rehearsal)]) {
-        println!();
+        say("");
         let head = format!(
             "{:<16} {:>4}  {:>14}  {:>6} {:>6}  {:>12}  ended",
             "scenario", "exit", "budget used", "done", "lost", "lost without"
         );
-        println!("{}", self.paint(BOLD, &head));
+        say(&self.paint(BOLD, &head));
         for (
             name,
             Rehearsal {
@@ -163,10 +170,10 @@ impl Screen {
             } else {
                 self.paint(BAD, &complaints.join("; "))
             };
-            println!(
+            say(&format!(
                 "{name:<16} {exit:>4}  {budget:>14}  {:>6} {:>6}  {:>12}  {ended}",
                 with.answered, with.lost, without.lost
-            );
+            ));
         }
     }
 

@@ -30,6 +30,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::local::say;
 use crate::notice::Action;
 use control::Query;
 use faults::{Fault, Faults, Kind, Target};
@@ -103,12 +104,20 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
         }
     };
     let address = listener.local_addr().unwrap_or(address);
-    println!("The stand-in for ECS and EC2 is at http://{address}. For the containers of the task:");
+    say(&format!(
+        "The stand-in for ECS and EC2 is at http://{address}. For the containers of the task:"
+    ));
     for name in stand_in.world().definition.names() {
-        println!("  {name}: ECS_CONTAINER_METADATA_URI_V4=http://{address}/v4/{name}");
+        say(&format!(
+            "  {name}: ECS_CONTAINER_METADATA_URI_V4=http://{address}/v4/{name}"
+        ));
     }
-    println!("  all: AWS_EC2_METADATA_SERVICE_ENDPOINT=http://{address}");
-    println!("A Spot notice: curl -X POST 'http://{address}/_simulate/spot?action=terminate&in=120s'");
+    say(&format!(
+        "  all: AWS_EC2_METADATA_SERVICE_ENDPOINT=http://{address}"
+    ));
+    say(&format!(
+        "A Spot notice: curl -X POST 'http://{address}/_simulate/spot?action=terminate&in=120s'"
+    ));
     let (mailbox, mut messages) = crate::mailbox::channel();
     let Ok(signals) = crate::watch::signals::Signals::take() else {
         return ExitCode::FAILURE;
