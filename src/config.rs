@@ -70,7 +70,7 @@ pub const SETTINGS: [Setting; 17] = {
         setting(
             "DRAIN",
             "",
-            "the steps, in order, separated by commas: `[METHOD] URL` or `ack`",
+            "the steps, in order, separated by commas: `[METHOD] URL`, `ack` or `signal NAME CONTAINER`",
         ),
         setting(
             "STOP_TIMEOUT",
@@ -612,7 +612,6 @@ mod tests {
             ("PRESTOP_BUSY_URL", "http://app/busy"),
             ("PRESTOP_STOP_TIMEOUT", "auto"),
             ("PRESTOP_AFTER_DRAIN", "stop-task"),
-            ("PRESTOP_DRAIN", "signal QUIT nginx"),
         ] {
             let message = refused(name, value);
             assert!(message.contains("not in this version"), "{message}");

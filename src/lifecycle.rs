@@ -346,7 +346,7 @@ impl Lifecycle {
             match step.step {
                 Step::Ack if acked => self.end_step(step.number, acknowledged(), now),
                 Step::Ack => {}
-                Step::Call(_) => commands.push(Command::Start(step)),
+                Step::Call(_) | Step::Signal(_) => commands.push(Command::Start(step)),
             }
         }
     }

@@ -14,7 +14,7 @@ use tokio::time::{Instant as Clock, sleep, sleep_until, timeout};
 use crate::aws::task_metadata;
 use crate::config::{Capacity, Config};
 use crate::deadline::CEILING;
-use crate::drain::{AskTask, Drain, Urgency};
+use crate::drain::{AskTask, ContainerAt, Drain, Urgency};
 use crate::endpoints::{self, Endpoints};
 use crate::http::Network;
 use crate::lifecycle::{Code, Command, Event, Lifecycle, PLAN_WAIT, Report};
@@ -30,6 +30,9 @@ use crate::watch::instance_metadata::InstanceMetadata;
 /// The task metadata is asked again this often at most while it cannot be read.
 const LONGEST_READ_PAUSE: Duration = Duration::from_secs(10);
 const FIRST_READ_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the log is behind what happens: formatting it takes longer than sending the drain call.
+const LOG_LAG: Duration = Duration::from_millis(1);
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -55,18 +58,26 @@ pub async fn run(
     sidecar.start(listener);
     while sidecar.lifecycle.ended().is_none() {
         let timeout = sidecar.lifecycle.next_timeout();
-        // In this order: the deadline first, so that no flood of messages can hide it.
+        // In this order: the deadline first, so that no flood of messages can hide it, and the log
+        // last, so that the app is told before it is written.
         let event = tokio::select! {
             biased;
             () = sleep_until(timeout.unwrap_or_else(now).into()), if timeout.is_some() => Some(Event::Timeout),
             Some(message) = messages.recv() => sidecar.receive(message),
-            Some(ended) = sidecar.steps.join_next() => ended.ok().map(|(number, outcome)| Event::StepEnded(number, outcome)),
+            Some(ended) = sidecar.steps.join_next() => {
+                ended.ok().map(|(number, outcome)| Event::StepEnded(number, outcome))
+            }
+            () = sleep(LOG_LAG), if sidecar.has_news() => {
+                sidecar.log_timeline();
+                None
+            }
         };
         if let Some(event) = event {
             sidecar.apply(event);
         }
         sidecar.publish();
     }
+    sidecar.log_timeline();
     sidecar.ending()
 }
 
@@ -369,7 +380,6 @@ impl Sidecar {
     fn apply(&mut self, event: Event) {
         let commands = self.lifecycle.on(event, now());
         self.spread_urgency();
-        // Started before anything is logged: the app is told as early as can be.
         for command in commands {
             match command {
                 Command::ReadLabels => self.read_task(),
@@ -384,7 +394,6 @@ impl Sidecar {
                 Command::Exit(_) => {}
             }
         }
-        self.log_timeline();
     }
 
     /// What running steps tell the app.
@@ -417,6 +426,7 @@ impl Sidecar {
             task: Arc::clone(&self.task),
             fresh: self.fresh,
             ask_task: self.ask_task(),
+            container_at: self.container_at(),
             key: task_id.unwrap_or(&self.local_key).into(),
             token: self.config.token.clone(),
             mailbox: self.mailbox.clone(),
@@ -432,6 +442,23 @@ impl Sidecar {
                 timeout(PLAN_WAIT, read).await.ok()?.ok()
             })
         })
+    }
+
+    fn container_at(&self) -> ContainerAt {
+        let network = self.network.clone();
+        Arc::new(move |uri| {
+            let network = network.clone();
+            Box::pin(async move {
+                task_metadata::container_name(&network, &uri.parse().ok()?)
+                    .await
+                    .ok()
+            })
+        })
+    }
+
+    /// Whether the timeline has entries that are not in the log yet.
+    fn has_news(&self) -> bool {
+        self.logged < self.lifecycle.timeline().entries().len()
     }
 
     fn log_timeline(&mut self) {

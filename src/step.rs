@@ -25,6 +25,67 @@ pub enum Step {
     Call(Call),
     /// Wait until somebody posts to `/drained`.
     Ack,
+    /// Send a signal to a container's main process and wait until it has ended.
+    Signal(SignalStep),
+}
+
+/// A signal to the main process of a container; needs a PID namespace in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignalStep {
+    /// Which signal.
+    pub signal: SignalName,
+    /// The container's name.
+    pub container: String,
+}
+
+/// The signals by which programs are told to end or to finish. SIGKILL and SIGSTOP are no way to
+/// drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum SignalName {
+    Hup,
+    Int,
+    Quit,
+    Usr1,
+    Usr2,
+    Term,
+    Winch,
+}
+
+impl SignalName {
+    const ALL: [(SignalName, &str, u32); 7] = [
+        (SignalName::Hup, "HUP", 1),
+        (SignalName::Int, "INT", 2),
+        (SignalName::Quit, "QUIT", 3),
+        (SignalName::Usr1, "USR1", 10),
+        (SignalName::Usr2, "USR2", 12),
+        (SignalName::Term, "TERM", 15),
+        (SignalName::Winch, "WINCH", 28),
+    ];
+
+    /// Without `SIG`.
+    pub fn as_str(self) -> &'static str {
+        SignalName::ALL
+            .iter()
+            .find(|(signal, ..)| *signal == self)
+            .map_or("", |(_, name, _)| name)
+    }
+
+    /// Linux's number (signal(7), x86 and ARM).
+    pub fn number(self) -> u32 {
+        SignalName::ALL
+            .iter()
+            .find(|(signal, ..)| *signal == self)
+            .map_or(0, |(.., number)| *number)
+    }
+
+    fn parse(word: &str) -> Option<SignalName> {
+        let name = word.strip_prefix("SIG").unwrap_or(word);
+        SignalName::ALL
+            .iter()
+            .find(|(_, known, _)| *known == name)
+            .map(|(signal, ..)| *signal)
+    }
 }
 
 /// An HTTP drain call.
@@ -78,6 +139,7 @@ impl fmt::Display for Step {
         match self {
             Step::Call(Call { method, url }) => write!(f, "{} {url}", method.as_str()),
             Step::Ack => f.write_str("ack"),
+            Step::Signal(step) => write!(f, "signal {} {}", step.signal.as_str(), step.container),
         }
     }
 }
@@ -86,10 +148,10 @@ impl fmt::Display for Step {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
     /// Nothing between two commas, or an empty label.
-    #[error("a step is empty: write `[METHOD] URL` or `ack`")]
+    #[error("a step is empty: write `[METHOD] URL`, `ack` or `signal NAME CONTAINER`")]
     Empty,
     /// The first word is none of those that start a step.
-    #[error("`{0}` is not a step: write `[METHOD] URL` (http://…) or `ack`")]
+    #[error("`{0}` is not a step: write `[METHOD] URL` (http://…), `ack` or `signal NAME CONTAINER`")]
     Unknown(String),
     /// A method that no drain call has.
     #[error("`{0}` is not a method of a drain call: GET, POST, PUT, PATCH or DELETE")]
@@ -105,9 +167,12 @@ pub enum StepError {
     /// Words behind a complete step.
     #[error("`{0}` stands behind a complete step: steps are separated by commas (a comma in a URL is %2C)")]
     Trailing(String),
-    /// Part of the contract, built later.
-    #[error("`{0}`: signal steps are not in this version")]
+    /// A signal that no drain is asked for by.
+    #[error("`{0}` is not a signal to drain by: HUP, INT, QUIT, USR1, USR2, TERM or WINCH")]
     Signal(String),
+    /// A signal for nobody.
+    #[error("`{0}` does not say which container: write `signal NAME CONTAINER`")]
+    NoContainer(String),
     /// `prestop.order` is not an integer.
     #[error("`{0}` is not an integer")]
     Order(String),
@@ -131,7 +196,7 @@ fn parse_step(text: &str, own_host: Option<&str>) -> Result<Step, StepError> {
         [] => return Err(StepError::Empty),
         ["ack"] => return Ok(Step::Ack),
         ["ack", more, ..] => return Err(StepError::Trailing((*more).to_owned())),
-        ["signal", ..] => return Err(StepError::Signal(text.trim().to_owned())),
+        ["signal", rest @ ..] => return parse_signal(text, rest, own_host).map(Step::Signal),
         [url, rest @ ..] if looks_like_url(url) => (Method::Post, *url, rest),
         [method, url, rest @ ..] if looks_like_url(url) => (parse_method(method)?, *url, rest),
         [first, ..] => return Err(StepError::Unknown((*first).to_owned())),
@@ -148,6 +213,19 @@ fn parse_step(text: &str, own_host: Option<&str>) -> Result<Step, StepError> {
         why,
     })?;
     Ok(Step::Call(Call { method, url }))
+}
+
+fn parse_signal(text: &str, words: &[&str], own_name: Option<&str>) -> Result<SignalStep, StepError> {
+    let (name, container) = match (words, own_name) {
+        ([name, container], _) => (*name, *container),
+        ([name], Some(own)) => (*name, own),
+        ([_, _, more, ..], _) => return Err(StepError::Trailing((*more).to_owned())),
+        _ => return Err(StepError::NoContainer(text.trim().to_owned())),
+    };
+    Ok(SignalStep {
+        signal: SignalName::parse(name).ok_or_else(|| StepError::Signal(name.to_owned()))?,
+        container: container.to_owned(),
+    })
 }
 
 fn looks_like_url(word: &str) -> bool {
@@ -192,6 +270,7 @@ impl PlannedStep {
         match (&self.container, &self.step) {
             (Some(name), _) => task.container(name),
             (None, Step::Call(call)) => task.container_behind(call.url.host()),
+            (None, Step::Signal(step)) => task.container(&step.container),
             (None, Step::Ack) => None,
         }
     }
@@ -310,14 +389,15 @@ mod tests {
 
     #[test]
     fn steps_are_separated_by_commas_and_post_is_the_default() {
-        let steps = parse_steps("http://app/drain, GET http://app:81/stop ,ack").unwrap();
+        let steps = parse_steps("http://app/drain, GET http://app:81/stop ,ack,signal SIGQUIT web").unwrap();
         let plan = Plan::from_setting(&steps).unwrap();
         assert_eq!(
             texts(&plan),
             [
                 "1 0 POST http://app/drain",
                 "2 1 GET http://app:81/stop",
-                "3 2 ack"
+                "3 2 ack",
+                "4 3 signal QUIT web"
             ]
         );
     }
@@ -332,7 +412,10 @@ mod tests {
             ("POST https://app/", "write http://"),
             ("POST http://app/ now", "`now` stands behind a complete step"),
             ("ack me", "`me` stands behind"),
-            ("signal QUIT nginx", "not in this version"),
+            ("signal KILL nginx", "`KILL` is not a signal to drain by"),
+            ("signal QUIT", "which container"),
+            ("signal", "which container"),
+            ("signal QUIT nginx now", "`now` stands behind"),
             (":8080/drain", "starts with http://"),
         ] {
             let message = parse_steps(text).unwrap_err().to_string();

@@ -35,6 +35,8 @@ pub struct Task {
     pub launch_type: Option<String>,
     /// The user's containers other than this one; the agent's own (pause containers) are left out.
     pub containers: Vec<Container>,
+    /// The `DockerId`s of this container and of the agent's own.
+    pub internal_ids: Vec<String>,
 }
 
 /// A container of the task.
@@ -42,6 +44,8 @@ pub struct Task {
 pub struct Container {
     /// Its name in the task definition.
     pub name: String,
+    /// Its id in the container runtime, which its cgroup may bear.
+    pub docker_id: Option<String>,
     /// Whether ECS knows it as STOPPED.
     pub stopped: bool,
     /// Its `dockerLabels`.

@@ -68,6 +68,19 @@ pub async fn read(network: &Network, uri: &HttpUrl) -> Result<Task, TaskMetadata
     Ok(task_of(&own, &task))
 }
 
+/// The name of the container whose metadata URI that is.
+///
+/// # Errors
+/// Where it does not answer, or not with a container.
+pub async fn container_name(network: &Network, uri: &HttpUrl) -> Result<String, TaskMetadataError> {
+    let mut server = Regular::new(network.clone(), CALL_LIMIT, MAX_ANSWER);
+    let container = document(&mut server, uri).await?;
+    text(&container, "Name").ok_or_else(|| TaskMetadataError::Document {
+        url: uri.clone(),
+        why: "there is no Name in it".to_owned(),
+    })
+}
+
 async fn document(server: &mut Regular, url: &HttpUrl) -> Result<Value, TaskMetadataError> {
     let answer = server
         .ask(Ask::get(url))
@@ -95,6 +108,10 @@ fn task_of(own: &Value, task: &Value) -> Task {
     };
     let own_id = text(own, "DockerId");
     let containers = task["Containers"].as_array().map_or(&[][..], Vec::as_slice);
+    let internal = |container: &&Value| {
+        let own = own_id.is_some() && text(container, "DockerId") == own_id;
+        own || container["Type"].as_str().is_some_and(|kind| kind != "NORMAL")
+    };
     Task {
         identity: Identity {
             cluster: text(task, "Cluster"),
@@ -104,9 +121,13 @@ fn task_of(own: &Value, task: &Value) -> Task {
         launch_type: text(task, "LaunchType"),
         containers: containers
             .iter()
-            .filter(|container| own_id.is_none() || text(container, "DockerId") != own_id)
-            .filter(|container| container["Type"].as_str().is_none_or(|kind| kind == "NORMAL"))
+            .filter(|container| !internal(container))
             .filter_map(container_of)
+            .collect(),
+        internal_ids: containers
+            .iter()
+            .filter(internal)
+            .filter_map(|container| text(container, "DockerId"))
             .collect(),
     }
 }
@@ -125,6 +146,7 @@ fn container_of(container: &Value) -> Option<Container> {
     let labels = container["Labels"].as_object();
     Some(Container {
         name: text(container, "Name")?,
+        docker_id: text(container, "DockerId"),
         stopped: container["KnownStatus"].as_str() == Some("STOPPED"),
         labels: labels
             .into_iter()

@@ -5,6 +5,8 @@
 //! no hands; the lifecycle itself waits for it.
 
 pub mod call;
+pub mod processes;
+pub mod signal;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -33,6 +35,10 @@ pub struct Urgency {
 /// Asks ECS for the present state of the task; `None` where it does not answer in time.
 pub type AskTask = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<Task>> + Send>> + Send + Sync>;
 
+/// Asks which container a metadata URI belongs to; `None` where nobody answers.
+pub type ContainerAt =
+    Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send + Sync>;
+
 /// What every step of a shutdown shares.
 #[derive(Clone)]
 pub struct Drain {
@@ -46,6 +52,8 @@ pub struct Drain {
     pub fresh: bool,
     /// For what must be fresh.
     pub ask_task: AskTask,
+    /// For signal steps.
+    pub container_at: ContainerAt,
     /// The first part of the idempotency key: the task's id, or one that this process made up.
     pub key: Arc<str>,
     /// Goes with each call as a bearer token.
@@ -59,6 +67,7 @@ impl Drain {
     pub async fn carry_out(self, planned: PlannedStep) -> Outcome {
         match &planned.step {
             Step::Call(call) => call::carry_out(&self, &planned, call).await,
+            Step::Signal(step) => signal::carry_out(&self, &planned, step).await,
             Step::Ack => Outcome::Failed("an ack is waited for, not carried out".to_owned()),
         }
     }

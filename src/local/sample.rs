@@ -20,7 +20,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use signal_hook::consts::SIGQUIT;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
@@ -29,7 +31,7 @@ use crate::http::{Ask, Network};
 use crate::local::say;
 use crate::mailbox;
 use crate::url::HttpUrl;
-use crate::watch::signals::Signals;
+use crate::watch::signals::{Signals, pipe_of};
 
 /// The subcommand, which `--help` does not show.
 pub const NAME: &str = "sample";
@@ -55,6 +57,8 @@ pub enum Kind {
     Worker,
     /// Has no server: does one job and ends.
     OneOff,
+    /// Has no such path either; finishes and ends on SIGQUIT, as nginx does.
+    Quits,
 }
 
 impl ValueEnum for Kind {
@@ -66,6 +70,7 @@ impl ValueEnum for Kind {
             Kind::Refusing,
             Kind::Worker,
             Kind::OneOff,
+            Kind::Quits,
         ]
     }
 
@@ -84,6 +89,7 @@ impl Kind {
             Kind::Refusing => "refusing",
             Kind::Worker => "worker",
             Kind::OneOff => "one-off",
+            Kind::Quits => "quits",
         }
     }
 }
@@ -188,7 +194,7 @@ impl App {
         }
     }
 
-    /// Returns only where it cannot.
+    /// Returns where it cannot, and after a SIGQUIT where that is its way to end.
     async fn serve(self, listen: SocketAddr) -> Result<(), String> {
         let listener = match TcpListener::bind(listen).await {
             Ok(listener) => listener,
@@ -196,10 +202,28 @@ impl App {
         };
         let address = listener.local_addr().unwrap_or(listen);
         say(&format!("serves on {address}"));
+        let quit = pipe_of(SIGQUIT).and_then(UnixStream::from_std);
+        let mut quit = quit.map_err(|why| format!("cannot take SIGQUIT over: {why}"))?;
         loop {
-            if let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(self.clone().converse(stream));
+            tokio::select! {
+                accepted = listener.accept() => {
+                    if let Ok((stream, _)) = accepted {
+                        tokio::spawn(self.clone().converse(stream));
+                    }
+                }
+                _ = quit.read_u8(), if self.kind == Kind::Quits => break,
             }
+        }
+        drop(listener);
+        let in_flight = counted(self.in_flight.load(Ordering::Relaxed), "request");
+        say(&format!("SIGQUIT: takes no more requests, finishes {in_flight}"));
+        self.until_idle().await;
+        Ok(())
+    }
+
+    async fn until_idle(&self) {
+        while self.in_flight.load(Ordering::Relaxed) > 0 {
+            self.done_one.notified().await;
         }
     }
 
@@ -215,7 +239,7 @@ impl App {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
-            (_, "/drain" | "/drain/state") if self.kind == Kind::Refusing => {
+            (_, "/drain" | "/drain/state") if matches!(self.kind, Kind::Refusing | Kind::Quits) => {
                 reply(StatusCode::NOT_FOUND, "not found\n")
             }
             (&Method::POST, "/drain") => self.drain().await,
@@ -256,9 +280,7 @@ impl App {
                 reply
             }
             _ => {
-                while self.in_flight.load(Ordering::Relaxed) > 0 {
-                    self.done_one.notified().await;
-                }
+                self.until_idle().await;
                 say(&format!("drained after {:.1} s", since.elapsed().as_secs_f64()));
                 reply(StatusCode::OK, "drained\n")
             }

@@ -54,7 +54,8 @@ impl Signals {
     }
 }
 
-fn pipe_of(signal: i32) -> io::Result<std::os::unix::net::UnixStream> {
+/// A socket that gets a byte for each such signal.
+pub(crate) fn pipe_of(signal: i32) -> io::Result<std::os::unix::net::UnixStream> {
     let (ours, handlers) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     signal_hook::low_level::pipe::register(signal, handlers)?;

@@ -78,7 +78,7 @@ const BASE: Scenario = Scenario {
     lossless: true,
 };
 
-pub(super) const SCENARIOS: [Scenario; 12] = [
+pub(super) const SCENARIOS: [Scenario; 13] = [
     BASE,
     Scenario {
         name: "fargate-spot",
@@ -161,6 +161,16 @@ pub(super) const SCENARIOS: [Scenario; 12] = [
         title: "a worker without a web server",
         story: "It asks the sidecar for a notice between jobs, finishes the one in hand and posts to /drained (step `ack`).",
         app: Kind::Worker,
+        ..BASE
+    },
+    Scenario {
+        name: "signal",
+        title: "the app ends gracefully on SIGQUIT only, behind a shell",
+        story: "Its shell would swallow ECS's SIGTERM, so that SIGKILL ends it in the middle of its work. The step \
+                `signal QUIT app` finds the process behind the shell.",
+        app: Kind::Quits,
+        opening: Opening::TargetStays,
+        settle_s: 10,
         ..BASE
     },
     Scenario {

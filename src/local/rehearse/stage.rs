@@ -6,7 +6,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -54,15 +54,15 @@ impl Stage<'_> {
         let (app_port, sidecar_port) = (free_port().await?, free_port().await?);
         let urls = Urls::new(self.own_app, app_port, sidecar_port, self.scenario.slow_request)?;
 
-        let mut app = self.start_app(app_port, &urls)?;
+        let metadata_uri = format!("http://{metadata_address}");
+        let mut app = self.start_app(&metadata_uri, app_port, &urls)?;
         let app_lines = lines(app.stdout.take());
         if self.scenario.app.serves() {
             self.await_app(&urls).await?;
         }
         let mut sidecar = None;
         if with_sidecar {
-            sidecar =
-                Some(self.start_sidecar(&format!("http://{metadata_address}"), app_port, sidecar_port)?);
+            sidecar = Some(self.start_sidecar(&metadata_uri, app_port, sidecar_port)?);
         }
         let sidecar_lines = lines(sidecar.as_mut().and_then(|child| child.stdout.take()));
 
@@ -166,8 +166,7 @@ impl Stage<'_> {
             }
             Opening::AppCrashed => {
                 clients.deregister();
-                signal(app, Signal::KILL);
-                let _ = app.wait().await;
+                kill(app).await;
                 self.screen.say(Who::App, "crashes");
             }
             Opening::AppEnds => {
@@ -242,8 +241,7 @@ impl Stage<'_> {
             return Ok(Some(code.unwrap_or(143)));
         }
         self.screen.say(Who::Ecs, &format!("SIGKILL to {name}"));
-        signal(child, Signal::KILL);
-        let _ = child.wait().await;
+        kill(child).await;
         Ok(None)
     }
 
@@ -262,38 +260,40 @@ impl Stage<'_> {
                 self.screen
                     .say(Who::Ecs, "prestop has exited; nothing else happens");
             } else {
-                signal(sidecar, Signal::KILL);
+                kill(sidecar).await;
             }
         }
         tokio::time::sleep_until(end).await;
         self.screen.say(Who::Ec2, "the host is gone");
-        signal(app, Signal::KILL);
-        let _ = app.wait().await;
+        kill(app).await;
         ends.app_killed = true;
         Ok(ends)
     }
 
-    fn start_app(&self, port: u16, urls: &Urls) -> Result<Child, String> {
-        let mut command = match self.own_app {
-            Some(own) => {
-                let mut shell = Command::new("sh");
-                // exec, as a container's entry point should: so that signals reach the app itself.
-                shell.args(["-c", &format!("exec {}", own.start)]);
-                shell
-            }
-            None => {
-                let mut sample = Command::new(std::env::current_exe().map_err(in_words)?);
-                let sidecar = urls.ready.with_target("/").to_string();
-                sample.args([sample::NAME, "--kind", self.scenario.app.name()]);
-                sample.args(["--listen", &format!("127.0.0.1:{port}"), "--sidecar", &sidecar]);
-                sample
-            }
+    fn start_app(&self, metadata: &str, port: u16, urls: &Urls) -> Result<Child, String> {
+        let exe = std::env::current_exe().map_err(in_words)?;
+        let sidecar = urls.ready.with_target("/");
+        let sample = format!(
+            "'{}' {} --kind {} --listen 127.0.0.1:{port} --sidecar {sidecar}",
+            exe.display(),
+            sample::NAME,
+            self.scenario.app.name()
+        );
+        let script = match self.own_app {
+            // exec, as a container's entry point should: so that signals reach the app itself.
+            Some(own) => format!("exec {}", own.start),
+            // As PID 1 of a container a shell without a handler ignores SIGTERM.
+            None if self.scenario.app == Kind::Quits => format!("trap '' TERM; {sample}; exit 0"),
+            None => format!("exec {sample}"),
         };
-        command
+        Command::new("sh")
+            .args(["-c", &script])
+            .env("ECS_CONTAINER_METADATA_URI_V4", format!("{metadata}/v4/app"))
             .stdout(Stdio::piped())
             .stdin(Stdio::null())
-            .kill_on_drop(true);
-        command
+            // A group of its own: with its main process a container loses all others.
+            .process_group(0)
+            .kill_on_drop(true)
             .spawn()
             .map_err(|why| format!("cannot start the app: {why}"))
     }
@@ -303,6 +303,7 @@ impl Stage<'_> {
         let drain = match (self.own_app, scenario.app) {
             (Some(own), _) => own.drain.clone(),
             (None, Kind::Worker) => "ack".to_owned(),
+            (None, Kind::Quits) => "signal QUIT app".to_owned(),
             (None, _) => format!("POST http://app:{app_port}/drain"),
         };
         let mut command = Command::new(std::env::current_exe().map_err(in_words)?);
@@ -320,6 +321,7 @@ impl Stage<'_> {
             .env("PRESTOP_LOG_FORMAT", "json")
             .stdout(Stdio::piped())
             .stdin(Stdio::null())
+            .process_group(0)
             .kill_on_drop(true);
         command
             .spawn()
@@ -388,6 +390,14 @@ impl Kind {
     pub(super) fn unit(self) -> &'static str {
         if self.serves() { "requests" } else { "jobs" }
     }
+}
+
+/// SIGKILL to a container: its main process and all others.
+async fn kill(child: &mut Child) {
+    if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)) {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+    let _ = child.wait().await;
 }
 
 /// Does nothing to a process that has ended and been waited for.
