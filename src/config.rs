@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::deadline::{CEILING, Limits, MAX_RESERVE, MIN_STOP_TIMEOUT, Reserve, StopTimeout};
 use crate::lifecycle::{AfterDrain, Policy};
@@ -343,6 +343,11 @@ impl Given<'_> {
             return default;
         };
         parse(&value).unwrap_or_else(|allowed| {
+            let value = if value.contains('@') {
+                "(hidden)".to_owned()
+            } else {
+                value
+            };
             self.problems.push(Problem::Value { name, value, allowed });
             default
         })
@@ -352,9 +357,9 @@ impl Given<'_> {
         self.parse(name, Duration::from_secs(default_s), |text| {
             duration(text).filter(|duration| bounds.contains(duration)).ok_or_else(|| {
                 format!(
-                    "allowed is a duration of {:?} to {:?}, such as 90s, 1m30s or 1500ms; a bare number is seconds",
-                    bounds.start(),
-                    bounds.end()
+                    "allowed is a duration of {} to {}, such as 90s, 1m30s or 1500ms; a bare number is seconds",
+                    in_seconds(*bounds.start()),
+                    in_seconds(*bounds.end())
                 )
             })
         })
@@ -491,11 +496,24 @@ fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
 }
 
 fn log_filter(text: &str) -> Result<Targets, String> {
-    text.parse().map_err(|_| {
+    let parts = text.split(',').map(str::trim);
+    let bare: Vec<&str> = parts.filter(|part| !part.contains('=')).collect();
+    // The parser takes any other word for the name of a part, and would then log nothing at all.
+    let sensible = bare.iter().all(|word| word.parse::<LevelFilter>().is_ok());
+    text.parse().ok().filter(|_| sensible).ok_or_else(|| {
         "allowed is a level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or levels for parts, such as \
          `info,hyper=debug`"
             .to_owned()
     })
+}
+
+/// `0s` rather than the `0ns` of the standard library.
+fn in_seconds(duration: Duration) -> String {
+    if duration.is_zero() {
+        "0s".to_owned()
+    } else {
+        format!("{duration:?}")
+    }
 }
 
 fn in_words(why: impl fmt::Display) -> String {
@@ -591,7 +609,10 @@ mod tests {
         assert!(refused("PRESTOP_WATCH", "spot,none").contains("`none` alone"));
         assert!(refused("PRESTOP_LISTEN", "9911").contains("127.0.0.1:9911"));
         assert!(refused("PRESTOP_LISTEN", "localhost:9911").contains("`off`"));
-        assert!(refused("PRESTOP_LOG", "a=b=c").contains("`info`"));
+        for filter in ["a=b=c", "bogus", "information", "info,bogus"] {
+            assert!(refused("PRESTOP_LOG", filter).contains("`info`"));
+        }
+        assert!(!refused("PRESTOP_DRAIN", "http://me:p4ss@app/").contains("p4ss"));
         assert!(refused("PRESTOP_READY_URL", "https://app/").contains("http://"));
         assert!(refused("PRESTOP_DRAIN", "https://app/").contains("http://"));
         assert!(refused("PRESTOP_PROTECT", "yes").contains("`false` or `true`"));

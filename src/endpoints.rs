@@ -31,7 +31,8 @@ use crate::status::Status;
 use crate::telemetry::{Telemetry, metrics};
 use crate::url::HttpUrl;
 
-/// Ten containers of a task with some workers each, long-polling; one more is answered 503.
+/// Ten containers of a task with some workers each, long-polling. As many again are served at once
+/// and cannot wait, so that health checks and acknowledgements get through.
 const MAX_CONNECTIONS: usize = 64;
 
 /// From the connection to the end of the request's head, and between two requests.
@@ -99,13 +100,7 @@ pub async fn serve(listener: TcpListener, endpoints: Endpoints) {
 async fn connection(stream: TcpStream, endpoints: Endpoints, full: bool) {
     let service = service_fn(|request| {
         let endpoints = endpoints.clone();
-        async move {
-            Ok::<_, Infallible>(if full {
-                text(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n")
-            } else {
-                endpoints.answer(request).await
-            })
-        }
+        async move { Ok::<_, Infallible>(endpoints.answer(request, full).await) }
     });
     // A client that breaks off or sends nonsense ends its own connection only.
     let _ = http1::Builder::new()
@@ -118,7 +113,7 @@ async fn connection(stream: TcpStream, endpoints: Endpoints, full: bool) {
 }
 
 impl Endpoints {
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, full: bool) -> Reply {
         let (head, body) = request.into_parts();
         let body = Limited::new(body, MAX_BODY).collect();
         match timeout(HEAD_LIMIT, body).await {
@@ -158,6 +153,10 @@ impl Endpoints {
         match path {
             "/healthz" => self.healthz(),
             "/ready" => self.ready().await,
+            "/notice" if full => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many connections are waiting\n",
+            ),
             "/notice" => self.notice(query).await,
             "/status" => self.status(),
             "/metrics" => self.metrics(),
@@ -249,12 +248,27 @@ impl Endpoints {
     }
 
     async fn drained(&self, query: Option<&str>) -> Reply {
-        if self.status.borrow().notice.is_none() {
+        let snapshot = self.snapshot();
+        if snapshot.notice.is_none() {
             return text(StatusCode::CONFLICT, "there is no notice: go on working\n");
         }
-        let container = parameter(query, "container").map(str::to_owned);
-        self.tell(Message::Ack(container), StatusCode::NO_CONTENT, "")
-            .await
+        let container = parameter(query, "container");
+        let steps = &snapshot.report.steps;
+        if container.is_some()
+            && !steps.is_empty()
+            && steps.iter().all(|step| step.container.as_deref() != container)
+        {
+            return text(
+                StatusCode::NOT_FOUND,
+                "no step is that container's: leave `container` out\n",
+            );
+        }
+        self.tell(
+            Message::Ack(container.map(str::to_owned)),
+            StatusCode::NO_CONTENT,
+            "",
+        )
+        .await
     }
 
     async fn drain(&self, authorization: Option<&HeaderValue>) -> Reply {
@@ -264,8 +278,9 @@ impl Endpoints {
                 "set PRESTOP_DRAIN_TOKEN to allow manual notices\n",
             );
         };
-        let given = authorization.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        if !given.is_some_and(|given| same(given.as_bytes(), token.as_bytes())) {
+        let given = authorization.and_then(|value| value.to_str().ok()?.split_once(' '));
+        let bearer = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        if !bearer.is_some_and(|(_, given)| same(given.trim().as_bytes(), token.as_bytes())) {
             return text(
                 StatusCode::UNAUTHORIZED,
                 "Authorization: Bearer with PRESTOP_DRAIN_TOKEN is needed\n",
@@ -340,7 +355,7 @@ pub async fn ask_health(listen: SocketAddr) -> Result<(), String> {
         .parse()
         .map_err(|why| format!("{address}: {why}"))?;
     timeout(LIMIT, async {
-        let answer = Network::system().ask(Ask::get(&url), &[]).await;
+        let answer = Network::system(1).ask(Ask::get(&url), &[]).await;
         let answer = answer.map_err(|why| format!("no sidecar answers at {address}: {why}"))?;
         let status = answer.status();
         let body = answer.text(MAX_BODY).await.map_err(|why| why.to_string())?;

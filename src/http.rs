@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -32,8 +33,8 @@ pub const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// The head of an answer: more than any server sends, and a bound for one that never stops.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// The most of a body that is kept of any answer.
-pub const MAX_KEPT: usize = 64 * 1024;
+/// More addresses of one name are not tried.
+const MAX_ADDRESSES: usize = 8;
 
 /// A connected stream, real or in memory.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -56,9 +57,15 @@ pub struct Network(Arc<dyn Dial>);
 /// What can come in place of an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    /// Nobody listens there: refused, no route, or the name is gone.
-    #[error("nobody there ({0})")]
-    Nobody(String),
+    /// Nobody listens on that port.
+    #[error("connection refused")]
+    Refused,
+    /// DNS knows no such name, or does not answer.
+    #[error("{0}")]
+    NoName(String),
+    /// No way there, or no means to go: no route, no file descriptors.
+    #[error("cannot connect ({0})")]
+    Unreachable(String),
     /// No connection within [`CONNECT_LIMIT`].
     #[error("no connection within {} s", CONNECT_LIMIT.as_secs())]
     ConnectTimeout,
@@ -168,8 +175,12 @@ impl Answer {
 
 impl Network {
     /// Sockets and the system's resolver.
-    pub fn system() -> Network {
-        Network(Arc::new(System))
+    ///
+    /// `lookups`: how many names may be looked up at once. A resolver that hangs holds a thread for
+    /// each, and not more.
+    pub fn system(lookups: usize) -> Network {
+        let lookups = Arc::new(Semaphore::new(lookups));
+        Network(Arc::new(System { lookups }))
     }
 
     /// Another one, for tests.
@@ -195,28 +206,37 @@ impl Network {
     }
 
     async fn connect(&self, url: &HttpUrl, known: &[IpAddr]) -> Result<Connection, Trouble> {
-        timeout(CONNECT_LIMIT, self.dial(url, known))
-            .await
-            .map_err(|_| Trouble::ConnectTimeout)?
-    }
-
-    async fn dial(&self, url: &HttpUrl, known: &[IpAddr]) -> Result<Connection, Trouble> {
-        let addresses =
-            match (known, url.ip()) {
-                (_, Some(ip)) => vec![ip],
-                ([], None) => self.0.lookup(url.host().to_owned()).await.map_err(|why| {
-                    Trouble::Nobody(format!("the name `{}` is not known: {why}", url.host()))
-                })?,
-                (known, None) => known.to_vec(),
-            };
-        let mut last = Trouble::Nobody(format!("the name `{}` has no address", url.host()));
+        let addresses = timeout(CONNECT_LIMIT, self.addresses(url, known));
+        let addresses = addresses.await.map_err(|_| Trouble::ConnectTimeout)??;
+        // One that swallows packets must not use up the time of the next.
+        let share = CONNECT_LIMIT / u32::try_from(addresses.len().max(1)).unwrap_or(1);
+        let mut last = Trouble::NoName(format!("the name `{}` has no address", url.host()));
         for ip in addresses {
-            match self.0.connect(SocketAddr::new(ip, url.port())).await {
-                Ok(stream) => return Connection::open(stream).await,
-                Err(why) => last = connect_trouble(&why),
+            match timeout(share, self.0.connect(SocketAddr::new(ip, url.port()))).await {
+                Ok(Ok(stream)) => return Connection::open(stream).await,
+                Ok(Err(why)) => last = connect_trouble(&why),
+                Err(_) => last = Trouble::ConnectTimeout,
             }
         }
         Err(last)
+    }
+
+    async fn addresses(&self, url: &HttpUrl, known: &[IpAddr]) -> Result<Vec<IpAddr>, Trouble> {
+        if let Some(ip) = url.ip() {
+            return Ok(vec![ip]);
+        }
+        if !known.is_empty() {
+            return Ok(known.to_vec());
+        }
+        if url.host() == "localhost" {
+            // Never anything else (RFC 6761), so that no resolver can delay it.
+            return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        }
+        let found = self.0.lookup(url.host().to_owned()).await;
+        let mut found =
+            found.map_err(|why| Trouble::NoName(format!("the name `{}` is not known: {why}", url.host())))?;
+        found.truncate(MAX_ADDRESSES);
+        Ok(found)
     }
 }
 
@@ -340,13 +360,27 @@ impl Regular {
     }
 }
 
-struct System;
+struct System {
+    lookups: Arc<Semaphore>,
+}
 
 impl Dial for System {
+    /// In a thread of its own, since the system's resolver blocks; it holds its place until it is
+    /// done, even where nobody waits for it any more.
     fn lookup(&self, host: String) -> Later<io::Result<Vec<IpAddr>>> {
+        let lookups = Arc::clone(&self.lookups);
         Box::pin(async move {
-            let found = tokio::net::lookup_host((host, 0)).await?;
-            Ok(found.map(|address| address.ip()).collect())
+            let place = lookups.acquire_owned().await.map_err(io::Error::other)?;
+            let (found, answer) = oneshot::channel();
+            std::thread::Builder::new()
+                .name("lookup".to_owned())
+                .spawn(move || {
+                    let addresses = (host.as_str(), 0).to_socket_addrs();
+                    // Nobody waits any more where that fails.
+                    let _ = found.send(addresses.map(|all| all.map(|address| address.ip()).collect()));
+                    drop(place);
+                })?;
+            answer.await.map_err(io::Error::other)?
         })
     }
 
@@ -363,13 +397,22 @@ fn connect_trouble(why: &io::Error) -> Trouble {
     match why.kind() {
         io::ErrorKind::TimedOut => Trouble::ConnectTimeout,
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Trouble::Closed,
-        _ => Trouble::Nobody(why.to_string()),
+        io::ErrorKind::ConnectionRefused => Trouble::Refused,
+        _ => Trouble::Unreachable(why.to_string()),
     }
 }
 
 fn trouble(why: &hyper::Error) -> Trouble {
-    if why.is_parse() || why.is_user() {
-        Trouble::NotHttp(why.to_string())
+    let cause = std::error::Error::source(why).and_then(|cause| cause.downcast_ref::<io::Error>());
+    // What a decoder of chunks says of nonsense.
+    let nonsense = cause.is_some_and(|cause| {
+        matches!(
+            cause.kind(),
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
+        )
+    });
+    if why.is_parse() || why.is_user() || nonsense {
+        Trouble::NotHttp(cause.map_or_else(|| why.to_string(), ToString::to_string))
     } else {
         Trouble::Closed
     }

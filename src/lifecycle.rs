@@ -10,13 +10,10 @@ use serde::Serialize;
 
 use crate::deadline::{CEILING, Limits};
 use crate::notice::{Notice, Reason};
-use crate::step::{Plan, PlannedStep, Step};
+use crate::step::{MAX_STEPS, Plan, PlannedStep, Step};
 use crate::timeline::{Outcome, Timeline, What, millis};
 
 pub use report::{Report, StepReport};
-
-/// How long after a notice the first step may wait for a plan that is not known yet.
-pub const PLAN_WAIT: Duration = Duration::from_secs(1);
 
 /// What the settings say about the course of a shutdown.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +143,8 @@ pub struct Lifecycle {
     budget: Option<Budget>,
     /// What became of each step of the plan, by number - 1; longer than the plan never.
     steps: Vec<StepState>,
+    /// Who posted to `/drained` while there was no plan yet.
+    early_acks: Vec<Option<String>>,
     timeline: Timeline,
 }
 
@@ -184,18 +183,16 @@ enum StepState {
 impl Lifecycle {
     /// A lifecycle that watches. Without a plan it asks for one at the first notice.
     pub fn new(policy: Policy, plan: Option<Plan>) -> Lifecycle {
-        let mut lifecycle = Lifecycle {
+        let steps = plan.as_ref().map_or(0, |plan| plan.steps().len());
+        Lifecycle {
             policy,
-            plan: None,
+            plan,
             phase: Phase::Watching,
             budget: None,
-            steps: Vec::new(),
+            steps: vec![StepState::Pending; steps],
+            early_acks: Vec::new(),
             timeline: Timeline::default(),
-        };
-        if let Some(plan) = plan {
-            lifecycle.adopt(plan);
         }
-        lifecycle
     }
 
     /// When [`Event::Timeout`] is due; `None` while there is nothing to wait for.
@@ -203,6 +200,8 @@ impl Lifecycle {
         let budget = self.budget.as_ref()?;
         match self.phase {
             Phase::Watching | Phase::Ended(_) => None,
+            // Without a plan there is nothing to start, and the labels are still being read.
+            Phase::Settling { .. } if self.plan.is_none() => Some(budget.deadline),
             Phase::Settling { until } => Some(until.min(budget.deadline)),
             Phase::Draining { .. } => Some(budget.deadline),
             Phase::Waiting => budget.host_ends().then_some(budget.deadline),
@@ -220,10 +219,10 @@ impl Lifecycle {
             Event::Notice(notice) => self.merge(notice, now, &mut commands),
             Event::Plan(plan) => {
                 if self.plan.is_none() {
-                    self.adopt(plan);
+                    self.adopt(plan, now);
                 }
             }
-            Event::Ack(container) => self.acknowledge(container.as_deref(), now),
+            Event::Ack(container) => self.acknowledge(container, now),
             Event::Progress(number, progress) => self.note_progress(number, progress, now),
             Event::StepEnded(number, outcome) => self.end_step(number, outcome, now),
             Event::Interrupt => self.exit(Code::Interrupted, now, &mut commands),
@@ -250,13 +249,10 @@ impl Lifecycle {
                 }
                 _ if now >= deadline => return self.strike(now, commands),
                 Phase::Settling { until } if now < until => return,
-                Phase::Settling { .. } => {
-                    match self.plan.as_ref().and_then(|plan| plan.next_order(None)) {
-                        Some(order) => self.start(order, now, commands),
-                        // PLAN_WAIT is part of `until` where there is no plan: nothing more to wait for.
-                        None => return self.exit(Code::Failed, now, commands),
-                    }
-                }
+                Phase::Settling { .. } => match self.plan.as_ref().and_then(|plan| plan.next_order(None)) {
+                    Some(order) => self.start(order, now, commands),
+                    None => return,
+                },
                 Phase::Draining { order } => {
                     if self.running_in(order) {
                         return;
@@ -302,24 +298,21 @@ impl Lifecycle {
                 let for_ms = millis(settle);
                 self.timeline.record(now, What::Settle { for_ms });
             }
-            let mut until = now + settle;
             if self.plan.is_none() {
                 commands.push(Command::ReadLabels);
-                until = until.max(now + PLAN_WAIT);
             }
-            self.phase = Phase::Settling { until };
+            self.phase = Phase::Settling { until: now + settle };
         } else if let Phase::Settling { until } = &mut self.phase {
             // A stricter deadline leaves less to settle, a later notice never more.
             *until = (*until).min(now + left / 2);
         }
     }
 
-    fn adopt(&mut self, plan: Plan) {
+    fn adopt(&mut self, plan: Plan, now: Instant) {
         self.steps = vec![StepState::Pending; plan.steps().len()];
         self.plan = Some(plan);
-        if let (Phase::Settling { until }, Some(budget)) = (&mut self.phase, &self.budget) {
-            // Only the settle time is left to wait for.
-            *until = (*until).min(budget.first + self.policy.settle);
+        for container in std::mem::take(&mut self.early_acks) {
+            self.acknowledge(container, now);
         }
     }
 
@@ -366,11 +359,16 @@ impl Lifecycle {
     }
 
     /// The ack step of that container, or the first that nobody has acknowledged yet.
-    fn acknowledge(&mut self, container: Option<&str>, now: Instant) {
-        let Some(plan) = &self.plan else { return };
+    fn acknowledge(&mut self, container: Option<String>, now: Instant) {
+        let Some(plan) = &self.plan else {
+            if self.early_acks.len() < MAX_STEPS {
+                self.early_acks.push(container);
+            }
+            return;
+        };
         let awaited = plan.steps().iter().find(|step| {
             step.step == Step::Ack
-                && (container.is_none() || step.container.as_deref() == container)
+                && (container.is_none() || step.container == container)
                 && matches!(
                     self.steps[step.number - 1],
                     StepState::Pending | StepState::Running(_)
@@ -463,6 +461,13 @@ impl Lifecycle {
     /// Every reason to stop, once, in the order in which they came.
     pub fn notices(&self) -> &[Notice] {
         self.budget.as_ref().map_or(&[], |budget| &budget.notices)
+    }
+
+    /// What the app is told: the first reason, and what EC2 will do where any notice says so.
+    pub fn notice(&self) -> Option<Notice> {
+        let first = *self.notices().first()?;
+        let action = self.notices().iter().find_map(|notice| notice.action);
+        Some(Notice { action, ..first })
     }
 
     /// When all must be over; `None` before the first notice.

@@ -1,6 +1,5 @@
 //! The command line: one subcommand each, nothing else.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -8,13 +7,14 @@ use clap::{Arg, ArgMatches, Command};
 use ecs_prestop::config::{Config, LogFormat, SETTINGS};
 use ecs_prestop::http::Network;
 use ecs_prestop::lifecycle::Code;
+use ecs_prestop::telemetry::writer::Writer;
 use ecs_prestop::telemetry::{Format, Telemetry};
 use ecs_prestop::watch::signals::Signals;
 use ecs_prestop::{endpoints, local, mailbox, sidecar};
 use tokio::net::TcpListener;
 
-/// Threads for the system's resolver, which blocks. Two containers' names may be slow at once.
-const RESOLVER_THREADS: usize = 4;
+/// Names that may be looked up at once: two containers' and the metadata's may be slow together.
+const LOOKUPS: usize = 4;
 
 fn main() -> ExitCode {
     let matches = command_line().get_matches();
@@ -100,7 +100,8 @@ fn run(matches: &ArgMatches) -> ExitCode {
         let listener = match config.listen {
             None => None,
             Some(address) => match TcpListener::bind(address).await {
-                Ok(listener) => Some(listener),
+                // Its own lookups: a name that hangs behind /ready must not keep a drain call waiting.
+                Ok(listener) => Some((listener, Network::system(1))),
                 Err(why) => return Err(listen_problem(address, &why)),
             },
         };
@@ -108,7 +109,7 @@ fn run(matches: &ArgMatches) -> ExitCode {
         tokio::spawn(signals.watch(mailbox.clone()));
         let ending = sidecar::run(
             config,
-            Network::system(),
+            Network::system(LOOKUPS),
             telemetry.clone(),
             (mailbox, messages),
             listener,
@@ -175,16 +176,15 @@ fn fault(why: &str) -> ExitCode {
     ExitCode::from(Code::Fault.number())
 }
 
-/// On standard error, where somebody reads it.
+/// On standard error, if somebody reads it.
 fn complain(what: &str) {
-    let _ = writeln!(std::io::stderr(), "ecs-prestop: {what}");
+    let stderr = Writer::start(std::io::stderr());
+    stderr.last_line(format!("ecs-prestop: {what}\n"));
+    stderr.flush();
 }
 
 fn on_runtime<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(RESOLVER_THREADS)
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
         Ok(runtime) => runtime.block_on(future),
         Err(why) => {

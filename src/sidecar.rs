@@ -17,7 +17,7 @@ use crate::deadline::CEILING;
 use crate::drain::{AskTask, ContainerAt, Drain, Urgency};
 use crate::endpoints::{self, Endpoints};
 use crate::http::Network;
-use crate::lifecycle::{Code, Command, Event, Lifecycle, PLAN_WAIT, Report};
+use crate::lifecycle::{Code, Command, Event, Lifecycle, Report};
 use crate::mailbox::{Mailbox, Message, Signal, WatchState};
 use crate::notice::{Notice, Reason};
 use crate::status::Status;
@@ -29,6 +29,9 @@ use crate::watch::instance_metadata::InstanceMetadata;
 
 /// The task metadata is asked again this often at most while it cannot be read.
 const LONGEST_READ_PAUSE: Duration = Duration::from_secs(10);
+/// What a step waits for a fresh answer of the task metadata: no answer of it may delay the first step
+/// by more.
+const FRESH_LIMIT: Duration = Duration::from_secs(1);
 const FIRST_READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the log is behind what happens: formatting it takes longer than sending the drain call.
@@ -45,17 +48,17 @@ pub struct Ending {
     pub complaints: Vec<String>,
 }
 
-/// Runs until the end. `signals` are watched by the caller, through `mailbox`; `listener` is the
-/// socket of the local endpoints.
+/// Runs until the end. The caller watches the signals, through the mailbox. `endpoints`: the socket of
+/// the local endpoints and the network by which `/ready` asks the app.
 pub async fn run(
     config: Config,
     network: Network,
     telemetry: Telemetry,
     (mailbox, mut messages): (Mailbox, mpsc::Receiver<Message>),
-    listener: Option<TcpListener>,
+    endpoints: Option<(TcpListener, Network)>,
 ) -> Ending {
     let mut sidecar = Sidecar::new(config, network, telemetry, mailbox);
-    sidecar.start(listener);
+    sidecar.start(endpoints);
     while sidecar.lifecycle.ended().is_none() {
         let timeout = sidecar.lifecycle.next_timeout();
         // In this order: the deadline first, so that no flood of messages can hide it, and the log
@@ -148,14 +151,14 @@ impl Sidecar {
         }
     }
 
-    fn start(&mut self, listener: Option<TcpListener>) {
-        if let Some(listener) = listener {
+    fn start(&mut self, endpoints: Option<(TcpListener, Network)>) {
+        if let Some((listener, network)) = endpoints {
             let endpoints = Endpoints {
                 status: self.status.subscribe(),
                 mailbox: self.mailbox.clone(),
                 token: self.config.token.clone(),
                 ready_url: self.config.ready_url.clone(),
-                network: self.network.clone(),
+                network,
                 telemetry: self.telemetry.clone(),
             };
             self.companions.spawn(endpoints::serve(listener, endpoints));
@@ -398,17 +401,13 @@ impl Sidecar {
 
     /// What running steps tell the app.
     fn spread_urgency(&mut self) {
-        let (Some(notice), Some(deadline)) = (self.lifecycle.notices().first(), self.lifecycle.deadline())
-        else {
+        let (Some(notice), Some(deadline)) = (self.lifecycle.notice(), self.lifecycle.deadline()) else {
             return;
         };
-        let urgency = Urgency {
-            notice: *notice,
-            deadline,
-        };
+        let urgency = Urgency { notice, deadline };
         match &self.urgency {
             Some(sender) => {
-                sender.send_replace(urgency);
+                sender.send_if_modified(|now| std::mem::replace(now, urgency) != urgency);
             }
             None => self.urgency = Some(watch::Sender::new(urgency)),
         }
@@ -439,7 +438,7 @@ impl Sidecar {
             let (network, uri) = (network.clone(), uri.clone());
             Box::pin(async move {
                 let read = task_metadata::read(&network, uri.as_ref()?);
-                timeout(PLAN_WAIT, read).await.ok()?.ok()
+                timeout(FRESH_LIMIT, read).await.ok()?.ok()
             })
         })
     }
@@ -481,7 +480,7 @@ impl Sidecar {
             watches: self.watches.clone(),
             unhealthy: self.unhealthy(),
             report: self.lifecycle.report(),
-            notice: self.lifecycle.notices().first().copied(),
+            notice: self.lifecycle.notice(),
             deadline: self.lifecycle.deadline(),
             task,
         }));

@@ -209,7 +209,13 @@ fn parse_step(text: &str, own_host: Option<&str>) -> Result<Step, StepError> {
         _ => url.to_owned(),
     };
     let url = whole.parse().map_err(|why| StepError::Url {
-        url: url.to_owned(),
+        // A password is not repeated.
+        url: if why == UrlError::UserInfo {
+            "http://…@…"
+        } else {
+            url
+        }
+        .to_owned(),
         why,
     })?;
     Ok(Step::Call(Call { method, url }))

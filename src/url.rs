@@ -9,6 +9,9 @@ use std::str::FromStr;
 
 use hyper::Uri;
 
+/// Many servers take no longer ones; it also bounds what a `Location` can make the sidecar keep.
+const MAX_LENGTH: usize = 2048;
+
 /// An `http` URL with a host, a port and a path that is never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpUrl {
@@ -32,6 +35,9 @@ pub enum UrlError {
     /// Nothing to dial.
     #[error("the host is missing")]
     NoHost,
+    /// Longer than anybody writes, or sends in good faith.
+    #[error("longer than {MAX_LENGTH} characters")]
+    TooLong,
     /// Not a URL at all.
     #[error("not a valid URL: {0}")]
     Invalid(String),
@@ -106,6 +112,9 @@ impl FromStr for HttpUrl {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<HttpUrl, UrlError> {
+        if text.len() > MAX_LENGTH {
+            return Err(UrlError::TooLong);
+        }
         let lower = text.get(..8).unwrap_or(text).to_ascii_lowercase();
         if lower.starts_with("https://") {
             return Err(UrlError::Https);

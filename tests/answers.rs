@@ -124,10 +124,68 @@ async fn an_app_that_exits_in_the_middle_of_its_answer_has_drained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_app_that_takes_the_call_and_exits_without_an_answer_has_drained() {
-    let played = drained_by(&[Does::Closes, Does::Refuses]).await;
+async fn refused_for_five_seconds_after_a_call_was_taken_means_that_the_app_has_exited() {
+    for does in [Does::Closes, answer(503)] {
+        let played = drained_by(&[does, Does::Refuses]).await;
+        assert_eq!(played.code, Code::Drained);
+        assert!((7.0..7.6).contains(&played.ended_at), "{}", played.ended_at);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_is_restarted_in_the_middle_is_told_again() {
+    let played = drained_by(&[Does::Closes, Does::Refuses, Does::Refuses, answer(200)]).await;
+    assert_eq!((played.code, played.requests.len()), (Code::Drained, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_no_http_is_not_taken_for_an_exit() {
+    let nonsense = Does::Streams(chunked("1\r\nx\r\n"), 1.0, "nonsense\r\n".to_owned());
+    let played = drained_by(&[nonsense, answer(200)]).await;
+    assert_eq!((played.code, played.requests.len()), (Code::Drained, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_way_that_is_lost_after_a_202_says_nothing_of_the_app() {
+    let played = drained_by(&[answer(202), Does::NoRoute]).await;
+    assert_eq!((played.code, played.ended_at), (Code::Deadline, 31.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_location_on_another_host_gets_no_token_and_a_long_one_is_ignored() {
+    let variables = [ONE_CALL[0], ("PRESTOP_DRAIN_TOKEN", "s3cret")];
+    let elsewhere = Does::Answers(response(202, "Location: http://10.0.0.9:8080/s3cret\r\n", ""));
+    let played = Play::new(&variables, &[elsewhere, answer(200)])
+        .sigterm_at_2()
+        .await;
     assert_eq!(played.code, Code::Drained);
-    assert!(played.ended_at < 3.0, "{}", played.ended_at);
+    assert_eq!(played.requests[1].header("host"), Some("10.0.0.9:8080"));
+    assert_eq!(played.requests[1].header("authorization"), None);
+    let story = serde_json::to_string(&played.ending.report).unwrap();
+    assert!(!story.contains("s3cret"), "{story}");
+
+    let long = format!("Location: /{}\r\nRetry-After: 0\r\n", "x".repeat(8000));
+    let played = drained_by(&[Does::Answers(response(202, &long, ""))]).await;
+    assert_eq!(played.requests[1].line(), "GET /drain HTTP/1.1");
+    assert!(
+        played.requests.len() < 300,
+        "Retry-After: 0 has a floor: {}",
+        played.requests.len()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_ends_when_a_stricter_notice_comes() {
+    let later = Does::Answers(response(503, "Retry-After: 90\r\n", ""));
+    let played = Play::new(&ONE_CALL, &[later, answer(200)])
+        .play(|director| async move {
+            director.at(2.0).await;
+            director.manual().await;
+            director.at(10.0).await;
+            director.sigterm().await;
+        })
+        .await;
+    assert_eq!((played.code, played.ended_at), (Code::Drained, 10.0));
 }
 
 #[tokio::test(start_paused = true)]

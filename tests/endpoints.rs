@@ -16,7 +16,8 @@ fn with_token() -> Sidecar {
     Sidecar::start(&[("PRESTOP_DRAIN", "ack"), ("PRESTOP_DRAIN_TOKEN", "s3cret")])
 }
 
-const TOKEN: &str = "Authorization: Bearer s3cret\r\n";
+/// The scheme is case-insensitive (RFC 9110).
+const TOKEN: &str = "Authorization: bearer s3cret\r\n";
 
 #[test]
 fn before_a_notice_all_is_well() {
@@ -51,6 +52,7 @@ fn a_manual_notice_needs_the_token_and_turns_everything() {
     let notice = json(&body);
     assert_eq!((status, &notice["reason"]), (200, &"manual".into()));
     assert!(notice["seconds_left"].as_f64().unwrap() > 60.0, "{notice}");
+    assert_eq!(sidecar.post("/drained?container=nobody", "").0, 404);
     assert_eq!(sidecar.post("/drained", "").0, 204);
     sidecar.await_event("drained");
     assert_eq!(json(&sidecar.get("/status").1)["state"], "waiting");
@@ -150,7 +152,7 @@ fn nonsense_long_heads_and_long_bodies_are_refused_and_forgotten() {
 }
 
 #[test]
-fn more_connections_than_there_are_slots_are_turned_away_and_the_drain_goes_on() {
+fn more_clients_than_may_wait_are_turned_away_and_health_and_drain_go_on() {
     let (address, requests) = app(Some(OK));
     let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &format!("http://{address}/"))]);
     let wait = "GET /notice?wait=60s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -162,7 +164,8 @@ fn more_connections_than_there_are_slots_are_turned_away_and_the_drain_goes_on()
             stream
         })
         .collect();
-    assert_eq!(sidecar.get("/healthz").0, 503, "all 64 slots are taken");
+    assert_eq!(sidecar.get("/notice?wait=60s").0, 503, "64 wait already");
+    assert_eq!(sidecar.get("/healthz").0, 200, "a health check gets through");
     assert_eq!(sidecar.stop(), Some(0));
     assert_eq!(requests.try_iter().count(), 1);
     let told = held.iter_mut().filter_map(|stream| {

@@ -122,8 +122,7 @@ async fn a_drain_that_is_set_happens_in_time_whatever_breaks_and_whenever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn steps_from_labels_need_the_task_metadata_once_and_never_delay_the_first_step_by_more_than_a_second()
-{
+async fn steps_from_labels_need_the_task_metadata_once_and_are_waited_for_until_the_deadline() {
     for target in [Target::Imds, Target::Tmds] {
         for kind in KINDS {
             for (moment, when) in MOMENTS {
@@ -134,7 +133,7 @@ async fn steps_from_labels_need_the_task_metadata_once_and_never_delay_the_first
                 let known = target == Target::Imds || when > 0.0 || slow_but_in_time;
                 assert_eq!(
                     played.code,
-                    if known { Code::Drained } else { Code::Failed },
+                    if known { Code::Drained } else { Code::Deadline },
                     "{case}"
                 );
                 if let Some(first) = played.first_step_ms() {

@@ -43,6 +43,8 @@ pub(crate) enum Does {
     Hangs,
     /// Is not listening.
     Refuses,
+    /// Cannot be reached: no route.
+    NoRoute,
     /// Does not even finish the handshake.
     NeverConnects,
 }
@@ -304,6 +306,7 @@ impl World {
         };
         match does {
             None | Some(Does::Refuses) => refused(),
+            Some(Does::NoRoute) => Err(io::ErrorKind::HostUnreachable.into()),
             Some(Does::NeverConnects) => std::future::pending().await,
             Some(does) => {
                 tokio::spawn(self.converse(theirs, does));
@@ -330,7 +333,7 @@ impl World {
                 send(&mut stream, &second).await;
             }
             Does::AnswersAndCloses(bytes) => return send(&mut stream, &bytes).await,
-            Does::Closes | Does::Refuses | Does::NeverConnects => return,
+            Does::Closes | Does::Refuses | Does::NoRoute | Does::NeverConnects => return,
             Does::Hangs => {}
         }
         // Open until the other side has enough.

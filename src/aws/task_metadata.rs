@@ -4,10 +4,12 @@
 //! unknown fields are ignored, fields of a wrong type count as missing. A document without a single
 //! known field is refused, so that garbage is not taken for a task without containers.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::http::{Ask, Network, Regular, Trouble};
 use crate::task::{Container, Identity, Task};
@@ -58,14 +60,11 @@ pub enum TaskMetadataError {
 pub async fn read(network: &Network, uri: &HttpUrl) -> Result<Task, TaskMetadataError> {
     let mut server = Regular::new(network.clone(), CALL_LIMIT, MAX_ANSWER);
     let own = document(&mut server, uri).await?;
-    let task = document(&mut server, &uri.append("/task")).await?;
-    if task.get("TaskARN").is_none() && task.get("Containers").is_none() {
-        return Err(TaskMetadataError::Document {
-            url: uri.append("/task"),
-            why: "neither TaskARN nor Containers is in it".to_owned(),
-        });
-    }
-    Ok(task_of(&own, &task))
+    let own_id = text_in(&own, |own: RawContainer<'_>| own.docker_id);
+    drop(own);
+    let url = uri.append("/task");
+    let task = document(&mut server, &url).await?;
+    task_of(own_id.as_deref(), &task).map_err(|why| TaskMetadataError::Document { url, why })
 }
 
 /// The name of the container whose metadata URI that is.
@@ -75,13 +74,15 @@ pub async fn read(network: &Network, uri: &HttpUrl) -> Result<Task, TaskMetadata
 pub async fn container_name(network: &Network, uri: &HttpUrl) -> Result<String, TaskMetadataError> {
     let mut server = Regular::new(network.clone(), CALL_LIMIT, MAX_ANSWER);
     let container = document(&mut server, uri).await?;
-    text(&container, "Name").ok_or_else(|| TaskMetadataError::Document {
-        url: uri.clone(),
-        why: "there is no Name in it".to_owned(),
+    text_in(&container, |container: RawContainer<'_>| container.name).ok_or_else(|| {
+        TaskMetadataError::Document {
+            url: uri.clone(),
+            why: "there is no Name in it".to_owned(),
+        }
     })
 }
 
-async fn document(server: &mut Regular, url: &HttpUrl) -> Result<Value, TaskMetadataError> {
+async fn document(server: &mut Regular, url: &HttpUrl) -> Result<String, TaskMetadataError> {
     let answer = server
         .ask(Ask::get(url))
         .await
@@ -95,83 +96,148 @@ async fn document(server: &mut Regular, url: &HttpUrl) -> Result<Value, TaskMeta
             status: answer.status.as_u16(),
         });
     }
-    serde_json::from_str(&answer.body).map_err(|why| TaskMetadataError::Document {
-        url: url.clone(),
-        why: format!("not JSON: {why}"),
-    })
+    Ok(answer.body)
 }
 
-fn task_of(own: &Value, task: &Value) -> Task {
-    let family = match (text(task, "Family"), text(task, "Revision")) {
+/// The fields that matter, unread: each is read by itself, so that one of a wrong type is as good as
+/// missing, and nothing is built of what is unknown.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawTask<'a> {
+    #[serde(borrow)]
+    cluster: Option<&'a RawValue>,
+    #[serde(borrow, rename = "TaskARN")]
+    task_arn: Option<&'a RawValue>,
+    #[serde(borrow)]
+    family: Option<&'a RawValue>,
+    #[serde(borrow)]
+    revision: Option<&'a RawValue>,
+    #[serde(borrow)]
+    launch_type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    containers: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawContainer<'a> {
+    #[serde(borrow)]
+    docker_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    known_status: Option<&'a RawValue>,
+    #[serde(borrow, rename = "Type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    labels: Option<&'a RawValue>,
+    #[serde(borrow)]
+    networks: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct RawNetwork<'a> {
+    #[serde(borrow, rename = "NetworkMode")]
+    mode: Option<&'a RawValue>,
+    #[serde(borrow, rename = "IPv4Addresses")]
+    v4: Option<&'a RawValue>,
+    #[serde(borrow, rename = "IPv6Addresses")]
+    v6: Option<&'a RawValue>,
+}
+
+fn task_of(own_id: Option<&str>, document: &str) -> Result<Task, String> {
+    let task: RawTask<'_> = serde_json::from_str(document).map_err(|why| format!("not a task: {why}"))?;
+    if task.task_arn.is_none() && task.containers.is_none() {
+        return Err("neither TaskARN nor Containers is in it".to_owned());
+    }
+    let family = match (text(task.family), text(task.revision)) {
         (Some(family), Some(revision)) => Some(format!("{family}:{revision}")),
         (family, _) => family,
     };
-    let own_id = text(own, "DockerId");
-    let containers = task["Containers"].as_array().map_or(&[][..], Vec::as_slice);
-    let internal = |container: &&Value| {
-        let own = own_id.is_some() && text(container, "DockerId") == own_id;
-        own || container["Type"].as_str().is_some_and(|kind| kind != "NORMAL")
-    };
-    Task {
+    let mut containers = Vec::new();
+    let mut internal_ids = Vec::new();
+    for container in list(task.containers) {
+        let Some(container) = value::<RawContainer<'_>>(Some(container)) else {
+            continue;
+        };
+        let id = text(container.docker_id);
+        let own = own_id.is_some() && id.as_deref() == own_id;
+        if own || text(container.kind).is_some_and(|kind| kind != "NORMAL") {
+            internal_ids.extend(id);
+        } else {
+            // Nothing can refer to one without a name.
+            containers.extend(container_of(&container));
+        }
+    }
+    Ok(Task {
         identity: Identity {
-            cluster: text(task, "Cluster"),
-            task_arn: text(task, "TaskARN"),
+            cluster: text(task.cluster),
+            task_arn: text(task.task_arn),
             family,
         },
-        launch_type: text(task, "LaunchType"),
-        containers: containers
-            .iter()
-            .filter(|container| !internal(container))
-            .filter_map(container_of)
-            .collect(),
-        internal_ids: containers
-            .iter()
-            .filter(internal)
-            .filter_map(|container| text(container, "DockerId"))
-            .collect(),
-    }
-}
-
-/// `None` for one without a name: nothing can refer to it.
-fn container_of(container: &Value) -> Option<Container> {
-    let networks = container["Networks"].as_array().map_or(&[][..], Vec::as_slice);
-    let addresses = |field: &str| -> Vec<IpAddr> {
-        networks
-            .iter()
-            .filter_map(|network| network[field].as_array())
-            .flatten()
-            .filter_map(|address| address.as_str()?.parse().ok())
-            .collect()
-    };
-    let labels = container["Labels"].as_object();
-    Some(Container {
-        name: text(container, "Name")?,
-        docker_id: text(container, "DockerId"),
-        stopped: container["KnownStatus"].as_str() == Some("STOPPED"),
-        labels: labels
-            .into_iter()
-            .flatten()
-            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
-            .collect(),
-        shares_network: networks
-            .iter()
-            .any(|network| matches!(network["NetworkMode"].as_str(), Some("awsvpc" | "host"))),
-        addresses: [addresses("IPv4Addresses"), addresses("IPv6Addresses")].concat(),
+        launch_type: text(task.launch_type),
+        containers,
+        internal_ids,
     })
 }
 
-fn text(value: &Value, field: &str) -> Option<String> {
-    value[field].as_str().map(str::to_owned)
+fn container_of(container: &RawContainer<'_>) -> Option<Container> {
+    let networks: Vec<RawNetwork<'_>> = list(container.networks)
+        .into_iter()
+        .filter_map(|network| value(Some(network)))
+        .collect();
+    let addresses = |raw: Option<&RawValue>| -> Vec<IpAddr> {
+        list(raw)
+            .into_iter()
+            .filter_map(|address| text(Some(address))?.parse().ok())
+            .collect()
+    };
+    let labels: BTreeMap<String, &RawValue> = value(container.labels).unwrap_or_default();
+    Some(Container {
+        name: text(container.name)?,
+        docker_id: text(container.docker_id),
+        stopped: text(container.known_status).as_deref() == Some("STOPPED"),
+        labels: labels
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, text(Some(value))?)))
+            .collect(),
+        shares_network: networks
+            .iter()
+            .any(|network| matches!(text(network.mode).as_deref(), Some("awsvpc" | "host"))),
+        addresses: networks
+            .iter()
+            .flat_map(|network| addresses(network.v4))
+            .chain(networks.iter().flat_map(|network| addresses(network.v6)))
+            .collect(),
+    })
+}
+
+/// `None` where it is missing or something else.
+fn value<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
+    serde_json::from_str(raw?.get()).ok()
+}
+
+fn text(raw: Option<&RawValue>) -> Option<String> {
+    value(raw)
+}
+
+fn list(raw: Option<&RawValue>) -> Vec<&RawValue> {
+    value(raw).unwrap_or_default()
+}
+
+/// A text field of a container's document.
+fn text_in<'a>(document: &'a str, field: fn(RawContainer<'a>) -> Option<&'a RawValue>) -> Option<String> {
+    text(field(serde_json::from_str(document).ok()?))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn task(document: Value) -> Task {
-        task_of(&json!({"DockerId": "me", "Name": "prestop"}), &document)
+        task_of(Some("me"), &document.to_string()).unwrap()
     }
 
     #[test]
@@ -218,9 +284,21 @@ mod tests {
         assert_eq!(task.identity, Identity::default());
         assert_eq!(task.containers.len(), 1);
         assert_eq!(task.containers[0].reached_at(), Vec::<IpAddr>::new());
-        assert_eq!(
-            super::task_of(&json!(3), &json!({"Containers": "none"})).containers,
-            []
-        );
+        assert_eq!(task_of(None, r#"{"Containers": "none"}"#).unwrap().containers, []);
+    }
+
+    #[test]
+    fn what_is_no_task_is_refused() {
+        for document in [
+            "",
+            "[]",
+            "3",
+            "{}",
+            "{\"Cluster\": \"x\"}",
+            "null",
+            &"[".repeat(10_000),
+        ] {
+            assert!(task_of(None, document).is_err(), "{document:.20}");
+        }
     }
 }

@@ -69,8 +69,11 @@ enum Verdict {
     Finished,
     /// The app has exited or says so: drained.
     Drained(String),
-    /// Nobody listens and nobody ever did: drained if ECS knows that the container is STOPPED.
+    /// Nobody listens, and nobody ever said yes: drained if ECS knows that the container is STOPPED;
+    /// over after [`NOBODY_LIMIT`].
     NobodyYet(String),
+    /// The same again, unless ECS knows that the container is STOPPED.
+    AgainUnlessStopped(String),
     /// Under way: ask there, after that.
     Ask(HttpUrl, Duration),
     /// The same again, after that or with backoff.
@@ -91,6 +94,8 @@ struct Course {
     under_way: bool,
     /// How far the app has ever been reached: if it cannot be any more, it has exited.
     contact: Contact,
+    /// Whether a `Location` has led to another host.
+    foreign: bool,
 }
 
 /// How far a call has got.
@@ -98,10 +103,10 @@ struct Course {
 enum Contact {
     /// Nobody listened yet.
     Never,
-    /// Somebody took a call; refused from now on means that the app has exited.
+    /// Somebody took a call, without a yes: perhaps an app that is starting, restarting or
+    /// overloaded. Refused for long from now on means that it has exited.
     Taken,
-    /// A 2xx came; from now on a connection that breaks off means so, too. An app that is merely
-    /// overloaded also resets connections, but has not said yes before.
+    /// A 2xx came; refused or broken off from now on means that the app has exited.
     Good,
 }
 
@@ -115,28 +120,31 @@ impl Course {
                 retry_after,
                 location,
             } => match code {
-                202 => Verdict::Ask(
-                    self.poll_url(location.as_deref()),
-                    retry_after.unwrap_or(POLL_PAUSE),
-                ),
+                202 => {
+                    let pause = retry_after.unwrap_or(POLL_PAUSE).max(FIRST_PAUSE);
+                    Verdict::Ask(self.poll_url(location.as_deref()), pause)
+                }
                 200..=299 => Verdict::Finished,
                 404 | 410 if self.under_way => Verdict::Drained(format!("under way, then {code}")),
-                408 | 425 | 429 | 500..=599 => Verdict::Again(format!("HTTP {code}"), *retry_after),
-                code => Verdict::Failed(self.failure(*code)),
+                408 | 425 | 429 | 500..=599 => Verdict::Again(
+                    format!("HTTP {code}"),
+                    retry_after.map(|pause| pause.max(FIRST_PAUSE)),
+                ),
+                300..=499 => Verdict::Failed(self.failure(*code)),
+                code => Verdict::Again(format!("HTTP {code}, which answers no drain call"), None),
             },
         }
     }
 
     fn judge_trouble(&self, trouble: &Trouble) -> Verdict {
         let why = trouble.to_string();
-        match trouble {
-            Trouble::Nobody(_) if self.contact >= Contact::Taken => {
+        match (trouble, self.contact) {
+            (Trouble::Refused | Trouble::Closed, Contact::Good) => {
                 Verdict::Drained(format!("the app has exited: {why}"))
             }
-            Trouble::Nobody(_) => Verdict::NobodyYet(why),
-            Trouble::Closed if self.contact == Contact::Good => {
-                Verdict::Drained(format!("the app has exited: {why}"))
-            }
+            (Trouble::Refused | Trouble::NoName(_), _) => Verdict::NobodyYet(why),
+            // Perhaps the container is gone, and its address with it.
+            (Trouble::ConnectTimeout | Trouble::Unreachable(_), _) => Verdict::AgainUnlessStopped(why),
             _ => Verdict::Again(why, None),
         }
     }
@@ -162,7 +170,9 @@ impl Course {
 
 /// Calls until the table says that it is over.
 pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call) -> Outcome {
-    let started = Clock::now();
+    // Since when nobody listens.
+    let mut nobody_since: Option<Clock> = None;
+    let mut urgency = drain.urgency.clone();
     let mut addresses = addresses(drain, planned, call).await;
     let mut course = Course {
         call: planned.step.to_string(),
@@ -170,19 +180,24 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
         url: call.url.clone(),
         under_way: false,
         contact: Contact::Never,
+        foreign: false,
     };
     let mut pauses = pauses();
     loop {
+        urgency.mark_unchanged();
         let reply = request(drain, planned, &course, &addresses).await;
         let (reply, answer) = match reply {
             Ok(answer) => (reply_of(&answer), Some(answer)),
             Err(trouble) => (Reply::Trouble(trouble), None),
         };
         if let Reply::Status { code, .. } = reply {
-            let call = format!("{} {}", course.method.as_str(), course.url);
+            let call = drain.for_the_log(&format!("{} {}", course.method.as_str(), course.url));
             drain.tell(planned, Progress::Called { call, status: code }).await;
         }
         let mut verdict = course.judge(&reply);
+        if !matches!(verdict, Verdict::NobodyYet(_)) {
+            nobody_since = None;
+        }
         course.contact = course.contact.max(reached(&reply));
         if verdict == Verdict::Finished
             && let Some(answer) = answer
@@ -199,7 +214,8 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
             Verdict::Failed(why) => return Outcome::Failed(why),
             Verdict::Ask(url, after) => {
                 if url.host() != course.url.host() {
-                    addresses = Vec::new();
+                    // Somebody else, of whom nothing is known and who gets no token.
+                    (addresses, course.contact, course.foreign) = (Vec::new(), Contact::Never, true);
                 }
                 (course.method, course.url, course.under_way) = (Method::Get, url, true);
                 pauses = self::pauses();
@@ -209,11 +225,24 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
                 if let Some(name) = stopped(drain, planned).await {
                     return Outcome::Drained(format!("container `{name}` is STOPPED"));
                 }
-                let waited = started.elapsed();
-                if waited >= NOBODY_LIMIT {
+                let waited = nobody_since.get_or_insert_with(Clock::now).elapsed();
+                if waited >= NOBODY_LIMIT && course.contact == Contact::Never {
                     return Outcome::Failed(nobody(&course.call, &why));
                 }
+                if waited >= NOBODY_LIMIT {
+                    return Outcome::Drained(format!(
+                        "the app has exited: {why} for {} s",
+                        NOBODY_LIMIT.as_secs()
+                    ));
+                }
                 let pause = pauses.next().unwrap_or(LONGEST_PAUSE).min(NOBODY_LIMIT - waited);
+                retry(drain, planned, why, pause).await
+            }
+            Verdict::AgainUnlessStopped(why) => {
+                if let Some(name) = stopped(drain, planned).await {
+                    return Outcome::Drained(format!("container `{name}` is STOPPED"));
+                }
+                let pause = within_deadline(pauses.next().unwrap_or(LONGEST_PAUSE), drain);
                 retry(drain, planned, why, pause).await
             }
             Verdict::Again(why, after) => {
@@ -222,7 +251,11 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
                 retry(drain, planned, why, pause).await
             }
         };
-        sleep(pause).await;
+        tokio::select! {
+            () = sleep(pause) => {}
+            // A stricter deadline: the app hears of it now.
+            Ok(()) = urgency.changed() => {}
+        }
     }
 }
 
@@ -263,8 +296,8 @@ fn left(urgency: &Urgency) -> Duration {
 fn reached(reply: &Reply) -> Contact {
     match reply {
         Reply::Status { code: 200..=299, .. } => Contact::Good,
-        Reply::Trouble(Trouble::Nobody(_) | Trouble::ConnectTimeout) => Contact::Never,
-        _ => Contact::Taken,
+        Reply::Status { .. } | Reply::Trouble(Trouble::Closed | Trouble::NotHttp(_)) => Contact::Taken,
+        Reply::Trouble(_) => Contact::Never,
     }
 }
 
@@ -313,7 +346,9 @@ async fn request(
         .header(IDEMPOTENCY_KEY, &format!("{}-{}", drain.key, planned.number))
         .header(PRESTOP_REASON, urgency.notice.reason.as_str())
         .header(PRESTOP_SECONDS_LEFT, &format!("{seconds_left:.1}"));
-    if let Some(token) = &drain.token {
+    if let Some(token) = &drain.token
+        && !course.foreign
+    {
         ask = ask.header(AUTHORIZATION, &format!("Bearer {token}"));
     }
     if course.method.has_body() {
@@ -381,6 +416,7 @@ mod tests {
             url: "http://app/drain".parse().unwrap(),
             under_way,
             contact,
+            foreign: false,
         }
     }
 
@@ -393,7 +429,7 @@ mod tests {
     }
 
     fn nobody() -> Reply {
-        Reply::Trouble(Trouble::Nobody("refused".to_owned()))
+        Reply::Trouble(Trouble::Refused)
     }
 
     #[test]
@@ -455,22 +491,30 @@ mod tests {
     }
 
     #[test]
-    fn refused_after_any_contact_and_closed_after_a_2xx_mean_that_the_app_has_exited() {
-        let closed = Reply::Trouble(Trouble::Closed);
+    fn refused_or_closed_after_a_2xx_means_that_the_app_has_exited() {
         for under_way in [false, true] {
-            for contact in [Contact::Taken, Contact::Good] {
-                assert!(matches!(
-                    course(contact, under_way).judge(&nobody()),
-                    Verdict::Drained(_)
-                ));
+            for trouble in [Trouble::Refused, Trouble::Closed] {
+                let verdict = course(Contact::Good, under_way).judge(&Reply::Trouble(trouble));
+                assert!(matches!(verdict, Verdict::Drained(_)), "{verdict:?}");
             }
-            assert!(matches!(
-                course(Contact::Good, under_way).judge(&closed),
-                Verdict::Drained(_)
-            ));
         }
-        let overloaded = course(Contact::Taken, false).judge(&closed);
+        let overloaded = course(Contact::Taken, false).judge(&Reply::Trouble(Trouble::Closed));
         assert!(matches!(overloaded, Verdict::Again(..)), "{overloaded:?}");
+    }
+
+    #[test]
+    fn trouble_on_this_side_or_on_the_way_says_nothing_of_the_app() {
+        for contact in [Contact::Never, Contact::Taken, Contact::Good] {
+            for trouble in [
+                Trouble::ConnectTimeout,
+                Trouble::Unreachable("no route".to_owned()),
+            ] {
+                let verdict = course(contact, true).judge(&Reply::Trouble(trouble));
+                assert!(matches!(verdict, Verdict::AgainUnlessStopped(_)), "{verdict:?}");
+            }
+            let nonsense = course(contact, true).judge(&Reply::Trouble(Trouble::NotHttp("x".to_owned())));
+            assert!(matches!(nonsense, Verdict::Again(..)), "{nonsense:?}");
+        }
     }
 
     #[test]
@@ -485,11 +529,7 @@ mod tests {
             assert_eq!(course(Contact::Never, false).judge(&reply), again);
             assert_eq!(course(Contact::Good, true).judge(&reply), again);
         }
-        for trouble in [
-            Trouble::Closed,
-            Trouble::ConnectTimeout,
-            Trouble::NotHttp("x".to_owned()),
-        ] {
+        for trouble in [Trouble::Closed, Trouble::NotHttp("x".to_owned())] {
             let verdict = course(Contact::Never, false).judge(&Reply::Trouble(trouble));
             assert!(matches!(verdict, Verdict::Again(_, None)), "{verdict:?}");
         }
@@ -507,7 +547,7 @@ mod tests {
     fn every_other_answer_fails_the_step_and_says_what_to_look_at() {
         let tried_again = [408, 425, 429];
         let others = (300..500).filter(|code| !tried_again.contains(code));
-        for code in others.chain([100, 600, 999]) {
+        for code in others {
             match course(Contact::Never, false).judge(&status(code)) {
                 Verdict::Failed(why) => assert!(why.contains(&code.to_string()), "{why}"),
                 other => panic!("{code} gave {other:?}"),

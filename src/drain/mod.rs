@@ -23,8 +23,11 @@ use crate::step::{PlannedStep, Step};
 use crate::task::{Identity, Task};
 use crate::timeline::Outcome;
 
+/// The most of a call that a log line quotes: a `Location` may be long, and each is kept for the end.
+const MAX_LOGGED: usize = 200;
+
 /// What the app is told with each call; it changes when a later notice brings the deadline forward.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Urgency {
     /// The first notice.
     pub notice: Notice,
@@ -75,6 +78,15 @@ impl Drain {
     async fn tell(&self, step: &PlannedStep, progress: Progress) {
         // Without a listener the process is about to end.
         let _ = self.mailbox.send(Message::Progress(step.number, progress)).await;
+    }
+
+    /// What a server made up, short enough and without the token.
+    fn for_the_log(&self, text: &str) -> String {
+        let text = match &self.token {
+            Some(token) => text.replace(token.as_ref(), "…"),
+            None => text.to_owned(),
+        };
+        text.chars().take(MAX_LOGGED).collect()
     }
 
     fn identity(&self) -> Identity {

@@ -279,15 +279,23 @@ fn an_ack_that_names_its_container_fulfils_that_one_only() {
 }
 
 #[test]
-fn without_a_plan_labels_are_read_again_and_a_second_is_all_they_get() {
+fn without_a_plan_labels_are_read_again_and_the_step_starts_as_soon_as_they_are() {
     let mut play = Play::new(policy(30, 10, 0), None);
     assert_eq!(play.sigterm(0.0), ["read labels"]);
-    assert_eq!(play.timeout(), Some(1.0));
-    assert_eq!(play.on(0.4, Event::Plan(plan(&[0], "http://x/"))), ["start 1"]);
+    assert_eq!(play.timeout(), Some(29.0));
+    assert_eq!(play.on(4.0, Event::Plan(plan(&[0], "http://x/"))), ["start 1"]);
 
     let mut play = Play::new(policy(30, 10, 0), None);
     play.sigterm(0.0);
-    assert_eq!(play.on(1.0, Event::Timeout), ["drop", "exit 4"]);
+    assert_eq!(play.on(29.0, Event::Timeout), ["drop", "exit 3"]);
+}
+
+#[test]
+fn an_ack_before_the_plan_is_known_is_not_lost() {
+    let mut play = Play::new(policy(30, 10, 0), None);
+    play.sigterm(0.0);
+    assert_eq!(play.on(0.1, Event::Ack(None)), [""; 0]);
+    assert_eq!(play.on(0.4, Event::Plan(plan(&[0], "ack"))), ["drop", "exit 0"]);
 }
 
 #[test]

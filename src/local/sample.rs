@@ -327,7 +327,7 @@ async fn worker(sidecar: &str, in_hand: &AtomicUsize) -> Result<(), String> {
             .map_err(|why| format!("--sidecar is `{sidecar}`: {why}"))
     };
     let (notice, drained) = (url("/notice")?, url("/drained")?);
-    let network = Network::system();
+    let network = Network::system(1);
     for job in 1.. {
         do_job(job, in_hand).await;
         let answer = network.ask(Ask::get(&notice), &[]).await;

@@ -9,7 +9,7 @@ pub mod writer;
 
 use std::sync::{Arc, OnceLock};
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::lifecycle::Report;
@@ -32,6 +32,13 @@ impl Telemetry {
         let writer = Writer::start(std::io::stdout());
         let identity = Arc::new(OnceLock::new());
         let lines = lines::Lines::new(format, writer.clone(), Arc::clone(&identity));
+        // The last line is there whatever is filtered out, unless nothing at all is wanted.
+        let silent = filter.default_level() == Some(LevelFilter::OFF);
+        let filter = if silent {
+            filter
+        } else {
+            filter.with_target(What::EXIT, LevelFilter::INFO)
+        };
         let subscriber = tracing_subscriber::registry().with(filter).with(lines);
         // Refused only where one is set already, and then that one is as good.
         let _ = tracing::subscriber::set_global_default(subscriber);
@@ -57,7 +64,7 @@ impl Telemetry {
         match what {
             What::Exit { .. } => {
                 let report = serde_json::to_string(&report()).unwrap_or_default();
-                tracing::info!(event = What::EXIT, fields, report);
+                tracing::info!(target: What::EXIT, event = What::EXIT, fields, report);
             }
             What::StepRetry { .. } | What::Deadline { .. } => {
                 tracing::warn!(event = what.event(), fields)

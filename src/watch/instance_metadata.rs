@@ -48,8 +48,8 @@ pub enum Blind {
     Absent {
         /// The endpoint.
         url: HttpUrl,
-        /// In the system's words.
-        why: String,
+        /// How that shows.
+        why: Trouble,
     },
     /// Switched off for the instance or blocked for the task.
     #[error(
@@ -80,7 +80,7 @@ pub enum Blind {
 impl Blind {
     /// Whether asking for another item now would be in vain.
     pub fn unreachable(&self) -> bool {
-        !matches!(self, Blind::Senseless { .. })
+        matches!(self, Blind::Silent { .. } | Blind::Absent { .. })
     }
 }
 
@@ -172,7 +172,9 @@ impl InstanceMetadata {
         let url = self.endpoint.clone();
         match why {
             Trouble::TimedOut(_) | Trouble::ConnectTimeout => Blind::Silent { url },
-            Trouble::Nobody(why) => Blind::Absent { url, why },
+            why @ (Trouble::Refused | Trouble::NoName(_) | Trouble::Unreachable(_)) => {
+                Blind::Absent { url, why }
+            }
             other => Blind::Broken(other),
         }
     }

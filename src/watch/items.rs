@@ -5,13 +5,17 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::notice::{Action, Reason};
 
 /// A scheduled maintenance may be announced weeks ahead; the drain starts this long before it.
 pub const MAINTENANCE_LEAD: Duration = Duration::from_secs(120);
+
+/// A host that is still there so long after its maintenance was due to begin is not waiting for it:
+/// a task that starts on it now must not drain at once.
+const SURVIVED: SignedDuration = SignedDuration::from_secs(120);
 
 /// What can be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -39,7 +43,7 @@ pub enum Sighting {
         /// By AWS's clock.
         host_ends: Option<Timestamp>,
     },
-    /// The end is announced for later.
+    /// The end is announced for later, or has just begun.
     Starting {
         /// By AWS's clock.
         at: Timestamp,
@@ -82,18 +86,18 @@ impl Item {
         }
     }
 
-    /// What a 200 with this body means.
-    pub fn parse(self, body: &str) -> Sighting {
+    /// What a 200 with this body means at that time of AWS's clock.
+    pub fn parse(self, body: &str, now: Timestamp) -> Sighting {
         match self {
             Item::Spot => with_json(body, spot),
             Item::Rebalance => with_json(body, rebalance),
-            Item::Maintenance => with_json(body, maintenance),
+            Item::Maintenance => with_json(body, |events| maintenance(events, now)),
             Item::Autoscaling => autoscaling(body),
         }
     }
 }
 
-fn with_json(body: &str, parse: fn(&Value) -> Sighting) -> Sighting {
+fn with_json(body: &str, parse: impl Fn(&Value) -> Sighting) -> Sighting {
     match serde_json::from_str(body) {
         Ok(value) => parse(&value),
         Err(why) => Sighting::Senseless(format!("not JSON: {why}")),
@@ -126,29 +130,33 @@ fn spot(value: &Value) -> Sighting {
 }
 
 fn rebalance(value: &Value) -> Sighting {
-    if value["noticeTime"].is_string() {
+    let time = value["noticeTime"].as_str().map(str::parse::<Timestamp>);
+    if matches!(time, Some(Ok(_))) {
         Sighting::Notice {
             action: None,
             host_ends: None,
         }
     } else {
-        Sighting::Senseless("there is no noticeTime in it".to_owned())
+        Sighting::Senseless("there is no noticeTime that is a time in it".to_owned())
     }
 }
 
 /// The earliest event that is neither over nor called off.
-fn maintenance(value: &Value) -> Sighting {
+fn maintenance(value: &Value, now: Timestamp) -> Sighting {
     let Some(events) = value.as_array() else {
         return Sighting::Senseless("not a list of events".to_owned());
     };
     let mut unreadable = None;
     let mut earliest: Option<Timestamp> = None;
     for event in events {
-        if matches!(event["State"].as_str(), Some("completed" | "canceled")) {
+        let state = event["State"].as_str().unwrap_or_default().to_ascii_lowercase();
+        if matches!(state.as_str(), "completed" | "canceled") {
             continue;
         }
         let not_before = event["NotBefore"].as_str().unwrap_or_default();
         match jiff::fmt::rfc2822::parse(not_before) {
+            // This host has lived through it, whatever the state still says.
+            Ok(time) if now.duration_since(time.timestamp()) > SURVIVED => {}
             Ok(time) => {
                 let at = time.timestamp();
                 earliest = Some(earliest.map_or(at, |earliest| earliest.min(at)));
@@ -185,8 +193,15 @@ fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
 
+    /// The day of the maintenance in these tests.
+    const NOW: &str = "2019-01-21T08:00:00Z";
+
+    fn parse(item: Item, body: &str) -> Sighting {
+        item.parse(body, NOW.parse().unwrap())
+    }
+
     fn notice(item: Item, body: &str) -> (Option<Action>, Option<String>) {
-        match item.parse(body) {
+        match parse(item, body) {
             Sighting::Notice { action, host_ends } => (action, host_ends.map(|t| t.to_string())),
             other => panic!("{body} gave {other:?}"),
         }
@@ -230,7 +245,7 @@ mod tests {
                 "\u{0}\u{1}",
                 &deep,
             ] {
-                let sighting = item.parse(body);
+                let sighting = parse(item, body);
                 let harmless = matches!(sighting, Sighting::Senseless(_))
                     || (item == Item::Autoscaling && body.is_empty() && sighting == Sighting::Nothing);
                 assert!(harmless, "{item:?} of {body:.20?} gave {sighting:?}");
@@ -240,6 +255,10 @@ mod tests {
 
     #[test]
     fn a_rebalance_recommendation_says_nothing_of_the_end() {
+        assert!(matches!(
+            parse(Item::Rebalance, r#"{"noticeTime":""}"#),
+            Sighting::Senseless(_)
+        ));
         assert_eq!(
             notice(Item::Rebalance, r#"{"noticeTime":"2026-11-23T21:06:17Z"}"#),
             (None, None)
@@ -251,28 +270,38 @@ mod tests {
         let event = |not_before: &str, state: &str| {
             format!(r#"{{"NotBefore":"{not_before}","Code":"system-reboot","State":"{state}"}}"#)
         };
-        assert_eq!(Item::Maintenance.parse("[]"), Sighting::Nothing);
+        assert_eq!(parse(Item::Maintenance, "[]"), Sighting::Nothing);
         let over = event("21 Jan 2019 09:00:43 GMT", "completed");
         let off = event("21 Jan 2019 09:17:23 GMT", "canceled");
         assert_eq!(
-            Item::Maintenance.parse(&format!("[{over},{off}]")),
+            parse(Item::Maintenance, &format!("[{over},{off}]")),
             Sighting::Nothing
         );
         let late = event("22 Jan 2019 09:00:43 GMT", "active");
         let early = event("21 Jan 2019 10:00:43 GMT", "active");
         assert_eq!(
-            Item::Maintenance.parse(&format!("[{over},{late},{early}]")),
+            parse(Item::Maintenance, &format!("[{over},{late},{early}]")),
             Sighting::Starting {
                 at: "2019-01-21T10:00:43Z".parse().unwrap()
             }
         );
+        let survived = event("21 Jan 2019 07:00:00 GMT", "active");
+        assert_eq!(
+            parse(Item::Maintenance, &format!("[{survived}]")),
+            Sighting::Nothing
+        );
+        let shouted = event("22 Jan 2019 09:00:43 GMT", "Completed");
+        assert_eq!(
+            parse(Item::Maintenance, &format!("[{shouted}]")),
+            Sighting::Nothing
+        );
         let bad = event("whenever", "active");
         assert!(matches!(
-            Item::Maintenance.parse(&format!("[{bad}]")),
+            parse(Item::Maintenance, &format!("[{bad}]")),
             Sighting::Senseless(_)
         ));
         assert!(matches!(
-            Item::Maintenance.parse(&format!("[{bad},{late}]")),
+            parse(Item::Maintenance, &format!("[{bad},{late}]")),
             Sighting::Starting { .. }
         ));
     }
@@ -281,7 +310,7 @@ mod tests {
     fn only_terminated_is_an_end_of_an_auto_scaling_instance() {
         assert_eq!(notice(Item::Autoscaling, "Terminated\n"), (None, None));
         for state in ["InService", "Standby", "Warmed:Stopped", "Detached"] {
-            assert_eq!(Item::Autoscaling.parse(state), Sighting::Nothing);
+            assert_eq!(parse(Item::Autoscaling, state), Sighting::Nothing);
         }
     }
 }

@@ -7,12 +7,13 @@ pub mod instance_metadata;
 pub mod items;
 pub mod signals;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backon::BackoffBuilder as _;
 use jiff::Timestamp;
 use tokio::time::sleep;
 
+use crate::deadline::CEILING;
 use crate::mailbox::{Mailbox, Message, WatchState};
 use crate::notice::Notice;
 
@@ -38,10 +39,10 @@ pub async fn instance_metadata(
     let mut told: Vec<(Item, Option<String>)> = Vec::new();
     let mut blind_pauses = blind_pauses(interval);
     while !items.is_empty() {
-        let mut unreachable = false;
+        let mut seen_something = false;
         for item in items.clone() {
-            let seen = ask(&mut metadata, item).await;
-            let why = match seen {
+            let mut unreachable = false;
+            let why = match ask(&mut metadata, item).await {
                 Ok(None) => None,
                 Ok(Some(notice)) => {
                     items.retain(|other| *other != item);
@@ -51,10 +52,11 @@ pub async fn instance_metadata(
                     None
                 }
                 Err(why) => {
-                    unreachable |= why.unreachable();
+                    unreachable = why.unreachable();
                     Some(why.to_string())
                 }
             };
+            seen_something |= why.is_none();
             if tell(&mut told, item, why.clone()) {
                 let state = WatchState {
                     watch: item.name(),
@@ -70,7 +72,7 @@ pub async fn instance_metadata(
                 break;
             }
         }
-        if unreachable {
+        if !seen_something {
             sleep(blind_pauses.next().unwrap_or(MAX_BLIND_PAUSE).max(interval)).await;
         } else {
             blind_pauses = self::blind_pauses(interval);
@@ -85,15 +87,16 @@ async fn ask(metadata: &mut InstanceMetadata, item: Item) -> Result<Option<Notic
         return Ok(None);
     };
     let now = tokio::time::Instant::now().into_std();
-    match item.parse(&reading.body) {
+    let aws_now = reading.date.unwrap_or_else(Timestamp::now);
+    match item.parse(&reading.body, aws_now) {
         Sighting::Nothing => Ok(None),
         Sighting::Notice { action, host_ends } => Ok(Some(Notice {
             reason: item.reason(),
             action,
-            host_ends: host_ends.map(|end| at(end, reading.date, now)),
+            host_ends: host_ends.map(|end| now + until(end, aws_now).min(CEILING)),
         })),
         Sighting::Starting { at: start } => {
-            let left = until(start, reading.date);
+            let left = until(start, aws_now);
             Ok((left <= items::MAINTENANCE_LEAD).then(|| Notice::host_ends_at(item.reason(), now + left)))
         }
         Sighting::Senseless(why) => Err(Blind::Senseless {
@@ -118,16 +121,10 @@ fn tell(told: &mut Vec<(Item, Option<String>)>, item: Item, why: Option<String>)
     }
 }
 
-/// How long until a wall-clock time of AWS, by the clock that AWS sent along with it: the host's own
-/// may be wrong by minutes. Nothing for what is past.
-fn until(end: Timestamp, date: Option<Timestamp>) -> Duration {
-    let now = date.unwrap_or_else(Timestamp::now);
-    Duration::try_from(end.duration_since(now)).unwrap_or(Duration::ZERO)
-}
-
-/// The same as an `Instant`, never further away than two minutes matter.
-fn at(end: Timestamp, date: Option<Timestamp>, now: Instant) -> Instant {
-    now + until(end, date).min(crate::deadline::CEILING)
+/// How long until a wall-clock time of AWS, by the clock that AWS sent along with it, since the host's
+/// own may be wrong by minutes. Nothing for what is past.
+fn until(end: Timestamp, aws_now: Timestamp) -> Duration {
+    Duration::try_from(end.duration_since(aws_now)).unwrap_or(Duration::ZERO)
 }
 
 fn blind_pauses(interval: Duration) -> impl Iterator<Item = Duration> {

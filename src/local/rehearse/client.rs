@@ -100,7 +100,7 @@ impl Clients {
 
 /// Whether it was answered with a 2xx, to the end.
 pub(super) async fn ask(url: HttpUrl) -> bool {
-    let network = Network::system();
+    let network = Network::system(1);
     let whole = async {
         let answer = network.ask(Ask::get(&url), &[]).await.ok()?;
         let good = answer.status().is_success();
