@@ -15,6 +15,7 @@ mod process;
 mod answers;
 mod caddy;
 mod command_line;
+mod containers;
 mod endpoints;
 mod exits;
 mod faults;

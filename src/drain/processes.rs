@@ -69,8 +69,7 @@ pub enum Unclear {
     Unreadable(String),
     /// No PID namespace in common.
     #[error(
-        "no process of another container is to be seen: set \"pidMode\": \"task\" in the task definition \
-         (docker-compose: pid: \"service:{0}\")"
+        "no process of container `{0}` is to be seen, nor of any other: set \"pidMode\": \"task\" in the task definition"
     )]
     Alone(String),
     /// Several containers, and no fact that tells which is which.

@@ -55,8 +55,11 @@ impl World {
             "tokens" => metadata.expire_tokens(),
             "container" => {
                 let name = query.get("name").ok_or("name is missing: which container?")?;
-                let status = query.get("status").unwrap_or("STOPPED");
-                if !self.definition.set_status(name, status) {
+                let known = match (query.get("id"), query.get("status")) {
+                    (Some(id), _) => self.definition.set_docker_id(name, id),
+                    (None, status) => self.definition.set_status(name, status.unwrap_or("STOPPED")),
+                };
+                if !known {
                     return Err(format!(
                         "name is `{name}`: the task has {}",
                         self.definition.names().join(", ")

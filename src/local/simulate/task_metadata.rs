@@ -62,6 +62,8 @@ struct Container {
     ports: Vec<Value>,
     status: String,
     addresses: Vec<IpAddr>,
+    /// Where it is a real container.
+    id: Option<String>,
 }
 
 impl Definition {
@@ -127,6 +129,7 @@ impl Definition {
             ports: Vec::new(),
             status: "RUNNING".to_owned(),
             addresses: Vec::new(),
+            id: None,
         };
         Definition {
             family: "sample".to_owned(),
@@ -153,6 +156,17 @@ impl Definition {
             .find(|container| container.name == name);
         container
             .map(|container| status.clone_into(&mut container.status))
+            .is_some()
+    }
+
+    /// The id of a real container, so that its processes can be told by their cgroups.
+    pub(super) fn set_docker_id(&mut self, name: &str, id: &str) -> bool {
+        let container = self
+            .containers
+            .iter_mut()
+            .find(|container| container.name == name);
+        container
+            .map(|container| container.id = Some(id.to_owned()))
             .is_some()
     }
 
@@ -280,11 +294,15 @@ impl Container {
             }).collect(),
             status: "RUNNING".to_owned(),
             addresses: Vec::new(),
+            id: None,
         })
     }
 
-    /// As long as Docker's, and the same at each start.
+    /// Made up where it is not a real container: as long as Docker's, and the same at each start.
     fn docker_id(&self) -> String {
+        if let Some(id) = &self.id {
+            return id.clone();
+        }
         let hex: String = self.name.bytes().map(|byte| format!("{byte:02x}")).collect();
         format!("{hex:0<64.64}")
     }
