@@ -189,6 +189,20 @@ fn without_any_step_it_is_78() {
 }
 
 #[test]
+fn a_process_that_is_given_no_file_descriptors_is_a_fault_and_1() {
+    let script = format!(
+        "ulimit -n 4; exec {} --drain ack",
+        env!("CARGO_BIN_EXE_ecs-prestop")
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", complaints(&output));
+    assert!(complaints(&output).contains("cannot"), "{}", complaints(&output));
+}
+
+#[test]
 fn a_listen_address_that_is_taken_is_78() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

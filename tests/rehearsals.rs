@@ -21,6 +21,7 @@ fn a_deployment_loses_nothing_with_the_sidecar_and_something_without() {
     assert!(!verdict.ends_with("without it 0 lost"), "{text}");
     let order: Vec<usize> = [
         "SIGTERM to prestop",
+        "POST http://app:",
         "told to drain",
         "prestop has exited with 0",
         "SIGTERM to app",

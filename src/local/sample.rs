@@ -39,6 +39,9 @@ pub const NAME: &str = "sample";
 /// How long a job of the worker and a slow request take, unless told otherwise.
 const JOB: Duration = Duration::from_millis(1200);
 
+/// From its last words to its answer, so that they are read in this order.
+const LAST_WORDS: Duration = Duration::from_millis(6);
+
 /// The longest that a request may ask to be made wait.
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 
@@ -243,7 +246,7 @@ impl App {
                 reply(StatusCode::NOT_FOUND, "not found\n")
             }
             (&Method::POST, "/drain") => self.drain().await,
-            (_, "/drain/state") => self.drain_state(),
+            (_, "/drain/state") => self.drain_state().await,
             (_, "/healthz") => reply(StatusCode::OK, "ok\n"),
             (_, path) => {
                 let work = path
@@ -282,15 +285,17 @@ impl App {
             _ => {
                 self.until_idle().await;
                 say(&format!("drained after {:.1} s", since.elapsed().as_secs_f64()));
+                sleep(LAST_WORDS).await;
                 reply(StatusCode::OK, "drained\n")
             }
         }
     }
 
-    fn drain_state(&self) -> Response<Full<Bytes>> {
+    async fn drain_state(&self) -> Response<Full<Bytes>> {
         let since = self.draining_since.get().map(Instant::elapsed);
         if since.is_some_and(|since| since >= JOB) && self.in_flight.load(Ordering::Relaxed) == 0 {
             say("drained");
+            sleep(LAST_WORDS).await;
             return reply(StatusCode::OK, "drained\n");
         }
         let mut reply = reply(StatusCode::ACCEPTED, "draining\n");

@@ -4,13 +4,18 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::time::sleep;
 
 use super::screen::{Screen, Who, seconds};
+
+/// The sidecar's log is a millisecond behind what it does; the app's answer is not told before it.
+const BEHIND_THE_LOG: Duration = Duration::from_millis(3);
 
 /// Tells what the app says; returns what became of a worker's jobs.
 pub(super) async fn app(screen: &Screen, mut lines: Lines) -> Jobs {
     let mut jobs = Jobs::default();
     while let Some(line) = lines.next().await {
+        sleep(BEHIND_THE_LOG).await;
         jobs.note(&line);
         if !line.starts_with("serves on") {
             screen.say(Who::App, &line);
