@@ -74,6 +74,17 @@ impl Process {
         }
     }
 
+    /// Waits until the process handles SIGTERM, which it does before anything else.
+    pub(crate) fn await_handlers(&self) {
+        const SIGTERM: u64 = 1 << 14;
+        let status = format!("/proc/{}/status", self.0.id());
+        await_that("it handles SIGTERM", || {
+            let status = std::fs::read_to_string(&status).unwrap_or_default();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap_or(0) & SIGTERM != 0)
+        });
+    }
+
     pub(crate) fn lines(&mut self) -> Receiver<String> {
         let stdout = self.0.stdout.take().unwrap();
         let (sender, lines) = channel();
