@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant as Clock, sleep, sleep_until, timeout};
+use tokio::time::{Instant as Clock, sleep, sleep_until};
 
 use crate::aws::task_metadata;
 use crate::config::{Capacity, Config};
@@ -29,9 +29,6 @@ use crate::watch::instance_metadata::InstanceMetadata;
 
 /// The task metadata is asked again this often at most while it cannot be read.
 const LONGEST_READ_PAUSE: Duration = Duration::from_secs(10);
-/// What a step waits for a fresh answer of the task metadata: no answer of it may delay the first step
-/// by more.
-const FRESH_LIMIT: Duration = Duration::from_secs(1);
 const FIRST_READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the log is behind what happens: formatting it takes longer than sending the drain call.
@@ -436,10 +433,7 @@ impl Sidecar {
         let (network, uri) = (self.network.clone(), self.config.task_metadata.clone());
         Arc::new(move || {
             let (network, uri) = (network.clone(), uri.clone());
-            Box::pin(async move {
-                let read = task_metadata::read(&network, uri.as_ref()?);
-                timeout(FRESH_LIMIT, read).await.ok()?.ok()
-            })
+            Box::pin(async move { task_metadata::read(&network, uri.as_ref()?).await.ok() })
         })
     }
 

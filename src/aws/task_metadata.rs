@@ -15,7 +15,8 @@ use crate::http::{Ask, Network, Regular, Trouble};
 use crate::task::{Container, Identity, Task};
 use crate::url::HttpUrl;
 
-/// One call. The agent answers from memory; a notice must not wait for one that hangs.
+/// One call. The agent answers from memory; both calls of a reading take at most a second, which is
+/// the most that the task metadata may delay the first step.
 const CALL_LIMIT: Duration = Duration::from_millis(500);
 
 /// Ten containers with all their labels are about 30 KiB. Parsed JSON takes many times its text,
