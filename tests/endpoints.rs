@@ -1,6 +1,6 @@
 //! Each local endpoint, asked over real connections; and what clients cannot do to it.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 
 use serde_json::Value;
@@ -156,7 +156,7 @@ fn more_clients_than_may_wait_are_turned_away_and_health_and_drain_go_on() {
     let (address, requests) = app(Some(OK));
     let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &format!("http://{address}/"))]);
     let wait = "GET /notice?wait=60s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let mut held: Vec<TcpStream> = (0..64)
+    let held: Vec<TcpStream> = (0..64)
         .map(|_| {
             let mut stream = TcpStream::connect(sidecar.address).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -168,13 +168,5 @@ fn more_clients_than_may_wait_are_turned_away_and_health_and_drain_go_on() {
     assert_eq!(sidecar.get("/healthz").0, 200, "a health check gets through");
     assert_eq!(sidecar.stop(), Some(0));
     assert_eq!(requests.try_iter().count(), 1);
-    let told = held.iter_mut().filter_map(|stream| {
-        let mut text = String::new();
-        stream
-            .read_to_string(&mut text)
-            .ok()
-            .filter(|_| text.contains("200 OK"))
-    });
-    // They hear of it as far as the process lives long enough to tell them.
-    assert!(told.count() <= 64);
+    drop(held);
 }
