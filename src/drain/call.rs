@@ -65,8 +65,8 @@ enum Reply {
 /// What to do about it.
 #[derive(Clone, Debug, PartialEq)]
 enum Verdict {
-    /// Drained once the body has ended.
-    Finished,
+    /// Answered with that status: drained once the body has ended.
+    Finished(u16),
     /// The app has exited or says so: drained.
     Drained(String),
     /// Nobody listens, and nobody ever said yes: drained if ECS knows that the container is STOPPED;
@@ -124,7 +124,7 @@ impl Course {
                     let pause = retry_after.unwrap_or(POLL_PAUSE).max(FIRST_PAUSE);
                     Verdict::Ask(self.poll_url(location.as_deref()), pause)
                 }
-                200..=299 => Verdict::Finished,
+                code @ 200..=299 => Verdict::Finished(*code),
                 404 | 410 if self.under_way => Verdict::Drained(format!("under way, then {code}")),
                 408 | 425 | 429 | 500..=599 => Verdict::Again(
                     format!("HTTP {code}"),
@@ -199,17 +199,15 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
             nobody_since = None;
         }
         course.contact = course.contact.max(reached(&reply));
-        if verdict == Verdict::Finished
-            && let Some(answer) = answer
-        {
-            let code = answer.status();
+        if let (Verdict::Finished(code), Some(answer)) = (&verdict, answer) {
+            let code = *code;
             verdict = match answer.finish().await {
-                Ok(()) => Verdict::Drained(format!("HTTP {}", code.as_u16())),
+                Ok(()) => Verdict::Finished(code),
                 Err(trouble) => course.judge_trouble(&trouble),
             };
         }
         let pause = match verdict {
-            Verdict::Finished => return Outcome::Drained("answered".to_owned()),
+            Verdict::Finished(code) => return Outcome::Drained(format!("HTTP {code}")),
             Verdict::Drained(how) => return Outcome::Drained(how),
             Verdict::Failed(why) => return Outcome::Failed(why),
             Verdict::Ask(url, after) => {
@@ -437,12 +435,12 @@ mod tests {
         for code in (200..300).filter(|code| *code != 202) {
             assert_eq!(
                 course(Contact::Never, false).judge(&status(code)),
-                Verdict::Finished,
+                Verdict::Finished(code),
                 "{code}"
             );
             assert_eq!(
                 course(Contact::Good, true).judge(&status(code)),
-                Verdict::Finished,
+                Verdict::Finished(code),
                 "{code}"
             );
         }
