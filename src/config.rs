@@ -230,15 +230,17 @@ impl Config {
 }
 
 fn unknown(environment: &BTreeMap<String, String>) -> Vec<Problem> {
+    environment.keys().filter_map(|key| unknown_name(key)).collect()
+}
+
+/// What is wrong with the name of a variable: it starts as a setting does and is none.
+pub fn unknown_name(name: &str) -> Option<Problem> {
     let names: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
-    environment
-        .keys()
-        .filter(|key| key.starts_with(PREFIX) && !names.contains(key))
-        .map(|key| Problem::Unknown {
-            name: key.clone(),
-            nearest: problem::nearest(key, &names),
-        })
-        .collect()
+    let foreign = name.starts_with(PREFIX) && !names.iter().any(|known| known == name);
+    foreign.then(|| Problem::Unknown {
+        name: name.to_owned(),
+        nearest: problem::nearest(name, &names),
+    })
 }
 
 /// A duration as people write it: `90s`, `1m30s`, `1500ms`; a bare number is seconds. `None` where it

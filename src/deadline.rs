@@ -48,6 +48,11 @@ impl StopTimeout {
     pub fn margin(self) -> Duration {
         (self.0 / 10).min(MAX_MARGIN)
     }
+
+    /// What a SIGTERM leaves to a drain.
+    pub fn budget(self) -> Duration {
+        self.0 - self.margin()
+    }
 }
 
 /// Time left to the app when the host goes away: 0 s to 110 s.
@@ -83,7 +88,7 @@ impl Limits {
     ///
     /// Never later than [`CEILING`] from now.
     pub fn deadline(&self, notice: &Notice, now: Instant) -> Instant {
-        let by_stop_timeout = now + (self.stop_timeout.get() - self.stop_timeout.margin());
+        let by_stop_timeout = now + self.stop_timeout.budget();
         match (notice.reason, notice.host_ends) {
             (Reason::Sigterm, None) => by_stop_timeout,
             (Reason::Sigterm, Some(end)) => by_stop_timeout.min(self.before_host_ends(end, now)),

@@ -23,7 +23,8 @@
 //! - [`endpoints`], [`status`], [`telemetry`]: what others may see
 //! - [`config`]: every setting
 //!
-//! Tools stand around it: [`local`], the stand-in for ECS and the rehearsal.
+//! Tools stand around it: [`task_definition`], which checks task definitions and wires the sidecar in, and
+//! [`local`], the stand-in for ECS and the rehearsal.
 //!
 //! # How a notice flows
 //! ```text
@@ -52,3 +53,4 @@ pub mod telemetry;
 pub mod watch;
 
 pub mod local;
+pub mod task_definition;

@@ -362,6 +362,16 @@ pub struct LabelError {
 }
 
 impl LabelError {
+    /// Whose label it is.
+    pub fn container(&self) -> &str {
+        &self.container
+    }
+
+    /// Which label.
+    pub fn label(&self) -> &'static str {
+        self.label
+    }
+
     fn new(container: &Container, label: &'static str, why: StepError) -> LabelError {
         LabelError {
             container: container.name.clone(),

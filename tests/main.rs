@@ -14,6 +14,7 @@ mod process;
 
 mod answers;
 mod caddy;
+mod check;
 mod command_line;
 mod containers;
 mod endpoints;

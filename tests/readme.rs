@@ -25,6 +25,16 @@ fn its_table_has_every_setting_with_its_default_and_meaning() {
 }
 
 #[test]
+fn its_task_definition_is_clean() {
+    let readme = readme();
+    let json = readme.split("```json\n{\n  \"family\"").nth(1).unwrap();
+    let json = format!("{{\"family\"{}", json.split("```").next().unwrap());
+    let source = ecs_prestop::task_definition::source::Source::new("README.json", json, true);
+    let checked = ecs_prestop::task_definition::check::check(source, &Default::default());
+    assert_eq!(checked.unwrap().unwrap().findings.len(), 0);
+}
+
+#[test]
 fn its_python_app_drains_without_a_loss() {
     let readme = readme();
     let code = readme

@@ -35,6 +35,17 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// The variable or the flag.
+    pub fn name(&self) -> &str {
+        match self {
+            Problem::Value { name, .. } | Problem::NotYet { name, .. } | Problem::Unknown { name, .. } => {
+                name
+            }
+        }
+    }
+}
+
 struct Nearest<'a>(&'a Option<String>);
 
 impl fmt::Display for Nearest<'_> {

@@ -1,0 +1,266 @@
+//! `check`: reads files, runs the rules over every task definition in them, shows what they found.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::document;
+use super::model::{self, NoTask};
+use super::source::{self, Problem, Source};
+
+mod finding;
+mod ignore;
+pub mod output;
+mod pages;
+pub mod rules;
+
+pub use finding::{Finding, Findings, Located};
+use output::Format;
+pub use pages::{document as rules_document, page};
+pub use rules::{RULES, Rule};
+
+/// The subcommand.
+pub const NAME: &str = "check";
+
+/// Nobody reads more of one file, and each takes a walk through the tree to find its path.
+const MAX_FINDINGS: usize = 200;
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Worth knowing; often right as it is.
+    Note,
+    /// Loses work in some shutdowns.
+    Warning,
+    /// Cannot work, or loses work in every shutdown.
+    Error,
+}
+
+impl Severity {
+    /// As it is written everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        }
+    }
+}
+
+/// One file, and what the rules found in it.
+#[derive(Debug)]
+pub struct Checked {
+    /// The file.
+    pub source: Source,
+    /// How many task definitions it holds.
+    pub tasks: usize,
+    /// By their place in the file.
+    pub findings: Vec<Located>,
+    /// Findings beyond the bound, which are not kept.
+    pub more: usize,
+}
+
+/// What to leave out.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Rules that were switched off.
+    pub ignored: Vec<&'static str>,
+    /// The lowest severity that is shown.
+    pub severity: Severity,
+}
+
+impl Default for Selection {
+    fn default() -> Selection {
+        Selection {
+            ignored: Vec::new(),
+            severity: Severity::Note,
+        }
+    }
+}
+
+/// Checks one text. `None` for a file that nobody named and that holds no task definition.
+///
+/// # Errors
+/// Where it cannot be read as any form of a task definition.
+pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, Problem> {
+    if !source.named && !may_hold_tasks(&source.text) {
+        return Ok(None);
+    }
+    let root = match document::parse(&source.name, &source.text) {
+        Ok((root, _)) => root,
+        Err(why) => return Err(source.problem(why.at, why.message)),
+    };
+    let tasks = match model::tasks(&root) {
+        Ok(tasks) => tasks,
+        Err(_) if !source.named => return Ok(None),
+        Err(NoTask::Foreign { message, at }) => return Err(source.problem(at, message)),
+        Err(NoTask::Empty) => Vec::new(),
+    };
+    let mut all = Vec::new();
+    for task in &tasks {
+        for rule in &RULES {
+            if rule.applies_to(task.form) && !selection.ignored.contains(&rule.id) {
+                let mut findings = Findings::new(rule);
+                (rule.check)(task, &mut findings);
+                all.extend(findings.into_iter());
+            }
+        }
+    }
+    let comments = ignore::Comments::of(&source.text);
+    all.retain(|finding| {
+        finding.severity >= selection.severity
+            && !comments.silence(finding.rule.id, source.position(finding.span.start).line)
+    });
+    all.sort_by_key(|finding| (finding.span, finding.rule.id));
+    let more = all.len().saturating_sub(MAX_FINDINGS);
+    all.truncate(MAX_FINDINGS);
+    let findings = all
+        .into_iter()
+        .map(|finding| finding.locate(&source, &root))
+        .collect();
+    let tasks = tasks.len();
+    Ok(Some(Checked {
+        source,
+        tasks,
+        findings,
+        more,
+    }))
+}
+
+/// A cheap look that spares a directory's other files.
+fn may_hold_tasks(text: &str) -> bool {
+    ["containerDefinitions", "AWS::ECS::TaskDefinition", "services"]
+        .iter()
+        .any(|word| text.contains(word))
+}
+
+/// The command line of `check`.
+pub fn command() -> Command {
+    Command::new(NAME)
+        .about("Finds what loses work when a task definition is stopped, with the sidecar or without")
+        .arg(
+            Arg::new("files")
+                .value_name("FILE")
+                .num_args(1..)
+                .required_unless_present_any(["list", "explain"])
+                .help("Task definitions, CloudFormation templates or compose files; directories; `-` for standard input"),
+        )
+        .arg(
+            Arg::new("format")
+                .long("format")
+                .value_name("FORMAT")
+                .value_parser(Format::NAMES)
+                .default_value("text")
+                .help("text, json, sarif (2.1.0) or github (annotations of a workflow)"),
+        )
+        .arg(
+            Arg::new("severity")
+                .long("severity")
+                .value_name("SEVERITY")
+                .value_parser(["note", "warning", "error"])
+                .default_value("note")
+                .help("The least that is shown: note, warning or error"),
+        )
+        .arg(
+            Arg::new("ignore")
+                .long("ignore")
+                .value_name("RULE")
+                .action(ArgAction::Append)
+                .value_delimiter(',')
+                .value_parser(|text: &str| rules::find(text).map(|rule| rule.id))
+                .help("Leaves a rule out, such as PS012; in YAML `# ecs-prestop: ignore PS012` does so on a line"),
+        )
+        .arg(
+            Arg::new("list")
+                .long("list")
+                .action(ArgAction::SetTrue)
+                .help("Lists the rules"),
+        )
+        .arg(
+            Arg::new("explain")
+                .long("explain")
+                .value_name("RULE")
+                .value_parser(|text: &str| rules::find(text).map(|rule| rule.id))
+                .help("Prints a rule's page, such as PS003"),
+        )
+        .after_help("Exits 0 if there is nothing to find, 1 with findings, 2 if a file cannot be read.")
+}
+
+/// Runs `check`.
+pub fn main(matches: &ArgMatches) -> ExitCode {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let shown = if matches.get_flag("list") {
+        out.write_all(pages::list().as_bytes())
+            .map(|()| ExitCode::SUCCESS)
+    } else if let Some(id) = matches.get_one::<&'static str>("explain") {
+        let page = rules::find(id).map(page).unwrap_or_default();
+        out.write_all(page.as_bytes()).map(|()| ExitCode::SUCCESS)
+    } else {
+        files(matches, &mut out)
+    };
+    // A reader that has seen enough (`| head`) is no fault.
+    match shown.and_then(|code| out.flush().map(|()| code)) {
+        Ok(code) => code,
+        Err(why) if why.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(1),
+        Err(why) => {
+            eprintln!("ecs-prestop: cannot write: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode> {
+    let selection = Selection {
+        ignored: matches
+            .get_many::<&'static str>("ignore")
+            .map(|ids| ids.copied().collect())
+            .unwrap_or_default(),
+        severity: match matches.get_one::<String>("severity").map(String::as_str) {
+            Some("error") => Severity::Error,
+            Some("warning") => Severity::Warning,
+            _ => Severity::Note,
+        },
+    };
+    let paths: Vec<String> = matches
+        .get_many::<String>("files")
+        .map(|paths| paths.cloned().collect())
+        .unwrap_or_default();
+    let mut checked = Vec::new();
+    let mut problems = Vec::new();
+    source::each(&paths, |source| {
+        match source.and_then(|source| check(source, &selection)) {
+            Ok(Some(file)) => checked.push(file.without_text_if_clean()),
+            Ok(None) => {}
+            Err(problem) => problems.push(problem),
+        }
+    });
+    let format = Format::named(matches.get_one::<String>("format").map_or("text", String::as_str));
+    output::write(format, &checked, &problems, out)?;
+    if problems.is_empty() && checked.is_empty() {
+        out.flush()?;
+        eprintln!("ecs-prestop: no task definition in {}", paths.join(", "));
+        return Ok(ExitCode::from(2));
+    }
+    Ok(if !problems.is_empty() {
+        ExitCode::from(2)
+    } else if checked.iter().any(|file| !file.findings.is_empty()) {
+        ExitCode::from(1)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+impl Checked {
+    /// Thousands of clean files need not stay in memory until all are shown.
+    fn without_text_if_clean(mut self) -> Checked {
+        if self.findings.is_empty() {
+            self.source = Source::new(
+                std::mem::take(&mut self.source.name),
+                String::new(),
+                self.source.named,
+            );
+        }
+        self
+    }
+}

@@ -1,0 +1,7 @@
+//! The sidecar's container.
+
+pub(super) mod essential;
+pub(super) mod health_check;
+pub(super) mod memory;
+pub(super) mod restarts;
+pub(super) mod writable_root;

@@ -1,0 +1,247 @@
+//! A JSON or YAML text as a tree whose every value knows where it stands.
+//!
+//! Knows nothing of ECS. Whatever comes in, building the tree ends soon and in little memory: the
+//! text, the depth and the number of values are bounded, and so is what YAML's aliases can repeat.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+mod json;
+mod yaml;
+
+/// A task definition has at most 64 KiB (developer guide, *Service quotas*), a CloudFormation
+/// template 1 MB (user guide, *Understand CloudFormation quotas*), which is the larger.
+pub const MAX_BYTES: u64 = 1 << 20;
+
+/// Nobody nests templates so deep by hand or by machine, and the stack holds it with ease.
+const MAX_DEPTH: usize = 128;
+
+/// A text of [`MAX_BYTES`] in which every other byte starts a value; aliases cannot go beyond.
+const MAX_VALUES: usize = 500_000;
+
+/// A range of bytes in the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// The first byte.
+    pub start: usize,
+    /// The byte behind the last one.
+    pub end: usize,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub struct Node<'a> {
+    /// What it is.
+    pub kind: Kind<'a>,
+    /// From its first byte to behind its last one.
+    pub span: Span,
+    /// YAML's `!Ref` and the like, without the exclamation mark.
+    pub tag: Option<Box<str>>,
+}
+
+/// What a value is.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Kind<'a> {
+    Null,
+    Bool(bool),
+    /// As it is written.
+    Number(Cow<'a, str>),
+    String(Cow<'a, str>),
+    List(Vec<Node<'a>>),
+    Map(Vec<Entry<'a>>),
+}
+
+/// A key and its value.
+#[derive(Clone, Debug)]
+pub struct Entry<'a> {
+    /// The key's text.
+    pub key: Cow<'a, str>,
+    /// Where the key stands.
+    pub key_span: Span,
+    /// Its value.
+    pub value: Node<'a>,
+}
+
+/// Why a text is not a document, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// What is wrong and what was expected.
+    pub message: String,
+    /// Where it shows.
+    pub at: usize,
+}
+
+impl Unreadable {
+    fn new(at: usize, message: impl Into<String>) -> Unreadable {
+        Unreadable {
+            message: message.into(),
+            at,
+        }
+    }
+}
+
+/// The language of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Syntax {
+    Json,
+    Yaml,
+}
+
+impl Syntax {
+    /// By the name of the file, else by how its text starts: all JSON that people write is YAML, but its
+    /// errors are better told in its own terms.
+    fn of(name: &str, text: &str) -> Syntax {
+        let starts_as_json = text.trim_start().starts_with(['{', '[']);
+        match name.rsplit('.').next() {
+            Some("json") => Syntax::Json,
+            Some("yaml" | "yml") => Syntax::Yaml,
+            _ if starts_as_json => Syntax::Json,
+            _ => Syntax::Yaml,
+        }
+    }
+}
+
+/// Reads the text of the file `name`.
+///
+/// # Errors
+/// Where it is neither JSON nor YAML, or goes beyond the bounds of this module.
+pub fn parse<'a>(name: &str, text: &'a str) -> Result<(Node<'a>, Syntax), Unreadable> {
+    if text.trim().is_empty() {
+        return Err(Unreadable::new(
+            0,
+            "the file is empty: expected a task definition in JSON or YAML",
+        ));
+    }
+    let syntax = Syntax::of(name, text);
+    let root = match syntax {
+        Syntax::Json => json::parse(text),
+        Syntax::Yaml => yaml::parse(text),
+    }?;
+    Ok((root, syntax))
+}
+
+impl<'a> Node<'a> {
+    fn new(kind: Kind<'a>, span: Span) -> Node<'a> {
+        Node {
+            kind,
+            span,
+            tag: None,
+        }
+    }
+
+    /// The entries of a map; none of anything else.
+    pub fn entries(&self) -> &[Entry<'a>] {
+        match &self.kind {
+            Kind::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    /// The items of a list; none of anything else.
+    pub fn items(&self) -> &[Node<'a>] {
+        match &self.kind {
+            Kind::List(items) => items,
+            _ => &[],
+        }
+    }
+
+    /// A map's value under `key`.
+    pub fn get(&self, key: &str) -> Option<&Node<'a>> {
+        self.entries()
+            .iter()
+            .find(|entry| entry.key == key)
+            .map(|entry| &entry.value)
+    }
+
+    /// The text of a string.
+    pub fn text(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The text of anything that is one word: a string, a number, `true`.
+    pub fn word(&self) -> Option<Cow<'_, str>> {
+        match &self.kind {
+            Kind::String(text) | Kind::Number(text) => Some(Cow::Borrowed(text)),
+            Kind::Bool(value) => Some(Cow::Borrowed(if *value { "true" } else { "false" })),
+            _ => None,
+        }
+    }
+
+    /// What it is, for a message.
+    pub fn describe(&self) -> &'static str {
+        match self.kind {
+            Kind::Null => "null",
+            Kind::Bool(_) => "a boolean",
+            Kind::Number(_) => "a number",
+            Kind::String(_) => "text",
+            Kind::List(_) => "a list",
+            Kind::Map(_) => "an object",
+        }
+    }
+
+    /// The JSON path from this node to `target`, which is found by identity.
+    pub fn path_to(&self, target: &Node<'_>) -> Option<String> {
+        if std::ptr::eq(
+            std::ptr::from_ref(self).cast::<()>(),
+            std::ptr::from_ref(target).cast(),
+        ) {
+            return Some(String::new());
+        }
+        for (index, item) in self.items().iter().enumerate() {
+            if let Some(rest) = item.path_to(target) {
+                return Some(format!("[{index}]{rest}"));
+            }
+        }
+        for entry in self.entries() {
+            if let Some(rest) = entry.value.path_to(target) {
+                return Some(format!("{}{rest}", member(&entry.key)));
+            }
+        }
+        None
+    }
+}
+
+/// `.name`, or `['na me']` as RFC 9535 writes it.
+fn member(key: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if !key.is_empty() && !key.starts_with(|c: char| c.is_ascii_digit()) && key.chars().all(plain) {
+        format!(".{key}")
+    } else {
+        format!("['{}']", key.replace('\\', "\\\\").replace('\'', "\\'"))
+    }
+}
+
+/// A key that stands twice: readers differ in which of the two they take.
+fn refuse_twice(entries: &[Entry<'_>], what: &str) -> Result<(), Unreadable> {
+    let mut seen = HashSet::with_capacity(entries.len());
+    for entry in entries {
+        if !seen.insert(entry.key.as_ref()) {
+            return Err(Unreadable::new(
+                entry.key_span.start,
+                format!(
+                    "the key `{}` stands twice in one {what}: expected each key once",
+                    shortened(&entry.key)
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What comes from a file is quoted in part only.
+pub fn shortened(text: &str) -> Cow<'_, str> {
+    const LONG: usize = 60;
+    match text.char_indices().nth(LONG) {
+        None => Cow::Borrowed(text),
+        Some((at, _)) => Cow::Owned(format!("{}…", &text[..at])),
+    }
+}
+
+fn too_deep(at: usize) -> Unreadable {
+    Unreadable::new(at, format!("nested more than {MAX_DEPTH} levels deep"))
+}

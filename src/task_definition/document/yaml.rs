@@ -1,0 +1,277 @@
+//! YAML with anchors, aliases, merge keys and the tags of CloudFormation.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
+
+use super::{Entry, Kind, MAX_DEPTH, MAX_VALUES, Node, Span, Unreadable, refuse_twice, too_deep};
+
+pub(super) fn parse(text: &str) -> Result<Node<'_>, Unreadable> {
+    let mut reader = Reader {
+        text,
+        offsets: Offsets::of(text),
+        parser: Parser::new_from_str(text),
+        anchors: HashMap::new(),
+        values: 0,
+    };
+    let root = reader.document()?;
+    Ok(root.unwrap_or_else(|| Node::new(Kind::Null, Span { start: 0, end: 0 })))
+}
+
+/// The parser counts characters, everybody else bytes.
+enum Offsets {
+    Same,
+    Of(Vec<usize>),
+}
+
+impl Offsets {
+    fn of(text: &str) -> Offsets {
+        if text.is_ascii() {
+            return Offsets::Same;
+        }
+        Offsets::Of(
+            text.char_indices()
+                .map(|(at, _)| at)
+                .chain([text.len()])
+                .collect(),
+        )
+    }
+
+    fn at(&self, marker: Marker, text: &str) -> usize {
+        match self {
+            Offsets::Same => marker.index().min(text.len()),
+            Offsets::Of(offsets) => offsets.get(marker.index()).copied().unwrap_or(text.len()),
+        }
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    offsets: Offsets,
+    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    /// What an alias stands for, and how many values that is.
+    anchors: HashMap<usize, (Node<'a>, usize)>,
+    values: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn next(&mut self) -> Result<(Event<'a>, Span), Unreadable> {
+        match self.parser.next_event() {
+            None => Ok((
+                Event::StreamEnd,
+                Span {
+                    start: self.text.len(),
+                    end: self.text.len(),
+                },
+            )),
+            Some(Ok((event, span))) => {
+                let start = self.offsets.at(span.start, self.text);
+                let end = self.offsets.at(span.end, self.text).max(start);
+                Ok((event, Span { start, end }))
+            }
+            Some(Err(why)) => Err(Unreadable::new(
+                self.offsets.at(*why.marker(), self.text),
+                format!("not YAML: {}", why.info()),
+            )),
+        }
+    }
+
+    /// The first document, and there must be no second one.
+    fn document(&mut self) -> Result<Option<Node<'a>>, Unreadable> {
+        let mut root = None;
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamEnd => return Ok(root),
+                Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
+                _ if root.is_some() => {
+                    return Err(Unreadable::new(
+                        span.start,
+                        "a second YAML document: expected one in a file",
+                    ));
+                }
+                event => root = Some(self.node(event, span, 0)?),
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node<'a>, Unreadable> {
+        if depth > MAX_DEPTH {
+            return Err(too_deep(span.start));
+        }
+        let before = self.values;
+        self.count(1, span.start)?;
+        let (anchor, node) = match event {
+            Event::Alias(anchor) => return self.alias(anchor, span),
+            Event::Scalar(text, style, anchor, tag) => {
+                let kind = if style == ScalarStyle::Plain && tag.is_none() {
+                    plain(text)
+                } else {
+                    Kind::String(text)
+                };
+                (
+                    anchor,
+                    Node {
+                        kind,
+                        span,
+                        tag: own(tag),
+                    },
+                )
+            }
+            Event::SequenceStart(anchor, tag) => {
+                let (items, end) = self.sequence(span, depth)?;
+                (
+                    anchor,
+                    Node {
+                        kind: Kind::List(items),
+                        span: Span { end, ..span },
+                        tag: own(tag),
+                    },
+                )
+            }
+            Event::MappingStart(anchor, tag) => {
+                let (entries, end) = self.mapping(span, depth)?;
+                (
+                    anchor,
+                    Node {
+                        kind: Kind::Map(entries),
+                        span: Span { end, ..span },
+                        tag: own(tag),
+                    },
+                )
+            }
+            _ => return Err(Unreadable::new(span.start, "not YAML: expected a value")),
+        };
+        if anchor != 0 {
+            self.anchors.insert(anchor, (node.clone(), self.values - before));
+        }
+        Ok(node)
+    }
+
+    /// Repeats what stands at the anchor; where it stands stays what it was.
+    fn alias(&mut self, anchor: usize, span: Span) -> Result<Node<'a>, Unreadable> {
+        let Some((_, size)) = self.anchors.get(&anchor) else {
+            return Err(Unreadable::new(
+                span.start,
+                "not YAML: an alias inside of its own anchor",
+            ));
+        };
+        self.count(*size, span.start)?;
+        let node = self.anchors.get(&anchor).map(|(node, _)| node.clone());
+        node.ok_or_else(|| Unreadable::new(span.start, "not YAML: an alias without an anchor"))
+    }
+
+    fn count(&mut self, more: usize, at: usize) -> Result<(), Unreadable> {
+        self.values = self.values.saturating_add(more);
+        if self.values > MAX_VALUES {
+            return Err(Unreadable::new(
+                at,
+                format!("more than {MAX_VALUES} values, those that aliases repeat included"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn sequence(&mut self, start: Span, depth: usize) -> Result<(Vec<Node<'a>>, usize), Unreadable> {
+        let mut items = Vec::new();
+        let mut end = start.end;
+        loop {
+            let (event, span) = self.next()?;
+            if matches!(event, Event::SequenceEnd) {
+                return Ok((items, self.end_of(span, end)));
+            }
+            let aliased = matches!(event, Event::Alias(_));
+            let item = self.node(event, span, depth + 1)?;
+            end = end.max(if aliased { span.end } else { item.span.end });
+            items.push(item);
+        }
+    }
+
+    fn mapping(&mut self, start: Span, depth: usize) -> Result<(Vec<Entry<'a>>, usize), Unreadable> {
+        let mut entries = Vec::new();
+        let mut merged = Vec::new();
+        let mut end = start.end;
+        loop {
+            let (event, key_span) = self.next()?;
+            let key = match event {
+                Event::MappingEnd => {
+                    end = self.end_of(key_span, end);
+                    break;
+                }
+                Event::Scalar(key, ..) => key,
+                _ => {
+                    return Err(Unreadable::new(
+                        key_span.start,
+                        "a key that is no text: expected a name",
+                    ));
+                }
+            };
+            let (event, span) = self.next()?;
+            let aliased = matches!(event, Event::Alias(_));
+            let value = self.node(event, span, depth + 1)?;
+            end = end.max(if aliased { span.end } else { value.span.end });
+            if key == "<<" {
+                merged.push(value);
+            } else {
+                entries.push(Entry { key, key_span, value });
+            }
+        }
+        refuse_twice(&entries, "mapping")?;
+        merge(&mut entries, merged);
+        Ok((entries, end))
+    }
+
+    /// A flow collection ends with its bracket; a block one, whose end is known only from what
+    /// follows, with its last value.
+    fn end_of(&self, closing: Span, last: usize) -> usize {
+        let bracket = self.text.as_bytes().get(closing.start);
+        if matches!(bracket, Some(b']' | b'}')) && closing.end > closing.start {
+            closing.end
+        } else {
+            last
+        }
+    }
+}
+
+/// `<<`: a mapping, or a list of them; what is written out wins (yaml.org, *Merge Key Language-Independent
+/// Type*).
+fn merge<'a>(entries: &mut Vec<Entry<'a>>, merged: Vec<Node<'a>>) {
+    let mut known: HashSet<String> = entries.iter().map(|entry| entry.key.to_string()).collect();
+    let mut take = |mapping: Node<'a>| {
+        if let Kind::Map(more) = mapping.kind {
+            entries.extend(
+                more.into_iter()
+                    .filter(|entry| known.insert(entry.key.to_string())),
+            );
+        }
+    };
+    for node in merged {
+        match node.kind {
+            Kind::List(items) => items.into_iter().for_each(&mut take),
+            _ => take(node),
+        }
+    }
+}
+
+/// The core schema of YAML 1.2, with the words that people still write for booleans.
+fn plain(text: Cow<'_, str>) -> Kind<'_> {
+    match text.as_ref() {
+        "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
+        "true" | "True" | "TRUE" => Kind::Bool(true),
+        "false" | "False" | "FALSE" => Kind::Bool(false),
+        number if is_number(number) => Kind::Number(text),
+        _ => Kind::String(text),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'))
+        && text.contains(|c: char| c.is_ascii_digit())
+        && text.parse::<f64>().is_ok()
+}
+
+fn own(tag: Option<Cow<'_, Tag>>) -> Option<Box<str>> {
+    tag.filter(|tag| tag.handle == "!")
+        .map(|tag| tag.suffix.as_str().into())
+}

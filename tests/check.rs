@@ -1,0 +1,805 @@
+//! `check` finds what it is there to find, nothing else, and says so readably.
+
+use std::fmt::Write;
+use std::process::Stdio;
+
+use ecs_prestop::task_definition::check::output::{self, Format};
+use ecs_prestop::task_definition::check::{Checked, RULES, Selection, check, rules_document};
+use ecs_prestop::task_definition::source::{Problem, Source};
+use serde_json::{Value, json};
+
+use crate::process::{binary, complaints, run};
+
+/// What a terminal has at least.
+const COLUMNS: usize = 80;
+
+fn checked(name: &str, text: &str) -> Checked {
+    let source = Source::new(name, text.to_owned(), true);
+    check(source, &Selection::default()).unwrap().unwrap()
+}
+
+fn problem(name: &str, text: &str) -> Problem {
+    let source = Source::new(name, text.to_owned(), true);
+    check(source, &Selection::default()).unwrap_err()
+}
+
+fn found(name: &str, text: &str) -> Vec<&'static str> {
+    let mut ids: Vec<_> = checked(name, text)
+        .findings
+        .iter()
+        .map(|finding| finding.rule.id)
+        .collect();
+    ids.dedup();
+    ids
+}
+
+#[test]
+fn each_finding_reads_well_in_80_columns() {
+    let mut all = String::new();
+    for rule in &RULES {
+        let text = rule.example.failing();
+        let name = if text.starts_with('{') {
+            "web.json"
+        } else {
+            "web.yaml"
+        };
+        let file = checked(name, &text);
+        let text = output::text(&[file], &[], false);
+        for line in text.lines() {
+            assert!(line.chars().count() <= COLUMNS, "{}: {line}", rule.id);
+        }
+        let finding = text.split("\n\n").next().unwrap();
+        writeln!(all, "{finding}\n").unwrap();
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[test]
+fn with_colour_it_reads_the_same() {
+    let text = RULES[0]
+        .example
+        .failing()
+        .replace("\"stopTimeout\": 25", "\"stopTimeout\": \"25\"");
+    let plain = output::text(&[checked("web.json", &text)], &[], false);
+    let coloured = output::text(&[checked("web.json", &text)], &[], true);
+    insta::assert_snapshot!(coloured.replace('\u{1b}', "␛"));
+    let mut without = coloured;
+    while let Some(start) = without.find('\u{1b}') {
+        let end = start + without[start..].find('m').unwrap();
+        without.replace_range(start..=end, "");
+    }
+    assert_eq!(without, plain);
+}
+
+#[test]
+fn the_document_of_rules_is_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/task-definitions/rules.md");
+    if std::env::var_os("UPDATE_RULES").is_some() {
+        std::fs::write(path, rules_document()).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        written == rules_document(),
+        "task-definitions/rules.md differs from the rules: run this test with UPDATE_RULES=1"
+    );
+}
+
+/// The files that the repository shows to its users.
+fn examples() -> Vec<(String, String)> {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/task-definitions");
+    let files = [directory.to_owned(), format!("{directory}/cloudformation")];
+    let entries = files
+        .iter()
+        .flat_map(|directory| std::fs::read_dir(directory).unwrap());
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let documents = paths.filter(|path| path.extension().is_some_and(|end| end == "json" || end == "yaml"));
+    documents
+        .map(|path| {
+            (
+                path.display().to_string(),
+                std::fs::read_to_string(&path).unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn every_file_in_task_definitions_is_clean() {
+    let files = examples();
+    assert!(files.len() >= 10, "{}", files.len());
+    for (name, text) in files {
+        assert_eq!(found(&name, &text), [""; 0], "{name}");
+    }
+}
+
+/// A way to break a task definition: the rule, and what is done to it. `false` where this file has
+/// nothing that could be broken so.
+type Breakage = (&'static str, fn(&mut Value) -> bool);
+
+fn containers(task: &mut Value) -> &mut Vec<Value> {
+    task["containerDefinitions"].as_array_mut().unwrap()
+}
+
+fn sidecar(task: &mut Value) -> Option<&mut Value> {
+    containers(task)
+        .iter_mut()
+        .find(|container| container["name"] == "prestop")
+}
+
+/// The container that the first step is for.
+fn app(task: &mut Value) -> Option<&mut Value> {
+    containers(task).iter_mut().find(|container| {
+        ["app", "worker", "nginx", "web"].contains(&container["name"].as_str().unwrap_or(""))
+    })
+}
+
+fn set(value: Option<&mut Value>, key: &str, new: Value) -> bool {
+    let Some(object) = value else { return false };
+    object[key] = new;
+    true
+}
+
+fn remove(value: Option<&mut Value>, key: &str) -> bool {
+    value.is_some_and(|object| object.as_object_mut().unwrap().remove(key).is_some())
+}
+
+fn setting(task: &mut Value, name: &str, value: &str) -> bool {
+    let Some(sidecar) = sidecar(task) else {
+        return false;
+    };
+    let variables = sidecar["environment"].as_array_mut().unwrap();
+    variables.retain(|variable| variable["name"] != name);
+    variables.push(json!({"name": name, "value": value}));
+    true
+}
+
+fn drain(task: &mut Value) -> String {
+    let Some(sidecar) = sidecar(task) else {
+        return String::new();
+    };
+    let variables = sidecar["environment"].as_array().unwrap();
+    let drain = variables
+        .iter()
+        .find(|variable| variable["name"] == "PRESTOP_DRAIN");
+    drain.map_or_else(String::new, |variable| {
+        variable["value"].as_str().unwrap().to_owned()
+    })
+}
+
+const BREAKAGES: &[Breakage] = &[
+    ("PS001", |task| remove(sidecar(task), "dependsOn")),
+    ("PS001", |task| {
+        set(
+            sidecar(task),
+            "dependsOn",
+            json!([{"containerName": "other", "condition": "START"}]),
+        );
+        containers(task).push(
+            json!({"name": "other", "image": "other:1", "essential": false, "memory": 32, "stopTimeout": 2}),
+        );
+        true
+    }),
+    ("PS002", |task| {
+        let name = app(task).map(|app| app["name"].clone());
+        remove(sidecar(task), "dependsOn");
+        for container in containers(task) {
+            if container["name"] != "prestop" && container["firelensConfiguration"].is_null() {
+                container["dependsOn"] = json!([{"containerName": "prestop", "condition": "START"}]);
+            }
+        }
+        name.is_some()
+    }),
+    ("PS003", |task| {
+        let name = app(task).map(|app| app["name"].clone()).unwrap_or_default();
+        set(
+            app(task),
+            "dependsOn",
+            json!([{"containerName": name, "condition": "START"}]),
+        )
+    }),
+    ("PS003", |task| {
+        let name = app(task).map(|app| app["name"].clone()).unwrap_or_default();
+        let others = json!([{"containerName": "helper", "condition": "START"}]);
+        containers(task).push(
+            json!({"name": "helper", "image": "helper:1", "essential": false, "memory": 32,
+            "dependsOn": [{"containerName": name, "condition": "START"}]}),
+        );
+        set(app(task), "dependsOn", others)
+    }),
+    ("PS004", |task| {
+        set(
+            app(task),
+            "dependsOn",
+            json!([{"containerName": "nobody", "condition": "START"}]),
+        )
+    }),
+    ("PS005", |task| {
+        let router = containers(task)
+            .iter_mut()
+            .find(|container| !container["firelensConfiguration"].is_null());
+        let broken = set(
+            router,
+            "dependsOn",
+            json!([{"containerName": "app", "condition": "START"}]),
+        );
+        remove(app(task), "dependsOn");
+        if let Some(sidecar) = sidecar(task) {
+            sidecar["dependsOn"]
+                .as_array_mut()
+                .unwrap()
+                .retain(|entry| entry["containerName"] == "app");
+            remove(Some(sidecar), "logConfiguration");
+        }
+        broken
+    }),
+    ("PS006", |task| {
+        containers(task).push(json!({"name": "database", "image": "edoburu/pgbouncer:1", "memory": 32}));
+        true
+    }),
+    ("PS006", |task| {
+        let name = app(task).map(|app| app["name"].clone()).unwrap_or_default();
+        containers(task).push(
+            json!({"name": "mesh", "image": "pgbouncer:1", "memory": 32, "stopTimeout": 2,
+            "dependsOn": [{"containerName": name, "condition": "START"}]}),
+        );
+        true
+    }),
+    ("PS007", |task| {
+        let entry = sidecar(task).map(|sidecar| &mut sidecar["dependsOn"][0]);
+        set(entry, "condition", json!("HEALTHY"))
+    }),
+    ("PS010", |task| {
+        // The default of 30 s must fit in for itself.
+        setting(task, "PRESTOP_RESERVE", "60s") && remove(app(task), "stopTimeout")
+    }),
+    ("PS011", |task| set(app(task), "stopTimeout", json!(0))),
+    ("PS012", |task| {
+        let on_ec2 = task["requiresCompatibilities"] == json!(["EC2"]);
+        on_ec2 && set(app(task), "stopTimeout", json!(121))
+    }),
+    ("PS013", |task| {
+        let on_demand = sidecar(task).is_some_and(|sidecar| sidecar.to_string().contains("on-demand"));
+        !on_demand && set(app(task), "stopTimeout", json!(119))
+    }),
+    ("PS014", |task| {
+        setting(task, "PRESTOP_SETTLE", "0s") && setting(task, "PRESTOP_STOP_TIMEOUT", "29s")
+    }),
+    ("PS014", |task| remove(sidecar(task), "stopTimeout")),
+    ("PS015", |task| setting(task, "PRESTOP_SETTLE", "70s")),
+    ("PS015", |task| {
+        let on_demand = sidecar(task).is_some_and(|sidecar| sidecar.to_string().contains("on-demand"));
+        setting(task, "PRESTOP_SETTLE", "0s") && !on_demand && setting(task, "PRESTOP_RESERVE", "110s") && {
+            set(sidecar(task), "stopTimeout", json!(5));
+            setting(task, "PRESTOP_STOP_TIMEOUT", "5s")
+        }
+    }),
+    ("PS020", |task| {
+        set(app(task), "command", json!(["sh", "-c", "migrate; app"]))
+    }),
+    ("PS020", |task| {
+        set(app(task), "entryPoint", json!(["/bin/bash", "-lc"]));
+        set(app(task), "command", json!(["cd /srv && ./app"]))
+    }),
+    ("PS020", |task| set(app(task), "command", json!(["npm", "start"]))),
+    ("PS021", |task| {
+        task["pidMode"].is_null() && set(app(task), "command", json!(["node", "server.js"]))
+    }),
+    ("PS021", |task| {
+        task["pidMode"].is_null()
+            && set(
+                app(task),
+                "command",
+                json!(["sh", "-c", "exec python3 worker.py"]),
+            )
+    }),
+    ("PS022", |task| {
+        drain(task).contains("signal") && remove(Some(task), "pidMode")
+    }),
+    ("PS022", |task| {
+        drain(task).contains("signal")
+            && set(sidecar(task), "user", json!("100"))
+            && set(app(task), "user", json!("101"))
+    }),
+    ("PS030", |task| setting(task, "PRESTOP_RESERVE", "2h")),
+    ("PS030", |task| setting(task, "PRESTOP_STOPTIMEOUT", "90s")),
+    ("PS030", |task| {
+        let from_labels = drain(task).is_empty();
+        !from_labels && setting(task, "PRESTOP_DRAIN", "")
+    }),
+    ("PS030", |task| {
+        let labelled = containers(task)
+            .iter_mut()
+            .find(|container| !container["dockerLabels"].is_null());
+        labelled.is_some_and(|container| {
+            container["dockerLabels"]["prestop.order"] = json!("first");
+            true
+        })
+    }),
+    ("PS031", |task| {
+        drain(task).contains("http") && setting(task, "PRESTOP_DRAIN", "http://nobody:8080/drain")
+    }),
+    ("PS032", |task| {
+        drain(task).contains("http://app:8080") && setting(task, "PRESTOP_DRAIN", "http://app:8090/drain")
+    }),
+    ("PS033", |task| {
+        task["networkMode"] == "bridge" && setting(task, "PRESTOP_DRAIN", "http://127.0.0.1:8080/drain")
+    }),
+    ("PS033", |task| {
+        task["networkMode"] == "bridge" && setting(task, "PRESTOP_DRAIN", "ack")
+    }),
+    ("PS034", |task| setting(task, "PRESTOP_DRAIN_TOKEN", "hunter2")),
+    ("PS035", |task| {
+        drain(task).contains("ack") && setting(task, "PRESTOP_LISTEN", "off")
+    }),
+    ("PS040", |task| set(sidecar(task), "essential", json!(true))),
+    ("PS040", |task| remove(sidecar(task), "essential")),
+    ("PS041", |task| remove(sidecar(task), "healthCheck")),
+    ("PS041", |task| {
+        set(
+            sidecar(task),
+            "healthCheck",
+            json!({"command": ["CMD", "curl", "http://127.0.0.1:9911/healthz"]}),
+        )
+    }),
+    ("PS042", |task| remove(sidecar(task), "readonlyRootFilesystem")),
+    ("PS043", |task| set(sidecar(task), "memory", json!(5))),
+    ("PS045", |task| {
+        let restarts = sidecar(task).is_some_and(|sidecar| !sidecar["restartPolicy"].is_null());
+        restarts && set(sidecar(task), "restartPolicy", json!({"enabled": true}))
+    }),
+    ("PS050", |task| {
+        let log = app(task).map(|app| &mut app["logConfiguration"]);
+        log.is_some_and(|log| {
+            log["logDriver"] == "awslogs" && {
+                log["options"]["mode"] = json!("blocking");
+                true
+            }
+        })
+    }),
+    ("PS060", |task| {
+        containers(task).push(json!({"image": "helper:1", "essential": false, "memory": 32}));
+        true
+    }),
+    ("PS060", |task| {
+        containers(task)
+            .push(json!({"name": "prestop", "image": "helper:1", "essential": false, "memory": 32}));
+        true
+    }),
+    ("PS061", |task| {
+        let seconds = app(task).map(|app| app["stopTimeout"].to_string());
+        set(app(task), "stopTimeout", json!(seconds))
+    }),
+    ("PS061", |task| set(app(task), "command", json!("app --serve"))),
+    ("PS061", |task| set(Some(task), "cpu", json!(256))),
+];
+
+#[test]
+fn each_way_to_break_them_is_found_and_nothing_else_is() {
+    let mut tried = std::collections::BTreeMap::new();
+    for (name, text) in examples().iter().filter(|(name, _)| name.ends_with(".json")) {
+        for (number, (rule, damage)) in BREAKAGES.iter().enumerate() {
+            let mut task: Value = serde_json::from_str(text).unwrap();
+            if damage(&mut task) {
+                let broken = serde_json::to_string_pretty(&task).unwrap();
+                assert_eq!(
+                    found(name, &broken),
+                    [*rule],
+                    "{name}, breakage {number}:\n{broken}"
+                );
+                *tried.entry(*rule).or_insert(0) += 1;
+            }
+        }
+    }
+    let of_templates = ["PS051", "PS052", "PS053"];
+    for rule in &RULES {
+        assert!(
+            tried.contains_key(rule.id) || of_templates.contains(&rule.id),
+            "no file can be broken for {}",
+            rule.id
+        );
+    }
+}
+
+#[test]
+fn each_way_to_break_the_template_is_found_and_nothing_else_is() {
+    let (name, text) = examples()
+        .into_iter()
+        .find(|(name, _)| name.ends_with("fargate-spot.yaml"))
+        .unwrap();
+    for (rule, good, bad) in [
+        (
+            "PS001",
+            "          DependsOn:\n            - ContainerName: app\n              Condition: START\n",
+            "",
+        ),
+        ("PS010", "          StopTimeout: 25\n", ""),
+        ("PS011", "StopTimeout: 25", "StopTimeout: 1"),
+        ("PS040", "Essential: false", "Essential: true"),
+        (
+            "PS042",
+            "ReadonlyRootFilesystem: true",
+            "ReadonlyRootFilesystem: false",
+        ),
+        ("PS051", "Value: !Ref DeregistrationDelay", "Value: \"121\""),
+        (
+            "PS051",
+            "      TargetGroupAttributes:\n        - Key: deregistration_delay.timeout_seconds\n          Value: !Ref DeregistrationDelay\n",
+            "",
+        ),
+        (
+            "PS052",
+            "HealthCheckPort: \"9911\"",
+            "HealthCheckPort: traffic-port",
+        ),
+        ("PS052", "HealthCheckPath: /ready", "HealthCheckPath: /healthz"),
+        ("PS053", "MinimumHealthyPercent: 100", "MinimumHealthyPercent: 0"),
+    ] {
+        let broken = text.replacen(good, bad, 1);
+        assert_ne!(broken, text, "{rule}: `{good}` is not in {name}");
+        assert_eq!(found(&name, &broken), [rule], "{good} -> {bad}");
+    }
+}
+
+#[test]
+fn what_a_template_does_not_tell_is_not_guessed() {
+    let (name, text) = examples()
+        .into_iter()
+        .find(|(name, _)| name.ends_with("fargate-spot.yaml"))
+        .unwrap();
+    for (good, unknown) in [
+        ("StopTimeout: 25", "StopTimeout: !If [Long, 100, !Ref Seconds]"),
+        ("StopTimeout: 25", "StopTimeout: {\"Fn::If\": [Long, 100, 1]}"),
+        ("Essential: false", "Essential: !Ref Essential"),
+        (
+            "MinimumHealthyPercent: 100",
+            "MinimumHealthyPercent: !Ref Minimum",
+        ),
+        ("HealthCheckPath: /ready", "HealthCheckPath: !Sub \"/${Path}\""),
+    ] {
+        let broken = text.replacen(good, unknown, 1);
+        assert_ne!(broken, text, "{good}");
+        assert_eq!(found(&name, &broken), [""; 0], "{unknown}");
+    }
+}
+
+#[test]
+fn findings_have_a_place_and_a_path_in_every_form() {
+    let plain = "{\"containerDefinitions\": [\n  {\"name\": \"ä\", \"image\": \"x\", \"stopTimeout\": 0}\n]}";
+    let described = format!("{{\"taskDefinition\": {plain}}}");
+    let list = "[\n  {\"name\": \"a\", \"image\": \"x\", \"stopTimeout\": 0}\n]";
+    let template = "Resources:\n  T:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      ContainerDefinitions:\n      - {Name: a, StopTimeout: 0}\n";
+    for (name, text, line, column, path) in [
+        ("a.json", plain, 2, 46, "$.containerDefinitions[0].stopTimeout"),
+        (
+            "b.json",
+            &described,
+            2,
+            46,
+            "$.taskDefinition.containerDefinitions[0].stopTimeout",
+        ),
+        ("c.json", list, 2, 46, "$[0].stopTimeout"),
+        (
+            "d.yaml",
+            template,
+            6,
+            32,
+            "$.Resources.T.Properties.ContainerDefinitions[0].StopTimeout",
+        ),
+    ] {
+        let file = checked(name, text);
+        let finding = file
+            .findings
+            .iter()
+            .find(|finding| finding.rule.id == "PS011")
+            .unwrap();
+        assert_eq!(
+            (finding.start.line, finding.start.column),
+            (line, column),
+            "{name}"
+        );
+        assert_eq!(finding.path, path);
+    }
+}
+
+#[test]
+fn compose_files_are_checked_where_a_rule_makes_sense_there() {
+    let file = "services:\n  app:\n    image: app:1\n    command: sh -c 'migrate && serve'\n  prestop:\n    image: ecs-prestop:1\n    \
+                read_only: true\n    environment:\n      - PRESTOP_DRAIN=http://localhost:8080/drain\n";
+    let findings = checked("compose.yaml", file).findings;
+    let said: Vec<String> = findings
+        .iter()
+        .map(|finding| format!("{} {}", finding.rule.id, finding.start.line))
+        .collect();
+    // The loopback of another container, the default of 10 s, no dependency, a shell.
+    assert_eq!(said, ["PS020 4", "PS001 6", "PS014 6", "PS033 9"]);
+}
+
+#[test]
+fn a_comment_silences_a_rule_on_its_line_or_the_next() {
+    let template = |comment: &str, above: &str| {
+        format!(
+            "Resources:\n  T:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      ContainerDefinitions:\n{above}      \
+             - Name: app {comment}\n        Image: '#1'\n"
+        )
+    };
+    assert_eq!(found("t.yaml", &template("", "")), ["PS010"]);
+    assert_eq!(
+        found("t.yaml", &template("# ecs-prestop: ignore PS010", "")),
+        [""; 0]
+    );
+    assert_eq!(
+        found("t.yaml", &template("# ecs-prestop: ignore PS001,PS010", "")),
+        [""; 0]
+    );
+    assert_eq!(
+        found("t.yaml", &template("", "      # ecs-prestop: ignore ps010\n")),
+        [""; 0]
+    );
+    assert_eq!(
+        found("t.yaml", &template("# ecs-prestop: ignore PS011", "")),
+        ["PS010"]
+    );
+}
+
+#[test]
+fn the_sarif_form_is_what_the_schema_says() {
+    let file = checked("task definitions/wéb.json", &RULES[0].example.failing());
+    let unreadable = problem("b.json", "{");
+    let text = output::document(Format::Sarif, &[file], &[unreadable]);
+    // A crate generated from the schema reads it: every name and type is right.
+    let sarif: serde_sarif::sarif::Sarif = serde_json::from_str(&text).unwrap();
+    let run = &sarif.runs[0];
+    let rules = run.tool.driver.rules.as_ref().unwrap();
+    assert_eq!(rules.len(), RULES.len());
+    let results = run.results.as_ref().unwrap();
+    let ids: Vec<_> = results
+        .iter()
+        .map(|result| result.rule_id.as_deref().unwrap())
+        .collect();
+    assert_eq!(ids, ["PS001"]);
+    let index = usize::try_from(results[0].rule_index.unwrap()).unwrap();
+    assert_eq!(rules[index].id, "PS001");
+    let place = results[0].locations.as_ref().unwrap()[0]
+        .physical_location
+        .as_ref()
+        .unwrap();
+    let uri = place.artifact_location.as_ref().unwrap().uri.as_deref();
+    assert_eq!(uri, Some("task%20definitions/w%C3%A9b.json"));
+    // And back: what it does not know would be lost.
+    let again: Value = serde_json::from_str(&serde_json::to_string(&sarif).unwrap()).unwrap();
+    assert_eq!(again, serde_json::from_str::<Value>(&text).unwrap());
+}
+
+#[test]
+fn the_github_form_escapes_what_has_a_meaning_there() {
+    let text = RULES[0]
+        .example
+        .failing()
+        .replace("\"app\"", "\"a%p\"")
+        .replace("//app:", "//a%25p:");
+    let file = checked("a,b:c.json", &text);
+    let lines = output::document(Format::Github, &[file], &[problem("x.json", "{")]);
+    let first = lines.lines().next().unwrap();
+    assert!(first.starts_with("::error file=a%2Cb%3Ac.json,line="), "{first}");
+    assert!(
+        first.contains(",title=PS001 the sidecar does not depend on the app::"),
+        "{first}"
+    );
+    assert!(first.contains("`a%25p`"), "{first}");
+    let last = lines.lines().last().unwrap();
+    assert!(
+        last.starts_with("::error file=x.json,line=1,col=1::not JSON"),
+        "{last}"
+    );
+}
+
+#[test]
+fn exit_codes_are_0_1_and_2() {
+    let directory = std::env::temp_dir().join(format!("ecs-prestop-check-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let clean = write("clean.json", RULES[0].example.passing);
+    let broken = write("broken.json", &RULES[0].example.failing());
+    let unreadable = write("unreadable.json", "{\"containerDefinitions\": [");
+    let other = write("tsconfig.json", "{ // comments\n }");
+    let exit = |arguments: &[&str]| run(&[&["check"], arguments].concat(), &[]).status.code();
+    assert_eq!(exit(&[&clean]), Some(0));
+    assert_eq!(exit(&[&broken]), Some(1));
+    assert_eq!(exit(&[&broken, "--ignore", "ps001"]), Some(0));
+    assert_eq!(exit(&[&RULES[0].id.to_lowercase()]), Some(2));
+    assert_eq!(exit(&[&unreadable, &broken]), Some(2));
+    assert_eq!(exit(&[&other]), Some(2));
+    assert_eq!(exit(&[&directory.display().to_string()]), Some(2));
+    std::fs::remove_file(unreadable).unwrap();
+    // Somebody else's file in a directory is none of our business.
+    assert_eq!(exit(&[&directory.display().to_string()]), Some(1));
+    assert_eq!(exit(&[&broken, "--severity", "error"]), Some(1));
+    assert_eq!(exit(&["--list"]), Some(0));
+    assert_eq!(exit(&["--explain", "PS003"]), Some(0));
+    assert_eq!(exit(&["--explain", "PS999"]), Some(2));
+    assert_eq!(exit(&["--ignore", "PS999", &clean]), Some(2));
+    assert_eq!(exit(&[]), Some(2));
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn standard_input_is_a_file_too() {
+    let mut child = binary()
+        .args(["check", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = RULES[0].example.failing();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("<stdin>:"));
+}
+
+#[test]
+fn whatever_cannot_be_read_is_named_with_its_place_and_what_was_expected() {
+    for (name, text, line, part) in [
+        ("a.json", "", 1, "empty: expected a task definition"),
+        (
+            "a.json",
+            "{\"containerDefinitions\": [{\"name\": \"a\"",
+            1,
+            "not JSON: unterminated",
+        ),
+        ("a.json", "hello", 1, "not JSON"),
+        ("a.json", "{\n\"a\": 1,\n}", 2, "not JSON: trailing comma"),
+        ("a.json", "{\n\"a\": 1,\n\"a\": 2}", 3, "the key `a` stands twice"),
+        ("a.yaml", "a: 1\na: 2", 2, "the key `a` stands twice"),
+        ("a.yaml", "a:\n\tb: 1", 2, "not YAML"),
+        ("a.yaml", "a: &a [*a]", 1, "alias inside of its own anchor"),
+        ("a.yaml", "? [a]\n: b", 1, "a key that is no text"),
+        ("a.yaml", "a: 1\n---\nb: 1", 3, "a second YAML document"),
+        ("a.json", &"[".repeat(200_000), 1, "nesting depth"),
+        ("a.yaml", &"- ".repeat(200_000), 1, "levels deep"),
+        (
+            "a.json",
+            "{\"containerDefinitions\": {}}",
+            1,
+            "expected a list of containers",
+        ),
+        (
+            "a.json",
+            "[1]",
+            1,
+            "no task definition: expected `containerDefinitions`",
+        ),
+    ] {
+        let problem = problem(name, text);
+        assert_eq!(problem.at.unwrap().line, line, "{problem}");
+        assert!(problem.message.contains(part), "{problem}");
+    }
+}
+
+#[test]
+fn a_file_of_one_long_line_is_shown_in_part_and_with_its_own_column() {
+    let text = format!(
+        "[{}{{\"name\": \"b\", \"image\": \"b\", \"stopTimeout\": 0}}]",
+        " ".repeat(5000)
+    );
+    let shown = output::text(&[checked("a.json", &text)], &[], false);
+    let column = text.rfind("0}").unwrap() + 1;
+    assert!(shown.contains(&format!("--> a.json:1:{column}\n")), "{shown}");
+    assert!(shown.contains("^ out of range"), "{shown}");
+}
+
+/// Nine times nine times nine … of what the first line says.
+fn bomb() -> String {
+    let mut text = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for (name, before) in ('b'..='j').zip('a'..) {
+        let nine = vec![format!("*{before}"); 9].join(", ");
+        writeln!(text, "{name}: &{name} [{nine}]").unwrap();
+    }
+    text + "services: {a: *j}\n"
+}
+
+#[test]
+fn no_file_takes_more_than_256_mib() {
+    let directory = std::env::temp_dir().join(format!("ecs-prestop-big-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let many = |item: &str, times: usize| vec![item; times].join(",");
+    let files = [
+        ("bomb.yaml", bomb().into_bytes(), 2),
+        ("hundred-megabytes.json", vec![b' '; 100_000_000], 2),
+        ("utf16.json", b"\xff\xfe{\0}\0".to_vec(), 2),
+        ("latin1.json", b"{\"a\": \"\xe9\"}".to_vec(), 2),
+        ("nul.yaml", vec![0; 1000], 2),
+        (
+            "containers.json",
+            format!("{{\"containerDefinitions\": [{}]}}", many("{}", 300_000)).into_bytes(),
+            1,
+        ),
+        (
+            "aliases.yaml",
+            format!("a: &a [1]\nb: [{}]", many("*a", 300_000)).into_bytes(),
+            2,
+        ),
+        (
+            "services.yaml",
+            format!("services:\n{}", "  a: {image: x}\n".repeat(2)).into_bytes(),
+            2,
+        ),
+        (
+            "bom.json",
+            b"\xef\xbb\xbf{\"containerDefinitions\": [{\"name\": \"a\", \"stopTimeout\": 9}]}".to_vec(),
+            0,
+        ),
+    ];
+    for (name, bytes, code) in files {
+        let path = directory.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let limited = format!(
+            "ulimit -v 262144; exec {} check {}",
+            env!("CARGO_BIN_EXE_ecs-prestop"),
+            path.display()
+        );
+        let output = std::process::Command::new("sh")
+            .args(["-c", &limited])
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{name}: {}",
+            complaints(&output)
+        );
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let directory = std::env::temp_dir().join(format!("ecs-prestop-closed-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o000)).unwrap();
+    let mut command = binary();
+    // Root may read anything.
+    if rustix::process::getuid().is_root() {
+        command.uid(65532);
+    }
+    // Copied, since another user may not reach the build directory.
+    let output = command.args(["check", &directory.display().to_string()]).output();
+    std::fs::remove_dir_all(&directory).unwrap();
+    let Ok(output) = output else { return };
+    assert_eq!(output.status.code(), Some(2), "{}", complaints(&output));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("cannot read this directory"), "{shown}");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { failure_persistence: None, cases: 600, ..Default::default() })]
+
+    /// Damaged files and pure noise: an answer, and no panic.
+    #[test]
+    fn no_text_makes_it_panic(
+        name in proptest::sample::select(vec!["a.json", "a.yaml", "a.template"]),
+        which in 0..RULES.len(),
+        cuts in proptest::collection::vec((0..4000_usize, 0..40_usize, "[\\[\\]{}:,&*!#|> \n\"a0-]{0,6}"), 0..6),
+    ) {
+        let mut text = RULES[which].example.passing.to_owned();
+        for (at, length, new) in cuts {
+            let start = (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            let end = (start + length).min(text.len());
+            let end = (start..=end).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(start);
+            text.replace_range(start..end, &new);
+        }
+        let source = Source::new(name, text, true);
+        let result = check(source, &Selection::default());
+        let (files, problems) = match result {
+            Ok(file) => (file.into_iter().collect(), Vec::new()),
+            Err(problem) => (Vec::new(), vec![problem]),
+        };
+        proptest::prop_assert!(!output::text(&files, &problems, false).is_empty());
+    }
+}
