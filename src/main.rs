@@ -7,7 +7,7 @@ use clap::{Arg, ArgMatches, Command};
 use ecs_prestop::config::{Config, LogFormat, SETTINGS};
 use ecs_prestop::http::Network;
 use ecs_prestop::lifecycle::Code;
-use ecs_prestop::task_definition::check;
+use ecs_prestop::task_definition::{add, check};
 use ecs_prestop::telemetry::writer::Writer;
 use ecs_prestop::telemetry::{Format, Telemetry};
 use ecs_prestop::watch::signals::Signals;
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Some(("run", matches)) => run(matches),
         Some(("health", matches)) => health(matches),
         Some((check::NAME, matches)) => check::main(matches),
+        Some((add::NAME, matches)) => add::main(matches),
         Some((local::simulate::NAME, matches)) => on_runtime(local::simulate::main(matches)),
         Some((local::rehearse::NAME, matches)) => on_runtime(local::rehearse::main(matches)),
         Some((local::sample::NAME, matches)) => on_runtime(local::sample::main(matches)),
@@ -49,6 +50,7 @@ fn command_line() -> Command {
                 .args(settings()),
         )
         .subcommand(check::command())
+        .subcommand(add::command())
         .subcommand(local::simulate::command())
         .subcommand(local::rehearse::command())
         .subcommand(local::sample::command())

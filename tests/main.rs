@@ -12,6 +12,7 @@
 mod memory;
 mod process;
 
+mod add;
 mod answers;
 mod caddy;
 mod check;

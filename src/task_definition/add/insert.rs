@@ -1,0 +1,348 @@
+//! Writes the sidecar's definition into the text, in the style of what stands there.
+
+use crate::task_definition::document::{Kind, Node, Syntax};
+use crate::task_definition::model::{Form, Task};
+use crate::task_definition::source::Source;
+
+use super::slice;
+use super::tree::{Definition, Tree};
+
+/// Lists and objects that fit are written on one line, as people do.
+const LINE: usize = 90;
+
+/// The text with the definition behind the last container. `None` where the list is in a form that
+/// cannot be added to.
+pub(super) fn insert(
+    source: &Source,
+    syntax: Syntax,
+    task: &Task<'_>,
+    sidecar: &Definition<'_>,
+) -> Option<String> {
+    let text = &source.text;
+    let list = task.list;
+    let newline = if text.contains("\r\n") { "\r\n" } else { "\n" };
+    let writer = Writer {
+        source,
+        form: task.form,
+    };
+    let flow = text
+        .as_bytes()
+        .get(list.span.start)
+        .is_some_and(|byte| matches!(byte, b'[' | b'{'));
+    let (at, part) = match (syntax, flow) {
+        (Syntax::Yaml, false) => block(source, &writer, list, sidecar)?,
+        _ => bracketed(source, &writer, list, sidecar)?,
+    };
+    let mut whole = String::with_capacity(text.len() + part.len());
+    whole.push_str(&text[..at]);
+    whole.push_str(&part.replace('\n', newline));
+    whole.push_str(&text[at..]);
+    Some(whole)
+}
+
+/// `[…, {…}]`, on lines of their own or on one.
+fn bracketed(
+    source: &Source,
+    writer: &Writer<'_>,
+    list: &Node<'_>,
+    sidecar: &Definition<'_>,
+) -> Option<(usize, String)> {
+    let text = &source.text;
+    let (first, last_end) = match &list.kind {
+        Kind::List(items) => (items.first()?.span.start, items.last()?.span.end),
+        Kind::Map(entries) => (entries.first()?.key_span.start, entries.last()?.value.span.end),
+        _ => return None,
+    };
+    // Behind a comma that stands there already: YAML allows one.
+    let between = text.get(last_end..list.span.end)?;
+    let comma = if between.trim_start().starts_with(',') {
+        ""
+    } else {
+        ","
+    };
+    let value = |indent: Option<&str>, unit: &str| {
+        let body = writer.json(&sidecar.body, indent, unit, 0);
+        match list.kind {
+            Kind::Map(_) => format!("\"{}\": {body}", sidecar.name),
+            _ => body,
+        }
+    };
+    let opening = text.get(list.span.start..first)?;
+    if !opening.contains('\n') {
+        return Some((last_end, format!("{comma} {}", value(None, ""))));
+    }
+    let indent = indent_at(text, first);
+    let unit = unit(text, list, indent);
+    Some((
+        last_end,
+        format!("{comma}\n{indent}{}", value(Some(indent), &unit)),
+    ))
+}
+
+/// How much deeper a container's fields stand than the container, where that can be seen.
+fn unit(text: &str, list: &Node<'_>, indent: &str) -> String {
+    let field = list.items().last().and_then(|item| item.entries().last());
+    let deeper = field.map(|entry| indent_at(text, entry.key_span.start));
+    match deeper
+        .and_then(|deeper| deeper.strip_prefix(indent))
+        .filter(|unit| !unit.is_empty())
+    {
+        Some(unit) => unit.to_owned(),
+        None if indent.starts_with('\t') => "\t".to_owned(),
+        None => "  ".to_owned(),
+    }
+}
+
+/// `- …` under `- …`, or `name:` under `name:`.
+fn block(
+    source: &Source,
+    writer: &Writer<'_>,
+    list: &Node<'_>,
+    sidecar: &Definition<'_>,
+) -> Option<(usize, String)> {
+    let text = &source.text;
+    let end = text.get(..list.span.end)?.trim_end().len();
+    let at = end + text.get(end..)?.find('\n').unwrap_or(text.len() - end);
+    let at = if text[..at].ends_with('\r') { at - 1 } else { at };
+    let part = match &list.kind {
+        Kind::List(items) => {
+            let key = items.first()?.span.start;
+            let line = line_start(text, key);
+            let dash = line + text.get(line..key)?.rfind('-')?;
+            let indent = indent_at(text, dash);
+            if indent.len() != dash - line {
+                return None;
+            }
+            let gap = " ".repeat(key - dash - 1);
+            let inner = format!("{indent} {gap}");
+            format!("\n{indent}-{gap}{}", writer.yaml_fields(&sidecar.body, &inner))
+        }
+        Kind::Map(entries) => {
+            let indent = indent_at(text, entries.first()?.key_span.start);
+            let inner = format!("{indent}  ");
+            let body = writer.yaml_fields(&sidecar.body, &inner);
+            // Services are mostly set apart by an empty line.
+            let apart = match entries.as_slice() {
+                [_, .., last] => text
+                    .get(..last.key_span.start)?
+                    .trim_end_matches([' ', '\t'])
+                    .ends_with("\n\n"),
+                _ => false,
+            };
+            format!(
+                "\n{}{indent}{}:\n{inner}{body}",
+                if apart { "\n" } else { "" },
+                sidecar.name
+            )
+        }
+        _ => return None,
+    };
+    Some((at, part))
+}
+
+fn line_start(text: &str, at: usize) -> usize {
+    text[..at].rfind('\n').map_or(0, |newline| newline + 1)
+}
+
+/// The blanks at the start of the line of a byte.
+fn indent_at(text: &str, at: usize) -> &str {
+    let line = &text[line_start(text, at)..at];
+    &line[..line.len() - line.trim_start().len()]
+}
+
+struct Writer<'s> {
+    source: &'s Source,
+    form: Form,
+}
+
+impl Writer<'_> {
+    fn key(&self, name: &str) -> String {
+        match self.form {
+            Form::CloudFormation => {
+                let (first, rest) = name.split_at(1);
+                format!("{}{rest}", first.to_ascii_uppercase())
+            }
+            _ => name.to_owned(),
+        }
+    }
+
+    fn entries<'t, 'a>(&self, tree: &'t Tree<'a>) -> Option<Vec<(String, &'t Tree<'a>)>> {
+        match tree {
+            Tree::Fields(fields) => Some(
+                fields
+                    .iter()
+                    .map(|(name, value)| (self.key(name), value))
+                    .collect(),
+            ),
+            Tree::Pairs(pairs) => Some(pairs.iter().map(|(name, value)| (name.clone(), value)).collect()),
+            _ => None,
+        }
+    }
+
+    /// JSON. `indent` is that of the line on which the value starts; `None` for all on one line.
+    fn json(&self, tree: &Tree<'_>, indent: Option<&str>, unit: &str, depth: usize) -> String {
+        let inline = self.json_line(tree);
+        let Some(indent) = indent else { return inline };
+        if depth > 0 && inline.len() + indent.len() <= LINE && !inline.contains('\n') {
+            return inline;
+        }
+        let deeper = format!("{indent}{unit}");
+        let inner = |tree: &Tree<'_>| self.json(tree, Some(&deeper), unit, depth + 1);
+        if let Some(entries) = self.entries(tree) {
+            let lines: Vec<String> = entries
+                .iter()
+                .map(|(key, value)| format!("{deeper}{}: {}", quoted(key), inner(value)))
+                .collect();
+            return format!("{{\n{}\n{indent}}}", lines.join(",\n"));
+        }
+        match tree {
+            Tree::List(items) => {
+                let lines: Vec<String> = items
+                    .iter()
+                    .map(|item| format!("{deeper}{}", inner(item)))
+                    .collect();
+                format!("[\n{}\n{indent}]", lines.join(",\n"))
+            }
+            Tree::Copy(node) => self.copied(node, indent),
+            _ => inline,
+        }
+    }
+
+    fn json_line(&self, tree: &Tree<'_>) -> String {
+        if let Some(entries) = self.entries(tree) {
+            let parts: Vec<String> = entries
+                .iter()
+                .map(|(key, value)| format!("{}: {}", quoted(key), self.json_line(value)))
+                .collect();
+            return format!("{{{}}}", parts.join(", "));
+        }
+        match tree {
+            Tree::List(items) => {
+                let parts: Vec<String> = items.iter().map(|item| self.json_line(item)).collect();
+                format!("[{}]", parts.join(", "))
+            }
+            Tree::Text(text) => quoted(text),
+            Tree::Number(number) => number.to_string(),
+            Tree::Flag(flag) => flag.to_string(),
+            Tree::Sub(text) => format!("{{\"Fn::Sub\": {}}}", quoted(text)),
+            Tree::Copy(node) => slice(self.source, node).to_owned(),
+            Tree::Fields(_) | Tree::Pairs(_) => String::new(),
+        }
+    }
+
+    /// The fields of an object, the first without indent, each other on a line with `indent`.
+    fn yaml_fields(&self, tree: &Tree<'_>, indent: &str) -> String {
+        let lines: Vec<String> = self
+            .entries(tree)
+            .unwrap_or_default()
+            .iter()
+            .map(|(key, value)| format!("{key}:{}", self.yaml_value(value, indent)))
+            .collect();
+        lines.join(&format!("\n{indent}"))
+    }
+
+    /// What follows a key and its colon.
+    fn yaml_value(&self, tree: &Tree<'_>, indent: &str) -> String {
+        let deeper = format!("{indent}  ");
+        if self.entries(tree).is_some() {
+            return format!("\n{deeper}{}", self.yaml_fields(tree, &deeper));
+        }
+        match tree {
+            Tree::List(items) if items.iter().any(|item| self.entries(item).is_some()) => {
+                let item = |item: &Tree<'_>| {
+                    format!("\n{deeper}- {}", self.yaml_fields(item, &format!("{deeper}  ")))
+                };
+                items.iter().map(item).collect()
+            }
+            Tree::List(items) => {
+                let words: Vec<String> = items.iter().map(|item| self.yaml_word(item)).collect();
+                format!(" [{}]", words.join(", "))
+            }
+            Tree::Copy(node) => self.yaml_copy(node, &deeper),
+            Tree::Sub(text) => format!(" !Sub {}", quoted(text)),
+            _ => format!(" {}", self.yaml_word(tree)),
+        }
+    }
+
+    fn yaml_word(&self, tree: &Tree<'_>) -> String {
+        match tree {
+            Tree::Text(text) if is_plain(text) => text.clone(),
+            _ => self.json_line(tree),
+        }
+    }
+
+    fn yaml_copy(&self, node: &Node<'_>, deeper: &str) -> String {
+        let text = &self.source.text;
+        let is_collection = matches!(node.kind, Kind::Map(_) | Kind::List(_));
+        let flow = text
+            .as_bytes()
+            .get(node.span.start)
+            .is_some_and(|byte| matches!(byte, b'[' | b'{'));
+        let tag = node
+            .tag
+            .as_deref()
+            .map(|tag| format!("!{tag} "))
+            .unwrap_or_default();
+        let own = slice(self.source, node);
+        let tag = if own.starts_with('!') { String::new() } else { tag };
+        if !is_collection || flow {
+            return format!(" {tag}{}", self.copied(node, deeper));
+        }
+        format!(
+            "{}\n{deeper}{}",
+            if tag.is_empty() {
+                String::new()
+            } else {
+                format!(" {}", tag.trim_end())
+            },
+            self.copied(node, deeper)
+        )
+    }
+
+    /// The text of a node with its further lines moved to `indent`.
+    fn copied(&self, node: &Node<'_>, indent: &str) -> String {
+        let text = &self.source.text;
+        let start = line_start(text, node.span.start);
+        let flow = text
+            .as_bytes()
+            .get(node.span.start)
+            .is_some_and(|byte| matches!(byte, b'[' | b'{'));
+        // A block's lines stand under its first key, a bracket's closing line under the line that opened it.
+        let own = if flow {
+            indent_at(text, node.span.start).len()
+        } else {
+            node.span.start - start
+        };
+        let mut lines = slice(self.source, node).trim_end().lines();
+        let mut copy = lines.next().unwrap_or("").to_owned();
+        for line in lines {
+            let blank = line.len() - line.trim_start().len();
+            copy.push('\n');
+            if !line.trim().is_empty() {
+                copy.push_str(indent);
+                copy.push_str(&line[blank.min(own)..]);
+            }
+        }
+        copy
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Whether YAML takes a text for itself without quotes.
+fn is_plain(text: &str) -> bool {
+    let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':' | ' ');
+    // `90s`: no number to YAML, and better read without quotes.
+    let is_seconds = text
+        .strip_suffix('s')
+        .is_some_and(|number| number.parse::<u32>().is_ok());
+    let ambiguous = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
+    (is_seconds || text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/'))
+        && text.chars().all(letters)
+        && !text.contains(": ")
+        && !text.ends_with([':', ' '])
+        && !text.contains("  ")
+        && !ambiguous.contains(&text.to_ascii_lowercase().as_str())
+}

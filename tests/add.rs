@@ -1,0 +1,465 @@
+//! `add` wires the sidecar in, and changes nothing else.
+
+use ecs_prestop::task_definition::add::{Added, Refusal, Wishes, add};
+use ecs_prestop::task_definition::check::{Selection, check};
+use ecs_prestop::task_definition::source::Source;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::process::run;
+
+fn wishes(to: &str) -> Wishes {
+    Wishes {
+        to: to.to_owned(),
+        ..Wishes::default()
+    }
+}
+
+fn added(name: &str, text: &str, wishes: &Wishes) -> Result<Added, Refusal> {
+    add(&Source::new(name, text.to_owned(), true), wishes)
+}
+
+fn refusal(name: &str, text: &str, wishes: &Wishes) -> String {
+    added(name, text, wishes).unwrap_err().to_string()
+}
+
+fn findings(name: &str, text: &str) -> Vec<String> {
+    let source = Source::new(name, text.to_owned(), true);
+    let checked = check(source, &Selection::default()).unwrap().unwrap();
+    let one = |finding: &ecs_prestop::task_definition::check::Located| {
+        format!("{} {}", finding.rule.id, finding.message)
+    };
+    checked.findings.iter().map(one).collect()
+}
+
+/// What was put in, given that nothing else changed.
+fn inserted<'t>(before: &str, after: &'t str) -> &'t str {
+    let common = before
+        .bytes()
+        .zip(after.bytes())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let tail = before.len() - common;
+    assert!(
+        after.ends_with(&before[common..]),
+        "more than one place changed:\n{after}"
+    );
+    &after[common..after.len() - tail]
+}
+
+const PLAIN: &str = r#"{
+  "family": "web",
+  "requiresCompatibilities": ["FARGATE"],
+  "networkMode": "awsvpc",
+  "cpu": "256",
+  "memory": "512",
+  "containerDefinitions": [
+    {
+      "name": "app",
+      "image": "111122223333.dkr.ecr.eu-central-1.amazonaws.com/app:1",
+      "portMappings": [{"containerPort": 8080}],
+      "stopTimeout": 25,
+      "logConfiguration": {
+        "logDriver": "awslogs",
+        "options": {
+          "awslogs-group": "web"
+        }
+      }
+    }
+  ]
+}
+"#;
+
+const TEMPLATE: &str = r#"# Comments stay.
+Resources:
+  Task:
+    Type: AWS::ECS::TaskDefinition
+    Properties:
+      RequiresCompatibilities: [FARGATE]
+      NetworkMode: awsvpc
+      Cpu: "256"
+      Memory: "512"
+      ContainerDefinitions:
+        # The app.
+        - Name: app
+          Image: !Sub "${AWS::AccountId}.dkr.ecr.${AWS::Region}.amazonaws.com/app:1"  # built elsewhere
+          PortMappings:
+            - ContainerPort: !Ref Port
+          StopTimeout: 25
+          LogConfiguration:
+            LogDriver: awslogs
+            Options:
+              awslogs-group: !Ref LogGroup   # its group
+              mode: non-blocking
+        # No more containers.
+  Service:
+    Type: AWS::ECS::Service
+    Properties:
+      TaskDefinition: !Ref Task
+      CapacityProviderStrategy: [{CapacityProvider: FARGATE_SPOT, Weight: 1}]
+"#;
+
+const COMPOSE: &str = "services:\n  app:\n    image: app:1\n    ports: [\"80:8080\"]\n    networks: [inner]\n\n  db:\n    image: postgres\n\nnetworks:\n  inner: {}\n";
+
+/// As it stands in the result, for people to read.
+fn shown(name: &str, text: &str, wishes: &Wishes) -> String {
+    let added = added(name, text, wishes).unwrap();
+    format!("{}\n---{}", added.story, inserted(text, &added.text))
+}
+
+#[test]
+fn each_form_gets_the_sidecar_in_its_own_style() {
+    let described = format!("{{\n\"taskDefinition\": {},\n\"tags\": []\n}}", PLAIN.trim());
+    let list = r#"[{"name":"app","image":"app:1","portMappings":[{"containerPort":80}],"stopTimeout":9}]"#;
+    let tabs = PLAIN.replace("  ", "\t");
+    let all = [
+        shown("plain.json", PLAIN, &wishes("app")),
+        shown("described.json", &described, &wishes("app")),
+        shown("tabs.json", &tabs, &wishes("app")),
+        shown("list.json", list, &wishes("app")),
+        shown("template.yaml", TEMPLATE, &wishes("app")),
+        shown("compose.yaml", COMPOSE, &wishes("app")),
+    ];
+    insta::assert_snapshot!(all.join("\n\n"));
+}
+
+#[test]
+fn adding_twice_is_adding_once() {
+    for (name, text) in [
+        ("plain.json", PLAIN),
+        ("template.yaml", TEMPLATE),
+        ("compose.yaml", COMPOSE),
+    ] {
+        let once = added(name, text, &wishes("app")).unwrap();
+        let twice = added(name, &once.text, &wishes("app")).unwrap();
+        assert_eq!(twice.text, once.text);
+        assert!(twice.story.contains("nothing changed"), "{}", twice.story);
+        let other = Wishes {
+            drain: Some("ack".to_owned()),
+            ..wishes("app")
+        };
+        let why = refusal(name, &once.text, &other);
+        assert!(why.contains("something else than --drain says"), "{why}");
+    }
+}
+
+#[test]
+fn what_it_prints_is_clean() {
+    for (name, text) in [
+        ("plain.json", PLAIN),
+        ("template.yaml", TEMPLATE),
+        ("compose.yaml", COMPOSE),
+    ] {
+        assert_eq!(findings(name, text), [""; 0], "{name} before");
+        let text = added(name, text, &wishes("app")).unwrap().text;
+        assert_eq!(findings(name, &text), [""; 0], "{name}");
+    }
+}
+
+/// The sidecar that was added to a JSON document.
+fn sidecar(text: &str, wishes: &Wishes) -> Value {
+    let task: Value = serde_json::from_str(&added("a.json", text, wishes).unwrap().text).unwrap();
+    let list = task["containerDefinitions"].as_array().unwrap();
+    list.iter()
+        .find(|container| container["name"] == "prestop")
+        .unwrap()
+        .clone()
+}
+
+fn setting(sidecar: &Value, name: &str) -> Option<String> {
+    let list = sidecar["environment"].as_array().unwrap();
+    let variable = list.iter().find(|variable| variable["name"] == name)?;
+    Some(variable["value"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn its_settings_follow_from_the_task() {
+    // Spot gives 120 s: what the app keeps for itself is not the drain's.
+    let long = PLAIN.replace("25", "70");
+    let added = sidecar(&long, &wishes("app"));
+    assert_eq!(added["stopTimeout"], 50);
+    assert_eq!(setting(&added, "PRESTOP_RESERVE").as_deref(), Some("70s"));
+    // On demand nothing is kept back.
+    let on_demand = Wishes {
+        capacity: Some("on-demand".to_owned()),
+        ..wishes("app")
+    };
+    let added = sidecar(&long, &on_demand);
+    assert_eq!(added["stopTimeout"], 90);
+    assert_eq!(setting(&added, "PRESTOP_RESERVE"), None);
+    // The log router must outlive the sidecar; whoever blocks does not make the sidecar block.
+    let router = PLAIN
+        .replace("\"awslogs\"", "\"awsfirelens\"")
+        .replace("    {\n      \"name\": \"app\"", "    {\"name\": \"logs\", \"image\": \"fluent-bit\", \"stopTimeout\": 5, \"firelensConfiguration\": {\"type\": \"fluentbit\"}},\n    {\n      \"dependsOn\": [{\"containerName\": \"logs\", \"condition\": \"START\"}],\n      \"name\": \"app\"");
+    let added = sidecar(&router, &wishes("app"));
+    assert_eq!(added["dependsOn"][1]["containerName"], "logs");
+    assert_eq!(setting(&added, "PRESTOP_RESERVE").as_deref(), Some("30s"));
+    let blocking = PLAIN.replace(
+        "\"awslogs-group\": \"web\"",
+        "\"awslogs-group\": \"web\", \"mode\": \"blocking\"",
+    );
+    let added = sidecar(&blocking, &wishes("app"));
+    assert_eq!(
+        added["logConfiguration"]["options"],
+        json!({"awslogs-group": "web", "mode": "non-blocking"})
+    );
+    // On EC2 each container has its own memory, and old agents know no restart policy.
+    let bridge = PLAIN
+        .replace("FARGATE", "EC2")
+        .replace("awsvpc", "bridge")
+        .replace("  \"memory\": \"512\",\n", "");
+    let ack = Wishes {
+        drain: Some("ack".to_owned()),
+        ..wishes("app")
+    };
+    let added = sidecar(&bridge, &ack);
+    assert_eq!(
+        (&added["memory"], &added["restartPolicy"]),
+        (&json!(32), &Value::Null)
+    );
+    assert_eq!(setting(&added, "PRESTOP_LISTEN").as_deref(), Some("0.0.0.0:9911"));
+    // A signal needs the rights of the one who gets it.
+    let shared = PLAIN
+        .replace("\"cpu\"", "\"pidMode\": \"task\",\n  \"cpu\"")
+        .replace("\"image\"", "\"user\": \"101\",\n      \"image\"");
+    let quit = Wishes {
+        drain: Some("signal QUIT app".to_owned()),
+        stop_timeout_s: Some(60),
+        image: Some("mine:7".to_owned()),
+        ..wishes("app")
+    };
+    let added = sidecar(&shared, &quit);
+    assert_eq!(
+        (&added["user"], &added["stopTimeout"], &added["image"]),
+        (&json!("101"), &json!(60), &json!("mine:7"))
+    );
+}
+
+#[test]
+fn where_it_cannot_be_right_it_refuses_and_says_why() {
+    let full = |count: usize| {
+        let list: Vec<Value> = (0..count)
+            .map(|number| json!({"name": format!("c{number}"), "image": "x", "stopTimeout": 2}))
+            .collect();
+        json!({"family": "full", "containerDefinitions": list}).to_string()
+    };
+    let with = |drain: &str| Wishes {
+        drain: Some(drain.to_owned()),
+        ..wishes("app")
+    };
+    for (text, wishes, part) in [
+        (
+            PLAIN.to_owned(),
+            wishes("web"),
+            "there is no container `web`; there is `app`",
+        ),
+        (
+            PLAIN.replace("\"portMappings\": [{\"containerPort\": 8080}],", ""),
+            wishes("app"),
+            "give --drain",
+        ),
+        (
+            PLAIN.replace("25", "115"),
+            wishes("app"),
+            "leaves nothing of the 120 s",
+        ),
+        (PLAIN.to_owned(), with("drain"), "`drain` is not a step"),
+        (PLAIN.to_owned(), with("signal QUIT app"), "needs `pidMode: task`"),
+        (PLAIN.to_owned(), with("http://web:8080/drain"), "PS031"),
+        (PLAIN.to_owned(), with("http://app:8081/drain"), "PS032"),
+        (
+            PLAIN.replace(
+                "\"cpu\"",
+                "\"runtimePlatform\": {\"operatingSystemFamily\": \"WINDOWS_SERVER_2022_CORE\"}, \"cpu\"",
+            ),
+            wishes("app"),
+            "Windows",
+        ),
+        (full(10), wishes("c0"), "10 containers"),
+        (
+            "{\"containerDefinitions\": [".to_owned(),
+            wishes("app"),
+            "not JSON",
+        ),
+        (
+            PLAIN.replace("\"name\": \"app\"", "\"name\": \"prestop\""),
+            wishes("prestop"),
+            "",
+        ),
+    ] {
+        match added("a.json", &text, &wishes) {
+            Err(why) => assert!(why.to_string().contains(part), "{part}: {why}"),
+            Ok(added) => assert!(part.is_empty(), "{part} was done: {}", added.text),
+        }
+    }
+    let two = TEMPLATE.replace("  Service:", "  Other:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      ContainerDefinitions: [{Name: app, Image: x}]\n  Service:");
+    let why = refusal("t.yaml", &two, &wishes("app"));
+    assert!(
+        why.contains("`Task` and `Other` both have a container `app`"),
+        "{why}"
+    );
+    let said = Wishes {
+        task: Some("Task".to_owned()),
+        ..wishes("app")
+    };
+    assert!(added("t.yaml", &two, &said).is_ok());
+}
+
+#[test]
+fn in_place_and_diff_are_what_they_say() {
+    let path = std::env::temp_dir().join(format!("ecs-prestop-add-{}.json", std::process::id()));
+    let file = path.display().to_string();
+    let marked = format!("\u{feff}{}", PLAIN.replace('\n', "\r\n"));
+    std::fs::write(&path, &marked).unwrap();
+    let diff = run(&["add", &file, "--to", "app", "--diff"], &[]);
+    assert_eq!(diff.status.code(), Some(0));
+    let diff = String::from_utf8_lossy(&diff.stdout).into_owned();
+    assert!(
+        diff.starts_with("--- a/") && diff.contains("+      \"name\": \"prestop\","),
+        "{diff}"
+    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), marked);
+    let printed = run(&["add", &file, "--to", "app"], &[]).stdout;
+    let silent = run(&["add", &file, "--to", "app", "--in-place"], &[]);
+    assert_eq!((silent.status.code(), silent.stdout), (Some(0), Vec::new()));
+    let written = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(written.as_bytes(), printed);
+    // The mark and the line ends of the file are those of what was put in.
+    assert!(written.starts_with('\u{feff}'));
+    assert_eq!(written.matches('\n').count(), written.matches("\r\n").count());
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(run(&["add", &file, "--to", "app"], &[]).status.code(), Some(2));
+    assert_eq!(run(&["add", &file], &[]).status.code(), Some(2));
+    assert_eq!(
+        run(&["add", &file, "--to", "app", "--stop-timeout", "3h"], &[])
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
+/// Fields that nobody here knows, in any order around those that matter.
+fn extras() -> impl Strategy<Value = Vec<(String, Value)>> {
+    let leaf = prop_oneof![
+        any::<bool>().prop_map(Value::from),
+        any::<i32>().prop_map(Value::from),
+        "[ -~äß€]{0,12}".prop_map(Value::from),
+        Just(Value::Null),
+    ];
+    let value = leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            proptest::collection::btree_map("[a-z]{1,6}", inner, 0..3).prop_map(|map| json!(map)),
+        ]
+    });
+    proptest::collection::btree_map("x[a-z]{1,8}", value, 0..4).prop_map(|map| map.into_iter().collect())
+}
+
+/// A task with some containers, the last one of which may be the app.
+fn task() -> impl Strategy<Value = Value> {
+    let container = (extras(), 2..40_u64);
+    (
+        extras(),
+        proptest::collection::vec(container, 1..4),
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(fields, list, fargate, app_first)| {
+            let mut containers: Vec<Value> = list
+                .into_iter()
+                .zip(0..)
+                .map(|((fields, stop), number)| {
+                    let mut object = serde_json::Map::from_iter(fields);
+                    let name = if number == 0 {
+                        "app".to_owned()
+                    } else {
+                        format!("c{number}")
+                    };
+                    object.insert("name".to_owned(), name.into());
+                    object.insert("image".to_owned(), "app:1".into());
+                    object.insert("stopTimeout".to_owned(), stop.into());
+                    object.insert("portMappings".to_owned(), json!([{"containerPort": 80}]));
+                    object.into()
+                })
+                .collect();
+            if !app_first {
+                containers.reverse();
+            }
+            let mut object = serde_json::Map::from_iter(fields);
+            object.insert("family".to_owned(), "web".into());
+            object.insert("containerDefinitions".to_owned(), containers.into());
+            if fargate {
+                object.insert("requiresCompatibilities".to_owned(), json!(["FARGATE"]));
+            }
+            object.into()
+        })
+}
+
+/// JSON as different tools write it.
+fn written(task: &Value, style: usize) -> String {
+    match style {
+        0 => task.to_string(),
+        1 => serde_json::to_string_pretty(task).unwrap() + "\n",
+        indent => {
+            let blanks = if indent == 2 {
+                "\t".to_owned()
+            } else {
+                " ".repeat(indent)
+            };
+            let mut text = Vec::new();
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(blanks.as_bytes());
+            let mut writer = serde_json::Serializer::with_formatter(&mut text, formatter);
+            serde::Serialize::serialize(task, &mut writer).unwrap();
+            String::from_utf8(text).unwrap()
+        }
+    }
+}
+
+/// The same as a template with block lists, comments between and intrinsics within.
+fn as_template(task: &Value, indent: usize, comment: &str) -> String {
+    let pad = " ".repeat(indent);
+    let mut text = format!(
+        "Resources:\n  Task: # {comment}\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      ContainerDefinitions:\n"
+    );
+    for container in task["containerDefinitions"].as_array().unwrap() {
+        let mut dash = "- ";
+        for (key, value) in container.as_object().unwrap() {
+            let key = format!("{}{}", key[..1].to_uppercase(), &key[1..]);
+            let value = value.to_string().replace("containerPort", "ContainerPort");
+            text.push_str(&format!("      {pad}{dash}{key}: {value} # {comment}\n"));
+            dash = "  ";
+        }
+        text.push_str(&format!(
+            "      {pad}  Tag: !Sub \"${{AWS::Region}}\"\n      # {comment}\n"
+        ));
+    }
+    text + "Outputs: {}\n"
+}
+
+proptest! {
+    #![proptest_config(proptest::test_runner::Config { failure_persistence: None, cases: 200, ..Default::default() })]
+
+    /// One place of the text changes; what is read from the rest stays what it was; it works once.
+    #[test]
+    fn it_changes_nothing_that_it_need_not(task in task(), style in 0..6_usize, indent in 0..5_usize, comment in "[ -~]{0,20}") {
+        let template = as_template(&task, indent, &comment);
+        for (name, text) in [("a.json", written(&task, style)), ("a.yaml", template)] {
+            let before = findings(name, &text);
+            let result = match added(name, &text, &wishes("app")) {
+                Ok(added) => added.text,
+                Err(why) => return Err(TestCaseError::fail(format!("{why}\n{text}"))),
+            };
+            let part = inserted(&text, &result);
+            prop_assert!(part.contains("prestop"), "{result}");
+            prop_assert_eq!(&findings(name, &result), &before);
+            prop_assert_eq!(&added(name, &result, &wishes("app")).unwrap().text, &result);
+            if name == "a.json" {
+                let mut after: Value = serde_json::from_str(&result).unwrap();
+                let list = after["containerDefinitions"].as_array_mut().unwrap();
+                let sidecar = list.pop().unwrap();
+                prop_assert_eq!(&sidecar["name"], "prestop");
+                prop_assert_eq!(&after, &task);
+            }
+        }
+    }
+}
