@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Checks everything in task-definitions/ without an AWS account.
+"""Checks everything in task-definitions/ without an AWS account: check.py BINARY
 
-Each JSON file is registered with moto's ECS through boto3, so by AWS's own request models, linted as
-CloudFormation would lint it, and held against what this program needs of a task definition. Templates
-are linted and created in moto as far as moto goes. Each IAM action must be an operation of botocore's
-models. One line a check; the last line counts; exit code 1 if any failed.
+`BINARY check` finds what loses work in them; this program holds that to be true and adds what only AWS's
+own models can say. Each JSON file is registered with moto's ECS through boto3 and linted as
+CloudFormation would lint it. Templates are linted and created in moto as far as moto goes. Each IAM
+action must be an operation of botocore's models. What `BINARY add` makes is held against the same
+(add.py), and the reports of `check` are read by another program (reports.py). One line a check; the
+last line counts; exit code 1 if any failed.
 """
 
 import json
@@ -12,7 +14,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,20 +22,31 @@ import warnings
 from base64 import b64decode
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "task-definitions"
-TEMPLATES = sorted((EXAMPLES / "cloudformation").glob("*.yaml"))
-POLICIES = sorted((EXAMPLES / "iam").glob("*.json"))
-TASK_DEFINITIONS = sorted(EXAMPLES.glob("*.json"))
+from add import check_add
+from reports import check_reports
+from support import (
+    EXAMPLES,
+    POLL_S,
+    REGION,
+    SIDECAR,
+    TASK_DEFINITIONS,
+    TEMPLATES,
+    Binary,
+    Tally,
+    as_cloudformation,
+    create_stack,
+    finding_in_words,
+    lint,
+    register_request,
+    value_problems,
+)
 
-REGION = "eu-central-1"
-SIDECAR = "prestop"
+POLICIES = sorted((EXAMPLES / "iam").glob("*.json"))
+
 # What a host gives from its notice to its end (EC2 user guide, Spot Instance interruption notices).
 SPOT_S = 120
 # All of it takes half a minute; whatever hangs ends here.
 WATCHDOG_S = 300
-LINT_S = 120
-POLL_S = 30
 
 # The services behind IAM's prefixes. A new prefix is added here after a look at its model.
 SERVICES = {"ecr": "ecr", "ecs": "ecs", "logs": "logs", "states": "stepfunctions", "sts": "sts"}
@@ -61,204 +73,21 @@ def offline():
     )
 
 
-class Tally:
-    """Prints a line for each check and counts."""
-
-    def __init__(self):
-        self.passed = self.failed = 0
-
-    def check(self, what, problems=()):
-        """`problems`: what is wrong, each in words; none is a pass."""
-        problems = [problems] if isinstance(problems, str) else list(problems)
-        if problems:
-            self.failed += 1
-            print(f"FAIL {what}: " + "; ".join(problems))
-        else:
-            self.passed += 1
-            print(f"ok   {what}")
-
-    def calling(self, what, call):
-        """A check that passes if `call` raises nothing; its result, or None."""
-        try:
-            result = call()
-        except Exception as why:
-            self.check(what, f"{type(why).__name__}: {why}")
-            return None
-        self.check(what)
-        return result
-
-
-def seconds(text):
-    """The durations of these files: `90s`."""
-    return int(re.fullmatch(r"(\d+)s", text)[1])
-
-
 # -- task definitions -------------------------------------------------------------------------------
 
 
-def environment(container):
-    return {pair["name"]: pair["value"] for pair in container.get("environment", [])}
-
-
-def settings_of_this_version():
-    """The names in src/config.rs, but for those that it says are not there yet."""
-    source = (ROOT / "src" / "config.rs").read_text()
-    found = re.findall(r'setting\(\s*"([A-Z_]+)",\s*"[^"]*",\s*"([^"]*)"', source)
-    return {f"PRESTOP_{name}" for name, meaning in found if "not in this version" not in meaning}
-
-
-def stop_chains(containers):
-    """Each container's longest time from the first SIGTERM to its own end: it waits for everyone who
-    names it in dependsOn, then takes its own stop timeout."""
-    ends = {}
-
-    def end(name):
-        if name not in ends:
-            before = [c["name"] for c in containers.values() if name in depends_on(c)]
-            ends[name] = max(map(end, before), default=0) + containers[name]["stopTimeout"]
-        return ends[name]
-
-    for name in containers:
-        end(name)
-    return ends
-
-
-def depends_on(container):
-    return {dependency["containerName"]: dependency["condition"] for dependency in container.get("dependsOn", [])}
-
-
-def steps_of(containers):
-    """(step, the container whose label it is or None) for each step of the task."""
-    drain = environment(containers[SIDECAR]).get("PRESTOP_DRAIN")
-    if drain:
-        return [(step.strip(), None) for step in drain.split(",")]
-    labelled = [c for c in containers.values() if "prestop.drain" in c.get("dockerLabels", {})]
-    return [(c["dockerLabels"]["prestop.drain"], c["name"]) for c in labelled]
-
-
-def step_problems(task, containers):
-    found = steps_of(containers)
-    if not found:
-        yield "no PRESTOP_DRAIN and no prestop.drain label: the sidecar would refuse to start"
-    for step, owner in found:
-        words = step.split()
-        if words == ["ack"]:
-            continue
-        if words[0] == "signal":
-            if len(words) != 3 or words[2] not in containers:
-                yield f"`{step}` names no container of the task"
-            if task.get("pidMode") != "task":
-                yield f"`{step}` needs pidMode task"
-            continue
-        url = words[-1]
-        host, port = re.fullmatch(r"(?:http://([\w-]+))?:(\d+)(?:/.*)?", url).groups()
-        name = host or owner
-        ports = [m["containerPort"] for m in containers.get(name, {}).get("portMappings", [])]
-        if int(port) not in ports:
-            yield f"`{step}`: container {name} has no port {port}"
-
-
-def sidecar_problems(task, known_settings):
-    """What ecs-prestop needs of a task definition that it stands in."""
-    containers = {c["name"]: c for c in task["containerDefinitions"]}
-    sidecar = containers.get(SIDECAR)
-    if sidecar is None:
-        return {"has the sidecar": ["no container is called prestop"]}
-    apps = {name for name, c in containers.items() if name != SIDECAR and "firelensConfiguration" not in c}
-    routers = {name for name, c in containers.items() if "firelensConfiguration" in c}
-    settings = environment(sidecar)
-    spot = settings.get("PRESTOP_CAPACITY") != "on-demand"
-    no_timeout = [f"{name} has no stopTimeout" for name, c in containers.items() if "stopTimeout" not in c]
-    results = {"every container has its stopTimeout": no_timeout}
-    if no_timeout:
-        return results
-    ends = stop_chains(containers)
-    after = max(ends.values()) - sidecar["stopTimeout"]
-    reserve = seconds(settings.get("PRESTOP_RESERVE", "10s"))
-
-    results["the sidecar stops first: it depends on each app, condition START"] = [
-        f"not on {app}" for app in apps if depends_on(sidecar).get(app) != "START"
-    ] + [f"{name} depends on the sidecar" for name, c in containers.items() if SIDECAR in depends_on(c)]
-    results["PRESTOP_STOP_TIMEOUT is its stopTimeout"] = (
-        []
-        if settings.get("PRESTOP_STOP_TIMEOUT") == f"{sidecar['stopTimeout']}s"
-        else [f"{settings.get('PRESTOP_STOP_TIMEOUT')} and {sidecar['stopTimeout']}"]
+def check_examples(tally, binary):
+    # One of the two templates has a task definition.
+    wanted = len(TASK_DEFINITIONS) + 1
+    read, problems = binary.check(EXAMPLES)
+    tally.check(
+        f"task-definitions/: ecs-prestop check finds nothing in all {wanted}",
+        problems + ([] if read == wanted else [f"it has read {read}"]),
     )
-    results["each stopTimeout is 2 to 120 s"] = [
-        f"{name}: {c['stopTimeout']}" for name, c in containers.items() if not 2 <= c["stopTimeout"] <= 120
-    ]
-    if spot:
-        total = max(ends.values())
-        results[f"the stop timeouts, one after the other, fit {SPOT_S} s (here {total} s)"] = (
-            [f"{total} s"] if total > SPOT_S else []
-        )
-        results["PRESTOP_RESERVE leaves the others their stop timeouts"] = (
-            [f"{reserve} s for {after} s"] if reserve < after else []
-        )
-    results["the sidecar is not essential, each app is"] = [
-        name for name, c in containers.items() if c.get("essential") != (name != SIDECAR)
-    ]
-    results["health check by the binary, with no shell"] = (
-        []
-        if sidecar.get("healthCheck", {}).get("command") == ["CMD", "/ecs-prestop", "health"]
-        else [str(sidecar.get("healthCheck"))]
-    )
-    results["read-only root, no capabilities, 16 and 32 MiB"] = [
-        f"{what} is {is_}"
-        for what, is_, should in [
-            ("readonlyRootFilesystem", sidecar.get("readonlyRootFilesystem"), True),
-            ("capabilities", sidecar.get("linuxParameters", {}).get("capabilities"), {"drop": ["ALL"]}),
-            ("memoryReservation", sidecar.get("memoryReservation"), 16),
-            ("memory", sidecar.get("memory"), 32),
-        ]
-        if is_ != should
-    ]
-    policy = sidecar.get("restartPolicy", {})
-    results["restarted after a fault, never after a drain"] = (
-        [] if policy.get("enabled") and {0, 3, 4} <= set(policy.get("ignoredExitCodes", [])) else [str(policy)]
-    )
-    results["only settings of this version"] = [name for name in settings if name not in known_settings]
-    results["its steps lead to containers of the task"] = list(step_problems(task, containers))
-    if routers:
-        users = {n for n, c in containers.items() if c["logConfiguration"]["logDriver"] == "awsfirelens"}
-        results["the log router stops last: all who log through it depend on it"] = [
-            f"{user} not on {router}"
-            for user in users
-            for router in routers
-            if depends_on(containers[user]).get(router) not in ("START", "HEALTHY")
-        ] + ([] if SIDECAR in users else ["the sidecar does not log through it"])
-    return results
-
-
-def value_problems(shape, value, path):
-    """What botocore leaves to the service: enumerations, in the model all the same."""
-    if shape.type_name == "structure":
-        for key, inner in value.items():
-            yield from value_problems(shape.members[key], inner, f"{path}.{key}")
-    elif shape.type_name == "list":
-        for at, inner in enumerate(value):
-            yield from value_problems(shape.member, inner, f"{path}[{at}]")
-    elif shape.type_name == "map":
-        for key, inner in value.items():
-            yield from value_problems(shape.key, key, path)
-            yield from value_problems(shape.value, inner, f"{path}.{key}")
-    elif getattr(shape, "enum", None) and value not in shape.enum:
-        yield f"{path}: {value} is none of {', '.join(shape.enum)}"
-
-
-def as_cloudformation(shape, value):
-    """The same request with CloudFormation's names: a capital first; the keys of maps stay."""
-    if shape.type_name == "structure":
-        return {key[0].upper() + key[1:]: as_cloudformation(shape.members[key], v) for key, v in value.items()}
-    if shape.type_name == "list":
-        return [as_cloudformation(shape.member, v) for v in value]
-    return value
 
 
 def check_task_definitions(tally, ecs):
-    request = ecs.meta.service_model.operation_model("RegisterTaskDefinition").input_shape
-    known_settings = settings_of_this_version()
-    tally.check("src/config.rs lists settings", [] if len(known_settings) > 8 else [str(known_settings)])
+    request = register_request(ecs)
     resources = {}
     for file in TASK_DEFINITIONS:
         task = tally.calling(f"{file.name}: is JSON", lambda: json.loads(file.read_text()))
@@ -282,8 +111,6 @@ def check_task_definitions(tally, ecs):
         tally.check(
             f"{file.name}: the family is the file's name", [] if task["family"] == file.stem else [task["family"]]
         )
-        for what, problems in sidecar_problems(task, known_settings).items():
-            tally.check(f"{file.name}: {what}", problems)
         name = re.sub(r"\W", "", file.stem.title())
         resources[name] = (file, as_cloudformation(request, task))
 
@@ -308,48 +135,7 @@ def check_task_definitions(tally, ecs):
 # -- templates --------------------------------------------------------------------------------------
 
 
-def lint(file, arguments=()):
-    """cfn-lint's findings, as its JSON has them."""
-    program = Path(sys.executable).with_name("cfn-lint")
-    command = [program, "--format", "json", "--regions", REGION, *arguments, "--", file]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LINT_S, check=False)
-    if done.returncode not in (0, 2, 4, 6, 8, 10, 12, 14):
-        raise RuntimeError(f"cfn-lint ended with {done.returncode}: {done.stderr.strip()}")
-    return json.loads(done.stdout or "[]")
-
-
-def finding_in_words(finding):
-    where = finding["Location"]["Start"]
-    return f"{finding['Rule']['Id']} line {where['LineNumber']}: {finding['Message']}"
-
-
-def create_stack(tally, clients, label, file, parameters):
-    """Creates the stack and prints what moto left out; its resources by their logical names."""
-    cloudformation = clients("cloudformation")
-    stack = label.replace(".yaml", "").replace(" ", "-").replace(",", "")
-    given = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
-
-    def create():
-        cloudformation.create_stack(
-            StackName=stack, TemplateBody=file.read_text(), Parameters=given, Capabilities=["CAPABILITY_IAM"]
-        )
-        deadline = time.monotonic() + POLL_S
-        while True:
-            status = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]["StackStatus"]
-            if status == "CREATE_COMPLETE":
-                break
-            if not status.endswith("_IN_PROGRESS") or time.monotonic() > deadline:
-                raise RuntimeError(status)
-            time.sleep(0.1)
-        resources = cloudformation.describe_stack_resources(StackName=stack)["StackResources"]
-        # moto lists what it does not know without a name.
-        return {r["LogicalResourceId"]: r for r in resources if "LogicalResourceId" in r}
-
-    created = tally.calling(f"{label}: created in moto", create)
-    return created or {}
-
-
-def check_fargate_spot(tally, clients, network):
+def check_fargate_spot(tally, clients, network, binary):
     file = EXAMPLES / "cloudformation" / "fargate-spot.yaml"
     created = create_stack(
         tally,
@@ -368,8 +154,9 @@ def check_fargate_spot(tally, clients, network):
     ecs, elb = clients("ecs"), clients("elbv2")
     arn = created["TaskDefinition"]["PhysicalResourceId"]
     task = ecs.describe_task_definition(taskDefinition=arn)["taskDefinition"]
-    for what, problems in sidecar_problems(task, settings_of_this_version()).items():
-        tally.check(f"{file.name}: {what}", problems)
+    # With the parameters in place, which `check` leaves open.
+    _, problems = binary.check("-", text=json.dumps({"taskDefinition": task}, default=str))
+    tally.check(f"{file.name}: ecs-prestop check finds nothing in what was created", problems)
     group = created["TargetGroup"]["PhysicalResourceId"]
     # moto's CloudFormation drops the attributes of a target group, so these are read from the template.
     template = decode(file)
@@ -384,7 +171,8 @@ def check_fargate_spot(tally, clients, network):
     health = elb.describe_target_groups(TargetGroupArns=[group])["TargetGroups"][0]
     looks_away = health["HealthCheckIntervalSeconds"] * health["UnhealthyThresholdCount"]
     sidecar = next(c for c in task["containerDefinitions"] if c["name"] == SIDECAR)
-    settle = seconds(environment(sidecar)["PRESTOP_SETTLE"])
+    environment = {pair["name"]: pair["value"] for pair in sidecar["environment"]}
+    settle = int(environment["PRESTOP_SETTLE"].removesuffix("s"))
     tally.check(
         f"{file.name}: PRESTOP_SETTLE ({settle} s) outlasts the health check ({looks_away} s)",
         [] if settle > looks_away else ["the first step would come while new requests do"],
@@ -650,6 +438,9 @@ def check_readme(tally):
 
 
 def main():
+    if len(sys.argv) != 2:
+        sys.exit("usage: check.py BINARY, such as target/debug/ecs-prestop")
+    binary = Binary(sys.argv[1])
     offline()
     signal.signal(signal.SIGALRM, too_long)
     signal.alarm(WATCHDOG_S)
@@ -680,17 +471,20 @@ def main():
         return made[service]
 
     tally = Tally()
+    check_examples(tally, binary)
     check_task_definitions(tally, clients("ecs"))
     for file in TEMPLATES:
         tally.check(f"{file.name}: cfn-lint, with its hints", map(finding_in_words, lint(file, ["--include-checks", "I"])))
     vpc = clients("ec2").describe_vpcs()["Vpcs"][0]["VpcId"]
     subnets = clients("ec2").describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
     network = {"vpc": vpc, "subnets": [subnet["SubnetId"] for subnet in subnets[:2]]}
-    check_fargate_spot(tally, clients, network)
+    check_fargate_spot(tally, clients, network, binary)
     speak_as_step_functions()
     check_ec2_spot(tally, clients, network)
     check_policies(tally, clients)
     check_readme(tally)
+    check_add(tally, clients, network, binary)
+    check_reports(tally, binary)
     server.stop()
     print(f"{tally.passed} passed, {tally.failed} failed")
     return 1 if tally.failed else 0
