@@ -14,8 +14,9 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use crate::aws;
 use crate::deadline::{CEILING, Limits, MAX_RESERVE, MIN_STOP_TIMEOUT, Reserve, StopTimeout};
-use crate::lifecycle::{AfterDrain, Policy};
+use crate::lifecycle::{AfterDrain, AwsPolicy, Policy};
 use crate::step::{Step, parse_steps};
 use crate::url::HttpUrl;
 use crate::watch::items::Item;
@@ -75,7 +76,7 @@ pub const SETTINGS: [Setting; 17] = {
         setting(
             "STOP_TIMEOUT",
             "30s",
-            "this container's stopTimeout in the task definition; 2s to 120s",
+            "this container's stopTimeout in the task definition; 2s to 120s, or `auto` to ask ECS for it",
         ),
         setting(
             "RESERVE",
@@ -105,17 +106,17 @@ pub const SETTINGS: [Setting; 17] = {
         setting(
             "AFTER_DRAIN",
             "wait",
-            "once drained with no SIGTERM yet: `wait` for it or `exit`",
+            "once drained with no SIGTERM yet: `wait` for it, `exit`, or `stop-task`",
         ),
         setting(
             "DRAIN_INSTANCE",
             "false",
-            "on a Spot notice, set this container instance to DRAINING (not in this version)",
+            "on a Spot notice, ask ECS to set this container instance to DRAINING",
         ),
         setting(
             "DEREGISTER",
             "false",
-            "on a notice, take this task out of its target groups (not in this version)",
+            "on a notice, take this task out of its load balancer target groups, and wait until they stop sending",
         ),
         setting(
             "PROTECT",
@@ -202,6 +203,10 @@ pub struct Config {
     pub task_metadata: Option<HttpUrl>,
     /// The instance metadata's endpoint.
     pub instance_metadata: HttpUrl,
+    /// Whether `PRESTOP_STOP_TIMEOUT` is `auto`: the policy has the default until ECS has said it.
+    pub stop_timeout_auto: bool,
+    /// What the AWS SDKs read from the environment.
+    pub aws: aws::clients::Settings,
 }
 
 impl Config {
@@ -270,7 +275,8 @@ impl Given<'_> {
         let drain = self.parse("DRAIN", Vec::new(), |text| {
             parse_steps(text).map_err(|why| why.to_string())
         });
-        let stop_timeout = self.stop_timeout();
+        let (stop_timeout, stop_timeout_auto) = self.stop_timeout();
+        let aws = aws::clients::Settings::read(|name| self.environment.get(name).cloned());
         let reserve = self.duration("RESERVE", 10, Duration::ZERO..=MAX_RESERVE);
         let settle = self.duration("SETTLE", 0, Duration::ZERO..=CEILING);
         let capacity = self.choice(
@@ -289,10 +295,10 @@ impl Given<'_> {
             Duration::from_millis(200)..=Duration::from_secs(60),
         );
         let after_drain = self.after_drain();
-        for feature in ["DRAIN_INSTANCE", "DEREGISTER", "PROTECT"] {
-            let wanted = self.choice(feature, false, &[("false", false), ("true", true)]);
-            self.refuse_if(feature, wanted);
-        }
+        let drain_instance = self.yes_or_no("DRAIN_INSTANCE");
+        let deregister = self.yes_or_no("DEREGISTER");
+        let protect = self.yes_or_no("PROTECT");
+        self.refuse_if("PROTECT", protect);
         self.refuse_if("BUSY_URL", true);
         Config {
             drain,
@@ -303,7 +309,15 @@ impl Given<'_> {
                 },
                 settle,
                 after_drain,
+                aws: AwsPolicy {
+                    deregister,
+                    drain_instance,
+                    // Only where a role may allow it: what nobody asked for must not complain.
+                    ask_why: aws.has_credentials,
+                },
             },
+            aws,
+            stop_timeout_auto,
             capacity,
             watch: if self.instance_metadata_disabled() {
                 Vec::new()
@@ -377,30 +391,29 @@ impl Given<'_> {
         })
     }
 
-    fn stop_timeout(&mut self) -> StopTimeout {
-        let auto = self
-            .value("STOP_TIMEOUT")
-            .is_some_and(|(_, value)| value == "auto");
-        if auto {
-            self.refuse_if("STOP_TIMEOUT", true);
-            return StopTimeout::DEFAULT;
+    fn yes_or_no(&mut self, name: &str) -> bool {
+        self.choice(name, false, &[("false", false), ("true", true)])
+    }
+
+    /// The stop timeout, or ECS's default and that it is to be asked for.
+    fn stop_timeout(&mut self) -> (StopTimeout, bool) {
+        let given = self.value("STOP_TIMEOUT");
+        if given.is_some_and(|(_, value)| value == "auto") {
+            return (StopTimeout::DEFAULT, true);
         }
         let given = self.duration("STOP_TIMEOUT", 30, MIN_STOP_TIMEOUT..=CEILING);
-        StopTimeout::new(given).unwrap_or(StopTimeout::DEFAULT)
+        (StopTimeout::new(given).unwrap_or(StopTimeout::DEFAULT), false)
     }
 
     fn after_drain(&mut self) -> AfterDrain {
-        let stop_task = self
-            .value("AFTER_DRAIN")
-            .is_some_and(|(_, value)| value == "stop-task");
-        if stop_task {
-            self.refuse_if("AFTER_DRAIN", true);
-            return AfterDrain::Wait;
-        }
         self.choice(
             "AFTER_DRAIN",
             AfterDrain::Wait,
-            &[("wait", AfterDrain::Wait), ("exit", AfterDrain::Exit)],
+            &[
+                ("wait", AfterDrain::Wait),
+                ("exit", AfterDrain::Exit),
+                ("stop-task", AfterDrain::StopTask),
+            ],
         )
     }
 
@@ -629,12 +642,8 @@ mod tests {
     #[test]
     fn what_a_later_version_brings_is_refused_and_never_silently_accepted() {
         for (name, value) in [
-            ("PRESTOP_DEREGISTER", "true"),
-            ("PRESTOP_DRAIN_INSTANCE", "true"),
             ("PRESTOP_PROTECT", "true"),
             ("PRESTOP_BUSY_URL", "http://app/busy"),
-            ("PRESTOP_STOP_TIMEOUT", "auto"),
-            ("PRESTOP_AFTER_DRAIN", "stop-task"),
         ] {
             let message = refused(name, value);
             assert!(message.contains("not in this version"), "{message}");

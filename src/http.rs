@@ -206,14 +206,22 @@ impl Network {
     }
 
     async fn connect(&self, url: &HttpUrl, known: &[IpAddr]) -> Result<Connection, Trouble> {
-        let addresses = timeout(CONNECT_LIMIT, self.addresses(url, known));
+        Connection::open(self.stream(url.host(), url.port(), known).await?).await
+    }
+
+    /// Connects to a host, by one of the `known` addresses or by those that its name has.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    pub async fn stream(&self, host: &str, port: u16, known: &[IpAddr]) -> Result<Box<dyn Stream>, Trouble> {
+        let addresses = timeout(CONNECT_LIMIT, self.addresses(host, known));
         let addresses = addresses.await.map_err(|_| Trouble::ConnectTimeout)??;
         // One that swallows packets must not use up the time of the next.
         let share = CONNECT_LIMIT / u32::try_from(addresses.len().max(1)).unwrap_or(1);
-        let mut last = Trouble::NoName(format!("the name `{}` has no address", url.host()));
+        let mut last = Trouble::NoName(format!("the name `{host}` has no address"));
         for ip in addresses {
-            match timeout(share, self.0.connect(SocketAddr::new(ip, url.port()))).await {
-                Ok(Ok(stream)) => return Connection::open(stream).await,
+            match timeout(share, self.0.connect(SocketAddr::new(ip, port))).await {
+                Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(why)) => last = connect_trouble(&why),
                 Err(_) => last = Trouble::ConnectTimeout,
             }
@@ -221,20 +229,20 @@ impl Network {
         Err(last)
     }
 
-    async fn addresses(&self, url: &HttpUrl, known: &[IpAddr]) -> Result<Vec<IpAddr>, Trouble> {
-        if let Some(ip) = url.ip() {
+    async fn addresses(&self, host: &str, known: &[IpAddr]) -> Result<Vec<IpAddr>, Trouble> {
+        if let Ok(ip) = host.parse() {
             return Ok(vec![ip]);
         }
         if !known.is_empty() {
             return Ok(known.to_vec());
         }
-        if url.host() == "localhost" {
+        if host == "localhost" {
             // Never anything else (RFC 6761), so that no resolver can delay it.
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
-        let found = self.0.lookup(url.host().to_owned()).await;
+        let found = self.0.lookup(host.to_owned()).await;
         let mut found =
-            found.map_err(|why| Trouble::NoName(format!("the name `{}` is not known: {why}", url.host())))?;
+            found.map_err(|why| Trouble::NoName(format!("the name `{host}` is not known: {why}")))?;
         found.truncate(MAX_ADDRESSES);
         Ok(found)
     }

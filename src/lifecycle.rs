@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::deadline::{CEILING, Limits};
-use crate::notice::{Notice, Reason};
+use crate::deadline::{CEILING, Limits, StopTimeout};
+use crate::notice::{Cause, Notice, Reason};
 use crate::step::{MAX_STEPS, Plan, PlannedStep, Step};
 use crate::timeline::{Outcome, Timeline, What, millis};
 
@@ -24,6 +24,19 @@ pub struct Policy {
     pub settle: Duration,
     /// What follows a drain that no SIGTERM asked for.
     pub after_drain: AfterDrain,
+    /// What AWS is asked for beside the drain.
+    pub aws: AwsPolicy,
+}
+
+/// What AWS is asked for beside the drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AwsPolicy {
+    /// Take the task out of its target groups before the first step.
+    pub deregister: bool,
+    /// Set the container instance to DRAINING when its host is about to go.
+    pub drain_instance: bool,
+    /// Ask ECS why it stops the task.
+    pub ask_why: bool,
 }
 
 /// Once drained with no SIGTERM yet.
@@ -34,6 +47,23 @@ pub enum AfterDrain {
     Wait,
     /// Leave.
     Exit,
+    /// Ask ECS to stop the task, and stay until it does.
+    #[serde(rename = "stop-task")]
+    StopTask,
+}
+
+/// What can be asked of AWS in a shutdown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AwsCall {
+    /// Take this task out of its target groups, and wait until they have let go.
+    Deregister,
+    /// Set the container instance to DRAINING.
+    DrainInstance,
+    /// Stop this task.
+    StopTask,
+    /// Ask why it is stopped.
+    Why,
 }
 
 /// What the shell tells the lifecycle.
@@ -51,6 +81,12 @@ pub enum Event {
     Progress(usize, Progress),
     /// A running step has ended.
     StepEnded(usize, Outcome),
+    /// What was asked of AWS has ended.
+    AwsEnded(AwsCall, Outcome),
+    /// ECS has said why it stops the task.
+    Cause(Cause),
+    /// ECS has said what this container's stop timeout is.
+    StopTimeout(StopTimeout),
     /// A second SIGINT.
     Interrupt,
     /// The sidecar cannot do its work, such as with no step anywhere.
@@ -83,6 +119,8 @@ pub enum Command {
     ReadLabels,
     /// Start this step. An `ack` needs no hands and is never commanded.
     Start(PlannedStep),
+    /// Ask AWS for this, beside everything else.
+    Aws(AwsCall),
     /// Drop whatever runs.
     DropSteps,
     /// Leave with this code. Nothing follows.
@@ -145,6 +183,10 @@ pub struct Lifecycle {
     steps: Vec<StepState>,
     /// Who posted to `/drained` while there was no plan yet.
     early_acks: Vec<Option<String>>,
+    /// While the target groups have not let go: how long the first step waits for that at most.
+    leaving: Option<Instant>,
+    /// What was asked of AWS, and when; each at most once.
+    asked: Vec<(AwsCall, Instant)>,
     timeline: Timeline,
 }
 
@@ -169,6 +211,8 @@ struct Budget {
     deadline: Instant,
     /// At most one per reason, in the order in which they came.
     notices: Vec<Notice>,
+    /// When each of them was seen first.
+    seen: Vec<Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,6 +235,8 @@ impl Lifecycle {
             budget: None,
             steps: vec![StepState::Pending; steps],
             early_acks: Vec::new(),
+            leaving: None,
+            asked: Vec::new(),
             timeline: Timeline::default(),
         }
     }
@@ -202,7 +248,7 @@ impl Lifecycle {
             Phase::Watching | Phase::Ended(_) => None,
             // Without a plan there is nothing to start, and the labels are still being read.
             Phase::Settling { .. } if self.plan.is_none() => Some(budget.deadline),
-            Phase::Settling { until } => Some(until.min(budget.deadline)),
+            Phase::Settling { until } => Some(self.first_step_at(until).min(budget.deadline)),
             Phase::Draining { .. } => Some(budget.deadline),
             Phase::Waiting => budget.host_ends().then_some(budget.deadline),
         }
@@ -225,6 +271,14 @@ impl Lifecycle {
             Event::Ack(container) => self.acknowledge(container, now),
             Event::Progress(number, progress) => self.note_progress(number, progress, now),
             Event::StepEnded(number, outcome) => self.end_step(number, outcome, now),
+            Event::AwsEnded(call, outcome) => self.end_aws(call, outcome, now),
+            Event::Cause(cause) => self.learn(cause, now),
+            Event::StopTimeout(stop_timeout) => {
+                // What a notice has set in motion is not changed any more.
+                if self.budget.is_none() {
+                    self.policy.limits.stop_timeout = stop_timeout;
+                }
+            }
             Event::Interrupt => self.exit(Code::Interrupted, now, &mut commands),
             Event::Refuse(code) => self.exit(code, now, &mut commands),
         }
@@ -248,7 +302,7 @@ impl Lifecycle {
                     return;
                 }
                 _ if now >= deadline => return self.strike(now, commands),
-                Phase::Settling { until } if now < until => return,
+                Phase::Settling { until } if now < self.first_step_at(until) => return,
                 Phase::Settling { .. } => match self.plan.as_ref().and_then(|plan| plan.next_order(None)) {
                     Some(order) => self.start(order, now, commands),
                     None => return,
@@ -273,12 +327,14 @@ impl Lifecycle {
             first: now,
             deadline: now + CEILING,
             notices: Vec::new(),
+            seen: Vec::new(),
         });
         let stricter = own < budget.deadline;
         let known = budget.notices.iter().any(|seen| seen.reason == notice.reason);
         budget.deadline = budget.deadline.min(own);
         if !known {
             budget.notices.push(notice);
+            budget.seen.push(now);
         }
         let left = budget.deadline.saturating_duration_since(now);
         if known && !stricter {
@@ -292,7 +348,13 @@ impl Lifecycle {
                 deadline_in_ms: millis(left),
             },
         );
+        if !known {
+            self.ask_aws_about(notice.reason, first_notice, now, commands);
+        }
         let settle = self.policy.settle.min(left / 2);
+        if let Some(leaving) = &mut self.leaving {
+            *leaving = (*leaving).min(now + left / 2);
+        }
         if first_notice {
             if !settle.is_zero() {
                 let for_ms = millis(settle);
@@ -409,12 +471,15 @@ impl Lifecycle {
 
     /// All steps have ended.
     fn finish(&mut self, now: Instant, commands: &mut Vec<Command>) {
-        let waiting = !self.sigterm_seen() && self.policy.after_drain == AfterDrain::Wait;
+        let waiting = !self.sigterm_seen() && self.policy.after_drain != AfterDrain::Exit;
         if self.code_of_steps() == Code::Drained {
             self.timeline.record(now, What::Drained { waiting });
         }
         if waiting {
             self.phase = Phase::Waiting;
+            if self.policy.after_drain == AfterDrain::StopTask {
+                self.ask_aws(AwsCall::StopTask, now, commands);
+            }
         } else {
             self.exit(self.code_of_steps(), now, commands);
         }
@@ -430,6 +495,90 @@ impl Lifecycle {
         );
         self.phase = Phase::Ended(code);
         commands.extend([Command::DropSteps, Command::Exit(code)]);
+    }
+
+    /// When the first step may start, if nothing more comes.
+    fn first_step_at(&self, settled: Instant) -> Instant {
+        self.leaving.map_or(settled, |leaving| leaving.max(settled))
+    }
+
+    fn ask_aws_about(&mut self, reason: Reason, first: bool, now: Instant, commands: &mut Vec<Command>) {
+        let AwsPolicy {
+            deregister,
+            drain_instance,
+            ask_why,
+        } = self.policy.aws;
+        if deregister && first {
+            // Never more than half of what there is: the app must be told in time.
+            let left = self.deadline().map(|end| end.saturating_duration_since(now));
+            self.leaving = left.map(|left| now + left / 2);
+            self.ask_aws(AwsCall::Deregister, now, commands);
+        }
+        let host_goes = matches!(reason, Reason::SpotInterruption | Reason::RebalanceRecommendation);
+        if drain_instance && host_goes {
+            self.ask_aws(AwsCall::DrainInstance, now, commands);
+        }
+        // Of its own notices the sidecar knows more than ECS does.
+        if ask_why && reason == Reason::Sigterm {
+            self.ask_aws(AwsCall::Why, now, commands);
+        }
+    }
+
+    fn ask_aws(&mut self, call: AwsCall, now: Instant, commands: &mut Vec<Command>) {
+        if self.asked.iter().all(|(asked, _)| *asked != call) {
+            self.asked.push((call, now));
+            self.timeline.record(now, What::AwsStart { call });
+            commands.push(Command::Aws(call));
+        }
+    }
+
+    fn end_aws(&mut self, call: AwsCall, outcome: Outcome, now: Instant) {
+        let asked = self.asked.iter().find(|(asked, _)| *asked == call);
+        let took = asked.map_or(Duration::ZERO, |(_, at)| now.saturating_duration_since(*at));
+        self.timeline.record(
+            now,
+            What::AwsEnd {
+                call,
+                outcome,
+                took_ms: millis(took),
+            },
+        );
+        if call == AwsCall::Deregister {
+            self.leaving = None;
+        }
+    }
+
+    /// Spot sharpens the deadline; a host that stays takes back what was only assumed of it.
+    fn learn(&mut self, cause: Cause, now: Instant) {
+        let limits = self.policy.limits;
+        let Some(budget) = &mut self.budget else { return };
+        match cause.host_goes() {
+            Some(true) => {
+                let end = budget.first + CEILING;
+                let spot = Notice::host_ends_at(Reason::SpotInterruption, end);
+                budget.deadline = budget.deadline.min(limits.deadline(&spot, now));
+                for notice in &mut budget.notices {
+                    notice.host_ends = notice.host_ends.or(Some(end));
+                }
+            }
+            Some(false) => {
+                for notice in budget.notices.iter_mut().filter(|notice| notice.assumed) {
+                    notice.host_ends = None;
+                }
+                let each = budget.notices.iter().zip(&budget.seen);
+                let strictest = each.map(|(notice, seen)| limits.deadline(notice, *seen)).min();
+                budget.deadline = strictest.unwrap_or(budget.deadline);
+            }
+            None => {}
+        }
+        let deadline_in_ms = millis(budget.deadline.saturating_duration_since(now));
+        self.timeline.record(
+            now,
+            What::Cause {
+                cause,
+                deadline_in_ms,
+            },
+        );
     }
 
     fn sigterm_seen(&self) -> bool {

@@ -3,11 +3,15 @@
 //! It lies below all of them, so that a watcher, a step or an endpoint can speak without knowing
 //! who listens.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 
-use crate::lifecycle::Progress;
-use crate::notice::Notice;
+use crate::aws::load_balancing::Target;
+use crate::lifecycle::{AwsCall, Progress};
+use crate::notice::{Cause, Notice};
 use crate::task::Task;
+use crate::timeline::Outcome;
 
 /// Senders wait when it is full; nobody sends faster than the sidecar reads for long.
 const CAPACITY: usize = 64;
@@ -25,8 +29,32 @@ pub enum Message {
     Task(Result<Task, String>),
     /// Somebody posted to `/drained`, naming a container or not.
     Ack(Option<String>),
+    /// AWS has been asked, in a shutdown or while all is calm.
+    Aws(AwsNews),
     /// A step has something to tell.
     Progress(usize, Progress),
+}
+
+/// What AWS has said.
+#[derive(Debug)]
+pub enum AwsNews {
+    /// What was asked for in a shutdown has ended.
+    Ended(AwsCall, Outcome),
+    /// Why ECS stops the task.
+    Cause(Cause),
+    /// Where this task is registered, which a shutdown then need not ask for.
+    Targets(Vec<Target>),
+    /// The container instance that it runs on, where there is one.
+    Instance(Option<String>),
+    /// This container's stop timeout; `None` where the task definition has none.
+    StopTimeout(Option<Duration>),
+    /// Something was asked for while all is calm, and what came of it.
+    Looked {
+        /// In words.
+        message: String,
+        /// Whether somebody should do something about it.
+        trouble: bool,
+    },
 }
 
 /// The signals that mean something.

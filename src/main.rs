@@ -7,6 +7,7 @@ use clap::{Arg, ArgMatches, Command};
 use ecs_prestop::config::{Config, LogFormat, SETTINGS};
 use ecs_prestop::http::Network;
 use ecs_prestop::lifecycle::Code;
+use ecs_prestop::sidecar::Networks;
 use ecs_prestop::task_definition::{add, check};
 use ecs_prestop::telemetry::writer::Writer;
 use ecs_prestop::telemetry::{Format, Telemetry};
@@ -16,6 +17,9 @@ use tokio::net::TcpListener;
 
 /// Names that may be looked up at once: two containers' and the metadata's may be slow together.
 const LOOKUPS: usize = 4;
+
+/// The endpoints of two services, and one more for credentials.
+const AWS_LOOKUPS: usize = 3;
 
 fn main() -> ExitCode {
     let matches = command_line().get_matches();
@@ -114,7 +118,10 @@ fn run(matches: &ArgMatches) -> ExitCode {
         tokio::spawn(signals.watch(mailbox.clone()));
         let ending = sidecar::run(
             config,
-            Network::system(LOOKUPS),
+            Networks {
+                drain: Network::system(LOOKUPS),
+                aws: Network::system(AWS_LOOKUPS),
+            },
             telemetry.clone(),
             (mailbox, messages),
             listener,

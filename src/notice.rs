@@ -72,6 +72,38 @@ pub struct Notice {
     /// When the host goes away, where that is known. Already monotonic: whoever reads a wall-clock
     /// time converts it on the spot.
     pub host_ends: Option<Instant>,
+    /// Whether that is assumed only, because the capacity may be Spot; ECS may know better.
+    pub assumed: bool,
+}
+
+/// What ECS says of why it stops a task (API reference, *Task*).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Cause {
+    /// `SpotInterruption`, `ServiceSchedulerInitiated`, `UserInitiated` and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_code: Option<String>,
+    /// In words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped_reason: Option<String>,
+    /// `FARGATE`, `FARGATE_SPOT`, or one of the cluster's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity_provider: Option<String>,
+    /// `EC2`, `FARGATE` and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub launch_type: Option<String>,
+}
+
+impl Cause {
+    /// Whether the host goes away with the task; `None` where ECS does not say.
+    pub fn host_goes(&self) -> Option<bool> {
+        let capacity = self.capacity_provider.as_deref();
+        match (self.stop_code.as_deref(), capacity) {
+            (Some("SpotInterruption" | "TerminationNotice"), _) => Some(true),
+            (_, Some("FARGATE")) => Some(false),
+            (_, None) if self.launch_type.as_deref() == Some("FARGATE") => Some(false),
+            _ => None,
+        }
+    }
 }
 
 impl Notice {
@@ -81,6 +113,15 @@ impl Notice {
             reason,
             action: None,
             host_ends: None,
+            assumed: false,
+        }
+    }
+
+    /// A notice whose host may end at that time.
+    pub fn host_may_end_at(reason: Reason, end: Instant) -> Notice {
+        Notice {
+            assumed: true,
+            ..Notice::host_ends_at(reason, end)
         }
     }
 

@@ -26,6 +26,9 @@ use crate::task::Task;
 use crate::telemetry::Telemetry;
 use crate::timeline::{Outcome, millis};
 use crate::watch::instance_metadata::InstanceMetadata;
+use cloud::Cloud;
+
+mod cloud;
 
 /// The task metadata is asked again this often at most while it cannot be read.
 const LONGEST_READ_PAUSE: Duration = Duration::from_secs(10);
@@ -45,16 +48,25 @@ pub struct Ending {
     pub complaints: Vec<String>,
 }
 
+/// The networks of the sidecar's parts: a name that hangs in one must not hold up another.
+#[derive(Clone)]
+pub struct Networks {
+    /// For metadata and drain calls.
+    pub drain: Network,
+    /// For the calls to AWS.
+    pub aws: Network,
+}
+
 /// Runs until the end. The caller watches the signals, through the mailbox. `endpoints`: the socket of
 /// the local endpoints and the network by which `/ready` asks the app.
 pub async fn run(
     config: Config,
-    network: Network,
+    networks: Networks,
     telemetry: Telemetry,
     (mailbox, mut messages): (Mailbox, mpsc::Receiver<Message>),
     endpoints: Option<(TcpListener, Network)>,
 ) -> Ending {
-    let mut sidecar = Sidecar::new(config, network, telemetry, mailbox);
+    let mut sidecar = Sidecar::new(config, networks, telemetry, mailbox);
     sidecar.start(endpoints);
     while sidecar.lifecycle.ended().is_none() {
         let timeout = sidecar.lifecycle.next_timeout();
@@ -84,8 +96,10 @@ pub async fn run(
 struct Sidecar {
     config: Config,
     network: Network,
+    aws_network: Network,
     telemetry: Telemetry,
     mailbox: Mailbox,
+    cloud: Cloud,
     lifecycle: Lifecycle,
     /// What is known of the task.
     task: Arc<Option<Task>>,
@@ -113,7 +127,7 @@ struct Sidecar {
 }
 
 impl Sidecar {
-    fn new(config: Config, network: Network, telemetry: Telemetry, mailbox: Mailbox) -> Sidecar {
+    fn new(config: Config, networks: Networks, telemetry: Telemetry, mailbox: Mailbox) -> Sidecar {
         let lifecycle = Lifecycle::new(config.policy, Plan::from_setting(&config.drain));
         let task = Arc::new(None);
         let status = watch::Sender::new(Arc::new(Status {
@@ -127,9 +141,11 @@ impl Sidecar {
         }));
         Sidecar {
             config,
-            network,
+            network: networks.drain,
+            aws_network: networks.aws,
             telemetry,
             mailbox,
+            cloud: Cloud::default(),
             lifecycle,
             task,
             fresh: false,
@@ -240,6 +256,7 @@ impl Sidecar {
                 None
             }
             Message::Task(read) => self.note_task(read),
+            Message::Aws(news) => self.note_aws(news),
         }
     }
 
@@ -252,7 +269,11 @@ impl Sidecar {
             Capacity::Auto => fargate,
         };
         if host_may_end {
-            Notice::host_ends_at(Reason::Sigterm, now() + CEILING)
+            let end = now() + CEILING;
+            match self.config.capacity {
+                Capacity::Auto => Notice::host_may_end_at(Reason::Sigterm, end),
+                _ => Notice::host_ends_at(Reason::Sigterm, end),
+            }
         } else {
             Notice::new(Reason::Sigterm)
         }
@@ -305,6 +326,7 @@ impl Sidecar {
         self.task = Arc::new(Some(task.clone()));
         self.fresh = self.lifecycle.deadline().is_some();
         self.watch_instance();
+        self.look_up(&task);
         if self.lifecycle.has_plan() {
             return None;
         }
@@ -390,6 +412,7 @@ impl Sidecar {
                             .spawn(async move { (number, drain.carry_out(step).await) });
                     }
                 }
+                Command::Aws(call) => self.ask_aws(call),
                 Command::DropSteps => self.steps.abort_all(),
                 Command::Exit(_) => {}
             }

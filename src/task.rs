@@ -33,6 +33,8 @@ pub struct Task {
     pub identity: Identity,
     /// `EC2`, `FARGATE`, `EXTERNAL` and so on.
     pub launch_type: Option<String>,
+    /// This container's name in the task definition.
+    pub own_name: Option<String>,
     /// The user's containers other than this one; the agent's own (pause containers) are left out.
     pub containers: Vec<Container>,
     /// The `DockerId`s of this container and of the agent's own.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::notice::{Action, Reason};
+use crate::lifecycle::AwsCall;
+use crate::notice::{Action, Cause, Reason};
 
 /// More than a plan of the largest size needs; what an endless retry adds beyond it is counted.
 pub const MAX_ENTRIES: usize = 256;
@@ -94,6 +95,32 @@ pub enum What {
         /// How many steps were running or never started.
         unfinished: usize,
     },
+    /// AWS is asked for something.
+    #[serde(rename = "aws.start")]
+    AwsStart {
+        /// For what.
+        call: AwsCall,
+    },
+    /// That has ended.
+    #[serde(rename = "aws.end")]
+    AwsEnd {
+        /// What was asked for.
+        call: AwsCall,
+        /// How.
+        #[serde(flatten)]
+        outcome: Outcome,
+        /// From its start.
+        took_ms: u64,
+    },
+    /// ECS has said why it stops the task.
+    #[serde(rename = "cause")]
+    Cause {
+        /// What it said.
+        #[serde(flatten)]
+        cause: Cause,
+        /// From now to the deadline that now holds.
+        deadline_in_ms: u64,
+    },
     /// Every step has ended in time.
     #[serde(rename = "drained")]
     Drained {
@@ -117,6 +144,8 @@ pub enum What {
 pub enum Outcome {
     /// The app has drained; how that was seen.
     Drained(String),
+    /// AWS has done what it was asked for; what that was.
+    Done(String),
     /// It could not be told to, for good; why, and what to look at.
     Failed(String),
 }
@@ -135,6 +164,9 @@ impl What {
             What::StepRetry { .. } => "step.retry",
             What::StepEnd { .. } => "step.end",
             What::Deadline { .. } => "deadline",
+            What::AwsStart { .. } => "aws.start",
+            What::AwsEnd { .. } => "aws.end",
+            What::Cause { .. } => "cause",
             What::Drained { .. } => "drained",
             What::Exit { .. } => What::EXIT,
         }

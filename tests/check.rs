@@ -343,6 +343,18 @@ const BREAKAGES: &[Breakage] = &[
     }),
     ("PS042", |task| remove(sidecar(task), "readonlyRootFilesystem")),
     ("PS043", |task| set(sidecar(task), "memory", json!(5))),
+    ("PS044", |task| {
+        setting(task, "PRESTOP_DRAIN_INSTANCE", "true") && {
+            remove(Some(task), "taskRoleArn");
+            true
+        }
+    }),
+    ("PS044", |task| {
+        setting(task, "PRESTOP_AFTER_DRAIN", "stop-task") && {
+            remove(Some(task), "taskRoleArn");
+            true
+        }
+    }),
     ("PS045", |task| {
         let restarts = sidecar(task).is_some_and(|sidecar| !sidecar["restartPolicy"].is_null());
         restarts && set(sidecar(task), "restartPolicy", json!({"enabled": true}))

@@ -188,7 +188,11 @@ impl Play {
             stand_in: self.stand_in,
         };
         let network = Network::new(self.world.clone());
-        let run = sidecar::run(config, network, Telemetry::default(), (mailbox, messages), None);
+        let networks = sidecar::Networks {
+            drain: network.clone(),
+            aws: network,
+        };
+        let run = sidecar::run(config, networks, Telemetry::default(), (mailbox, messages), None);
         let acts = async {
             acts(director).await;
             std::future::pending::<()>().await;

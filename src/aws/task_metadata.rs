@@ -62,10 +62,12 @@ pub async fn read(network: &Network, uri: &HttpUrl) -> Result<Task, TaskMetadata
     let mut server = Regular::new(network.clone(), CALL_LIMIT, MAX_ANSWER);
     let own = document(&mut server, uri).await?;
     let own_id = text_in(&own, |own: RawContainer<'_>| own.docker_id);
+    let own_name = text_in(&own, |own: RawContainer<'_>| own.name);
     drop(own);
     let url = uri.append("/task");
     let task = document(&mut server, &url).await?;
-    task_of(own_id.as_deref(), &task).map_err(|why| TaskMetadataError::Document { url, why })
+    let task = task_of(own_id.as_deref(), &task).map_err(|why| TaskMetadataError::Document { url, why })?;
+    Ok(Task { own_name, ..task })
 }
 
 /// The name of the container whose metadata URI that is.
@@ -177,6 +179,7 @@ fn task_of(own_id: Option<&str>, document: &str) -> Result<Task, String> {
             family,
         },
         launch_type: text(task.launch_type),
+        own_name: None,
         containers,
         internal_ids,
     })

@@ -89,7 +89,9 @@ impl Lifecycle {
         steps
             .map(|planned| {
                 let (outcome, detail) = match &self.steps[planned.number - 1] {
-                    StepState::Ended(Outcome::Drained(how)) => ("drained", Some(how.clone())),
+                    StepState::Ended(Outcome::Drained(how) | Outcome::Done(how)) => {
+                        ("drained", Some(how.clone()))
+                    }
                     StepState::Ended(Outcome::Failed(why)) => ("failed", Some(why.clone())),
                     StepState::Running(_) if ended => ("dropped", None),
                     StepState::Running(_) => ("running", None),

@@ -23,6 +23,7 @@ fn policy(stop_timeout: u64, reserve: u64, settle: u64) -> Policy {
         },
         settle: Duration::from_secs(settle),
         after_drain: AfterDrain::Wait,
+        aws: AwsPolicy::default(),
     }
 }
 
@@ -71,6 +72,7 @@ impl Play {
             .map(|command| match command {
                 Command::ReadLabels => "read labels".to_owned(),
                 Command::Start(step) => format!("start {}", step.number),
+                Command::Aws(call) => format!("aws {call:?}"),
                 Command::DropSteps => "drop".to_owned(),
                 Command::Exit(code) => format!("exit {}", code.number()),
             })
@@ -82,6 +84,7 @@ impl Play {
             reason,
             action: (reason == Reason::SpotInterruption).then_some(Action::Terminate),
             host_ends: host_ends.map(|end| self.t0 + secs(end)),
+            assumed: false,
         };
         self.on(t, Event::Notice(notice))
     }
@@ -119,6 +122,134 @@ fn at_the_deadline_what_runs_is_dropped_and_the_code_is_3() {
     play.sigterm(0.0);
     assert_eq!(play.on(28.999, Event::Timeout), [""; 0]);
     assert_eq!(play.on(29.0, Event::Timeout), ["drop", "exit 3"]);
+}
+
+fn with_aws(policy: Policy, deregister: bool, drain_instance: bool, ask_why: bool) -> Policy {
+    Policy {
+        aws: AwsPolicy {
+            deregister,
+            drain_instance,
+            ask_why,
+        },
+        ..policy
+    }
+}
+
+fn done(call: AwsCall) -> Event {
+    Event::AwsEnded(call, Outcome::Done("done".to_owned()))
+}
+
+#[test]
+fn the_first_step_waits_until_the_target_groups_have_let_go() {
+    let mut play = Play::one_call(with_aws(policy(30, 10, 0), true, false, false));
+    assert_eq!(play.sigterm(0.0), ["aws Deregister"]);
+    assert_eq!(play.timeout(), Some(14.5));
+    assert_eq!(play.on(4.0, done(AwsCall::Deregister)), ["start 1"]);
+    assert_eq!(play.drained(5.0, 1), ["drop", "exit 0"]);
+}
+
+#[test]
+fn target_groups_that_do_not_let_go_hold_the_drain_back_for_half_of_the_time_at_most() {
+    let mut play = Play::one_call(with_aws(policy(30, 10, 0), true, false, false));
+    play.sigterm(0.0);
+    assert_eq!(play.on(14.4, Event::Timeout), [""; 0]);
+    assert_eq!(play.on(14.5, Event::Timeout), ["start 1"]);
+    // A later and stricter notice leaves less to wait for.
+    let mut play = Play::one_call(with_aws(policy(120, 10, 0), true, false, false));
+    play.notice(0.0, Reason::Manual, None);
+    assert_eq!(play.timeout(), Some(55.0));
+    play.notice(1.0, Reason::SpotInterruption, Some(31.0));
+    assert_eq!(play.timeout(), Some(11.0));
+}
+
+#[test]
+fn settling_and_leaving_go_on_side_by_side() {
+    let mut play = Play::one_call(with_aws(policy(30, 10, 5), true, false, false));
+    play.sigterm(0.0);
+    assert_eq!(play.on(2.0, done(AwsCall::Deregister)), [""; 0]);
+    assert_eq!(play.timeout(), Some(5.0));
+    assert_eq!(play.on(5.0, Event::Timeout), ["start 1"]);
+}
+
+#[test]
+fn an_instance_is_drained_once_and_only_if_its_host_is_about_to_go() {
+    let mut play = Play::one_call(with_aws(policy(30, 10, 0), false, true, false));
+    assert_eq!(play.notice(0.0, Reason::Manual, None), ["start 1"]);
+    assert_eq!(
+        play.notice(1.0, Reason::RebalanceRecommendation, None),
+        ["aws DrainInstance"]
+    );
+    assert_eq!(play.notice(2.0, Reason::SpotInterruption, Some(122.0)), [""; 0]);
+}
+
+#[test]
+fn drained_without_a_sigterm_ecs_is_asked_to_stop_the_task_and_it_stays_until_it_does() {
+    let mut play = Play::one_call(Policy {
+        after_drain: AfterDrain::StopTask,
+        ..policy(30, 10, 0)
+    });
+    play.notice(0.0, Reason::Manual, None);
+    assert_eq!(play.drained(1.0, 1), ["aws StopTask"]);
+    assert_eq!(play.on(1.5, done(AwsCall::StopTask)), [""; 0]);
+    assert_eq!(play.sigterm(2.0), ["drop", "exit 0"]);
+    // After a SIGTERM there is nobody left to ask.
+    let mut play = Play::one_call(Policy {
+        after_drain: AfterDrain::StopTask,
+        ..policy(30, 10, 0)
+    });
+    play.sigterm(0.0);
+    assert_eq!(play.drained(1.0, 1), ["drop", "exit 0"]);
+}
+
+fn cause(stop_code: &str, capacity_provider: Option<&str>) -> Event {
+    Event::Cause(Cause {
+        stop_code: Some(stop_code.to_owned()),
+        capacity_provider: capacity_provider.map(ToOwned::to_owned),
+        ..Cause::default()
+    })
+}
+
+#[test]
+fn what_ecs_says_of_the_capacity_sharpens_the_deadline_or_takes_an_assumption_back() {
+    let sigterm = |play: &mut Play| {
+        let end = play.t0 + CEILING;
+        play.on(0.0, Event::Notice(Notice::host_may_end_at(Reason::Sigterm, end)))
+    };
+    // Fargate, capacity unknown: as if it were Spot, until ECS says what it is.
+    let with_why = || with_aws(policy(120, 30, 0), false, false, true);
+    let mut play = Play::one_call(with_why());
+    assert_eq!(sigterm(&mut play), ["aws Why", "start 1"]);
+    assert_eq!(play.deadline(), 90.0);
+    play.on(1.0, cause("ServiceSchedulerInitiated", Some("FARGATE")));
+    assert_eq!(play.deadline(), 119.0);
+    let mut play = Play::one_call(with_why());
+    sigterm(&mut play);
+    play.on(1.0, cause("SpotInterruption", Some("FARGATE_SPOT")));
+    assert_eq!(play.deadline(), 90.0);
+    // A deployment on Spot: the host stays for now, but nobody promises that it does.
+    let mut play = Play::one_call(with_why());
+    sigterm(&mut play);
+    play.on(1.0, cause("ServiceSchedulerInitiated", Some("FARGATE_SPOT")));
+    assert_eq!(play.deadline(), 90.0);
+    // Taken for on demand, and then it is Spot after all.
+    let mut play = Play::one_call(with_why());
+    play.sigterm(0.0);
+    assert_eq!(play.deadline(), 119.0);
+    play.on(1.0, cause("SpotInterruption", None));
+    assert_eq!(play.deadline(), 90.0);
+}
+
+#[test]
+fn a_stop_timeout_that_ecs_has_said_holds_from_the_next_notice_on() {
+    let mut play = Play::one_call(policy(30, 10, 0));
+    let learned = Event::StopTimeout(StopTimeout::new(secs(100.0)).unwrap());
+    play.on(0.0, learned.clone());
+    play.sigterm(1.0);
+    assert_eq!(play.deadline(), 100.0);
+    let mut play = Play::one_call(policy(30, 10, 0));
+    play.sigterm(0.0);
+    play.on(1.0, learned);
+    assert_eq!(play.deadline(), 29.0);
 }
 
 #[test]
@@ -351,6 +482,9 @@ fn happening() -> impl Strategy<Value = (u64, Happening)> {
         2 => Just(Happening::Timeout),
         1 => Just(Happening::Plan),
         1 => (0_usize..9).prop_map(Happening::Progress),
+        1 => (prop::sample::select(vec![AwsCall::Deregister, AwsCall::DrainInstance, AwsCall::Why]), any::<bool>())
+            .prop_map(|(call, ok)| Happening::AwsEnded(call, ok)),
+        1 => prop::sample::select(vec![None, Some("SpotInterruption"), Some("UserInitiated")]).prop_map(Happening::Cause),
     ];
     (0_u64..60_000, what)
 }
@@ -363,6 +497,8 @@ enum Happening {
     Timeout,
     Plan,
     Progress(usize),
+    AwsEnded(AwsCall, bool),
+    Cause(Option<&'static str>),
 }
 
 fn shifted(now: Instant, ms: i64) -> Instant {
@@ -431,10 +567,12 @@ proptest! {
         acks in any::<bool>(),
         known in any::<bool>(),
         (stop_timeout, reserve, settle) in (2_u64..=120, 0_u64..=110, 0_u64..=120),
-        exits in any::<bool>(),
+        after_drain in prop::sample::select(vec![AfterDrain::Wait, AfterDrain::Exit, AfterDrain::StopTask]),
+        (deregister, drain_instance, ask_why) in (any::<bool>(), any::<bool>(), any::<bool>()),
     ) {
         let policy = Policy {
-            after_drain: if exits { AfterDrain::Exit } else { AfterDrain::Wait },
+            after_drain,
+            aws: AwsPolicy { deregister, drain_instance, ask_why },
             ..policy(stop_timeout, reserve, settle)
         };
         let the_plan = plan(&orders, if acks { "ack" } else { "http://x/" });
@@ -465,6 +603,7 @@ proptest! {
                         reason,
                         action: None,
                         host_ends: end.map(|ms| shifted(now, ms)),
+                        assumed: false,
                     };
                     if lifecycle.ended().is_none() {
                         first.get_or_insert(now);
@@ -480,6 +619,15 @@ proptest! {
                 }
                 Happening::Ack(which) => Event::Ack(which.map(|i| format!("c{i}"))),
                 Happening::Timeout => Event::Timeout,
+                Happening::AwsEnded(call, ok) => {
+                    let outcome = if ok { Outcome::Done(String::new()) } else { Outcome::Failed(String::new()) };
+                    Event::AwsEnded(call, outcome)
+                }
+                Happening::Cause(code) => Event::Cause(Cause {
+                    stop_code: code.map(ToOwned::to_owned),
+                    launch_type: Some("FARGATE".to_owned()),
+                    ..Cause::default()
+                }),
                 Happening::Plan => Event::Plan(the_plan.clone()),
                 Happening::Progress(step) => Event::Progress(step, Progress::Called { call: String::new(), status: 503 }),
             };

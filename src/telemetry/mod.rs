@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use crate::lifecycle::Report;
+use crate::lifecycle::{AwsCall, Report};
 use crate::task::Identity;
 use crate::timeline::{Outcome, What};
 
@@ -73,6 +73,12 @@ impl Telemetry {
                 outcome: Outcome::Failed(_),
                 ..
             } => tracing::error!(event = what.event(), fields),
+            // The drain goes on without it; why ECS stops the task nobody has asked to know.
+            What::AwsEnd {
+                call,
+                outcome: Outcome::Failed(_),
+                ..
+            } if *call != AwsCall::Why => tracing::warn!(event = what.event(), fields),
             _ => tracing::info!(event = what.event(), fields),
         }
     }

@@ -94,6 +94,7 @@ async fn ask(metadata: &mut InstanceMetadata, item: Item) -> Result<Option<Notic
             reason: item.reason(),
             action,
             host_ends: host_ends.map(|end| now + until(end, aws_now).min(CEILING)),
+            assumed: false,
         })),
         Sighting::Starting { at: start } => {
             let left = until(start, aws_now);

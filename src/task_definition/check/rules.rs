@@ -48,7 +48,7 @@ impl Rule {
 }
 
 /// All of them, by their ids.
-pub static RULES: [Rule; 33] = [
+pub static RULES: [Rule; 34] = [
     order::sidecar_before_app::RULE,
     order::app_before_sidecar::RULE,
     order::circle::RULE,
@@ -75,6 +75,7 @@ pub static RULES: [Rule; 33] = [
     sidecar::health_check::RULE,
     sidecar::writable_root::RULE,
     sidecar::memory::RULE,
+    sidecar::task_role::RULE,
     sidecar::restarts::RULE,
     surroundings::blocking_log::RULE,
     surroundings::deregistration_delay::RULE,

@@ -146,3 +146,22 @@ fn as_metadata(task: &Task<'_>) -> task::Task {
         ..task::Task::default()
     }
 }
+
+/// The settings that need to call AWS, and the values that ask for it.
+const AWS_FEATURES: [(&str, &str); 5] = [
+    ("PRESTOP_DEREGISTER", "true"),
+    ("PRESTOP_DRAIN_INSTANCE", "true"),
+    ("PRESTOP_AFTER_DRAIN", "stop-task"),
+    ("PRESTOP_STOP_TIMEOUT", "auto"),
+    ("PRESTOP_PROTECT", "true"),
+];
+
+impl Sidecar<'_, '_> {
+    /// The first setting that needs the task role.
+    pub fn aws_feature(&self) -> Option<&'static str> {
+        let wanted = AWS_FEATURES
+            .iter()
+            .find(|(variable, word)| self.says(variable, word));
+        wanted.map(|(variable, _)| *variable)
+    }
+}

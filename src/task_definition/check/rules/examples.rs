@@ -92,6 +92,7 @@ pub(super) const WEB: &str = r#"{
         {"name": "PRESTOP_DRAIN", "value": "http://app:8080/drain"},
         {"name": "PRESTOP_STOP_TIMEOUT", "value": "90s"},
         {"name": "PRESTOP_CAPACITY", "value": "spot"},
+        {"name": "PRESTOP_DEREGISTER", "value": "true"},
         {"name": "PRESTOP_RESERVE", "value": "30s"},
         {"name": "PRESTOP_SETTLE", "value": "10s"}
       ],

@@ -1,0 +1,154 @@
+//! What can come in place of an answer of AWS, in words that say what to do.
+
+use std::error::Error;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_runtime::retries::classifiers::THROTTLING_ERRORS;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+/// What an error's message says is quoted up to here: it comes from outside.
+const MAX_MESSAGE: usize = 300;
+
+/// A call that did not succeed, after all its tries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// As IAM writes it: `ecs:StopTask`.
+    pub action: &'static str,
+    /// What came.
+    pub kind: Kind,
+}
+
+/// What came in place of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The role may not do that. Nothing changes until somebody grants it.
+    Denied,
+    /// There is no role, or its credentials cannot be had.
+    NoCredentials,
+    /// The account makes more calls than AWS takes.
+    Throttled,
+    /// No answer in time.
+    TimedOut,
+    /// No connection, or it broke off.
+    Unreachable(String),
+    /// The service's own error: its code and message.
+    Refused(String, String),
+    /// Anything else, such as an answer that is none.
+    Other(String),
+}
+
+impl Failure {
+    pub(super) fn of<E>(action: &'static str, error: &SdkError<E, HttpResponse>) -> Failure
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        Failure {
+            action,
+            kind: kind(error),
+        }
+    }
+
+    pub(super) fn other(action: &'static str, why: impl Into<String>) -> Failure {
+        Failure {
+            action,
+            kind: Kind::Other(why.into()),
+        }
+    }
+
+    /// Whether trying again later can help.
+    pub fn may_pass(&self) -> bool {
+        !matches!(self.kind, Kind::Denied)
+    }
+
+    /// The code of the service's own error.
+    pub(super) fn code(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Refused(code, _) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// In words, with the file that has the policy for this feature.
+    pub fn tell(&self, policy: &str) -> String {
+        let Failure { action, kind } = self;
+        let file = format!("task-definitions/iam/{policy}");
+        match kind {
+            Kind::Denied => format!("{action} is denied: grant it to the task role; {file} has it"),
+            Kind::NoCredentials => {
+                format!("{action}: there are no credentials; give the task a role with {file}")
+            }
+            Kind::Throttled => format!("{action}: AWS throttles the calls of this account"),
+            Kind::TimedOut => format!("{action}: AWS did not answer in time"),
+            Kind::Unreachable(why) => format!(
+                "{action}: AWS cannot be reached ({why}); does the subnet have a way to its endpoint?"
+            ),
+            Kind::Refused(code, message) => format!("{action}: {code}: {message}"),
+            Kind::Other(why) => format!("{action}: {why}"),
+        }
+    }
+}
+
+fn kind<E>(error: &SdkError<E, HttpResponse>) -> Kind
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    match error {
+        SdkError::TimeoutError(_) => Kind::TimedOut,
+        SdkError::DispatchFailure(failure) => {
+            let causes = chain(failure.as_connector_error().map(|error| error as _));
+            let root = causes.last().map(ToString::to_string).unwrap_or_default();
+            match () {
+                () if causes.iter().any(|cause| cause.is::<CredentialsError>()) => Kind::NoCredentials,
+                () if failure.is_timeout() => Kind::TimedOut,
+                () => Kind::Unreachable(shortened(&root)),
+            }
+        }
+        SdkError::ServiceError(_) => of_service(error),
+        SdkError::ResponseError(_) => Kind::Other("the answer is not what AWS answers".to_owned()),
+        other => {
+            let causes = chain(Some(other as _));
+            Kind::Other(shortened(
+                &causes.last().map(ToString::to_string).unwrap_or_default(),
+            ))
+        }
+    }
+}
+
+fn of_service<E>(error: &SdkError<E, HttpResponse>) -> Kind
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let status = error.raw_response().map(|answer| answer.status().as_u16());
+    match (error.code(), status) {
+        // ECS and Elastic Load Balancing name it differently.
+        (Some("AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation"), _) => Kind::Denied,
+        (Some(code), _) if THROTTLING_ERRORS.contains(&code) => Kind::Throttled,
+        (_, Some(429)) => Kind::Throttled,
+        (Some(code), _) => Kind::Refused(
+            shortened(code),
+            shortened(error.message().unwrap_or("no message")),
+        ),
+        (None, Some(status)) => Kind::Other(format!("HTTP {status}")),
+        (None, None) => Kind::Other("an error without a code".to_owned()),
+    }
+}
+
+/// An error and what is behind it, the innermost last.
+fn chain<'a>(first: Option<&'a (dyn Error + 'static)>) -> Vec<&'a (dyn Error + 'static)> {
+    let mut causes = Vec::new();
+    let mut next = first;
+    while let Some(cause) = next {
+        causes.push(cause);
+        next = cause.source();
+    }
+    causes
+}
+
+fn shortened(text: &str) -> String {
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_MESSAGE)
+        .collect()
+}
