@@ -463,3 +463,36 @@ proptest! {
         }
     }
 }
+
+/// Layouts in which a careless hand would put the sidecar into a comment, another object or another
+/// task: it is added and nothing else changed, or refused.
+#[test]
+fn odd_layouts_are_added_to_rightly_or_refused() {
+    let head =
+        "Resources:\n  T:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      ContainerDefinitions:";
+    let container = "{Name: app, Image: x, StopTimeout: 20, PortMappings: [{ContainerPort: 80}]}";
+    let cases = [
+        (format!("{head}\n      - {container} # the app, alone\n"), true),
+        (format!("{head} [{container},]\n"), true),
+        (format!("{head} [\n        {container}, # one\n      ]\n"), true),
+        (format!("{head}\n        - Name: app\n          PortMappings: [{{ContainerPort: 80}}]\n          StopTimeout: 20\n          LogConfiguration:\n            LogDriver: awslogs\n            Options:\n              a: !Join\n                - '-'\n                - - b\n                  - c\n              awslogs-datetime-format: |2-\n                  two\n              mode: blocking\n"), true),
+        (format!("{head}\n        - &app\n          Name: app\n          PortMappings: [{{ContainerPort: 80}}]\n          StopTimeout: 20\n"), true),
+        ("services:\n  app:\n    image: a\n    ports: [\"80:80\"]\n    networks: &n\n      inner:\n\nnetworks:\n  inner:\n".to_owned(), true),
+        ("x: &w {db: {image: a}}\nservices: {<<: *w, app: {image: a, ports: ['80:80']}}\n".to_owned(), false),
+        (format!("Shared: &list\n  - {container}\n{head} *list\n"), false),
+    ];
+    for (text, possible) in cases {
+        match added("t.yaml", &text, &wishes("app")) {
+            Ok(done) => {
+                assert!(possible, "{}", done.text);
+                assert_eq!(findings("t.yaml", &done.text), findings("t.yaml", &text));
+                assert_eq!(
+                    added("t.yaml", &done.text, &wishes("app")).unwrap().text,
+                    done.text
+                );
+                assert!(!done.text.contains("# the app, alone,"), "{}", done.text);
+            }
+            Err(why) => assert!(!possible, "{why}\n{text}"),
+        }
+    }
+}

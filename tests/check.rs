@@ -731,6 +731,27 @@ fn no_file_takes_more_than_256_mib() {
             1,
         ),
         (
+            "long-aliases.yaml",
+            format!(
+                "x: &x \"{}\"\nservices: {{a: {{command: [{}]}}}}",
+                "y".repeat(500_000),
+                many("*x", 1000)
+            )
+            .into_bytes(),
+            2,
+        ),
+        (
+            "anchors.yaml",
+            format!(
+                "x: {}{}{}",
+                (0..120).map(|n| format!("&a{n} [")).collect::<String>(),
+                "a,".repeat(400_000),
+                "]".repeat(120)
+            )
+            .into_bytes(),
+            2,
+        ),
+        (
             "aliases.yaml",
             format!("a: &a [1]\nb: [{}]", many("*a", 300_000)).into_bytes(),
             2,

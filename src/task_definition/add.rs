@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use similar::TextDiff;
 
 use super::check::{self, Selection};
-use super::document::{self, Node};
+use super::document;
 use super::model::{self, Container, Form, NoTask, Task};
 use super::source::Source;
 use crate::step::parse_steps;
@@ -100,7 +100,7 @@ pub fn add(source: &Source, wishes: &Wishes) -> Result<Added, Refusal> {
             "the list of containers is written in a way that cannot be added to: write one container a line",
         )
     })?;
-    verify(source, &text, task)?;
+    verify(source, &text, task, sidecar.name)?;
     Ok(Added { text, story })
 }
 
@@ -200,7 +200,12 @@ fn already(
 }
 
 /// Reads the result as `check` does: the sidecar must bring no finding of its own.
-fn verify(source: &Source, text: &str, task: &Task<'_>) -> Result<(), Refusal> {
+fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<(), Refusal> {
+    if !only_more_by_one(source, text, task, name) {
+        return Err(Refusal::because(
+            "this file is written in a way that cannot be added to without changing more of it: write one container a line",
+        ));
+    }
     let found = |text: &str| -> Result<Vec<(&'static str, String)>, Refusal> {
         let copy = Source::new(&source.name, text.to_owned(), true);
         let checked =
@@ -227,6 +232,21 @@ fn verify(source: &Source, text: &str, task: &Task<'_>) -> Result<(), Refusal> {
         task.name,
         list.concat()
     )))
+}
+
+/// Whether the new text has the sidecar in that task, and says the same as before everywhere else.
+fn only_more_by_one(source: &Source, text: &str, task: &Task<'_>, name: &str) -> bool {
+    let (Ok((before, _)), Ok((after, _))) = (
+        document::parse(&source.name, &source.text),
+        document::parse(&source.name, text),
+    ) else {
+        return false;
+    };
+    let Ok(tasks) = model::tasks(&after) else {
+        return false;
+    };
+    let own = tasks.iter().find(|own| own.name == task.name);
+    before.additions(&after) == Some(1) && own.is_some_and(|own| own.container(name).is_some())
 }
 
 /// The command line of `add`.
@@ -354,9 +374,4 @@ fn write_in_place(path: &str, text: &str) -> Result<(), Refusal> {
 /// Where a drain call goes unless told otherwise.
 fn first_port(container: &Container<'_>) -> Option<u16> {
     container.ports.known().and_then(|ports| ports.first().copied())
-}
-
-/// What stands at a node, with its intrinsics.
-fn slice<'t>(source: &'t Source, node: &Node<'_>) -> &'t str {
-    source.text.get(node.span.start..node.span.end).unwrap_or("")
 }

@@ -16,8 +16,8 @@ pub const MAX_BYTES: u64 = 1 << 20;
 /// Nobody nests templates so deep by hand or by machine, and the stack holds it with ease.
 const MAX_DEPTH: usize = 128;
 
-/// A text of [`MAX_BYTES`] in which every other byte starts a value; aliases cannot go beyond.
-const MAX_VALUES: usize = 500_000;
+/// More than a text of [`MAX_BYTES`] that means something; what aliases repeat is counted, too.
+const MAX_VALUES: usize = 250_000;
 
 /// A range of bytes in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -170,6 +170,31 @@ impl<'a> Node<'a> {
             Kind::Bool(value) => Some(Cow::Borrowed(if *value { "true" } else { "false" })),
             _ => None,
         }
+    }
+
+    /// How many values `new` has at the end of some list or object that this one has not. `None` where
+    /// anything else differs.
+    pub fn additions(&self, new: &Node<'_>) -> Option<usize> {
+        let more = |old: usize, new: usize| new.checked_sub(old).filter(|more| *more <= 1);
+        let counts: Vec<Option<usize>> = match (&self.kind, &new.kind) {
+            _ if self.tag != new.tag => return None,
+            (Kind::Null, Kind::Null) => Vec::new(),
+            (Kind::Bool(a), Kind::Bool(b)) if a == b => Vec::new(),
+            (Kind::Number(a), Kind::Number(b)) | (Kind::String(a), Kind::String(b)) if a == b => Vec::new(),
+            (Kind::List(a), Kind::List(b)) => {
+                let inner = a.iter().zip(b).map(|(a, b)| a.additions(b));
+                inner.chain([more(a.len(), b.len())]).collect()
+            }
+            (Kind::Map(a), Kind::Map(b)) => {
+                let inner = a
+                    .iter()
+                    .zip(b)
+                    .map(|(a, b)| (a.key == b.key).then(|| a.value.additions(&b.value))?);
+                inner.chain([more(a.len(), b.len())]).collect()
+            }
+            _ => return None,
+        };
+        counts.into_iter().sum()
     }
 
     /// What it is, for a message.

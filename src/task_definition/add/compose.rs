@@ -15,7 +15,7 @@ pub(super) fn definition<'a>(
     task: &Task<'a>,
     app: &Container<'a>,
     wishes: &Wishes,
-) -> Result<(Definition<'a>, String), Refusal> {
+) -> Result<(Definition, String), Refusal> {
     let name = "prestop";
     if task.container(name).is_some() {
         return Err(Refusal::because(format!(
@@ -48,10 +48,14 @@ pub(super) fn definition<'a>(
         ("cap_drop", Tree::texts(&["ALL"])),
         ("security_opt", Tree::texts(&["no-new-privileges:true"])),
     ];
-    for shared in ["networks", "network_mode"] {
-        if let Some(node) = app.node.get(shared) {
-            fields.push((shared, Tree::Copy(node)));
-        }
+    if let Some(node) = app.node.get("networks") {
+        // The names only: an address or an alias of the app's is not the sidecar's.
+        let names = node.entries().iter().map(|entry| Tree::text(entry.key.as_ref()));
+        let listed = node.items().iter().map(Tree::of);
+        fields.push(("networks", Tree::List(names.chain(listed).collect())));
+    }
+    if let Some(node) = app.node.get("network_mode") {
+        fields.push(("network_mode", Tree::of(node)));
     }
     let body = Tree::Fields(fields);
     Ok((Definition { name, body }, story))
@@ -62,7 +66,13 @@ fn drain(app: &Container<'_>, wishes: &Wishes) -> Result<String, Refusal> {
         parse_steps(text).map_err(|why| Refusal::because(format!("--drain: {why}")))?;
         return Ok(text.clone());
     }
-    let name = &app.name.text;
+    // On the host's network there are no names of services.
+    let on_host = app.node.get("network_mode").and_then(Node::text) == Some("host");
+    let name = if on_host {
+        "127.0.0.1"
+    } else {
+        app.name.text.as_ref()
+    };
     port(app.node)
         .map(|port| format!("POST http://{name}:{port}/drain"))
         .ok_or_else(|| {
@@ -80,6 +90,7 @@ fn port(service: &Node<'_>) -> Option<u16> {
         .filter_map(|field| service.get(field)?.items().first())
         .next()?;
     let word = first.get("target").unwrap_or(first).word()?;
-    let inner = word.rsplit(':').next()?.split('/').next()?;
+    // UDP speaks no HTTP.
+    let inner = word.rsplit(':').next()?.trim_end_matches("/tcp");
     inner.parse().ok()
 }

@@ -26,7 +26,7 @@ pub(super) fn definition<'a>(
     task: &Task<'a>,
     app: &Container<'a>,
     wishes: &Wishes,
-) -> Result<(Definition<'a>, String), Refusal> {
+) -> Result<(Definition, String), Refusal> {
     fits(task)?;
     let name = free_name(task)?;
     let drain = drain(task, app, wishes)?;
@@ -153,7 +153,7 @@ fn drain<'a>(
     task: &Task<'a>,
     app: &Container<'a>,
     wishes: &Wishes,
-) -> Result<Option<(Tree<'a>, String)>, Refusal> {
+) -> Result<Option<(Tree, String)>, Refusal> {
     if let Some(text) = &wishes.drain {
         let steps = parse_steps(text).map_err(|why| Refusal::because(format!("--drain: {why}")))?;
         let signals = steps.iter().any(|step| matches!(step, Step::Signal(_)));
@@ -252,7 +252,7 @@ fn times(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Times,
 }
 
 /// The app, whoever else is drained, and the log router.
-fn dependencies<'a>(task: &Task<'a>, app: &Container<'a>, wishes: &Wishes) -> Tree<'a> {
+fn dependencies<'a>(task: &Task<'a>, app: &Container<'a>, wishes: &Wishes) -> Tree {
     let mut names = vec![&app.name];
     for container in &task.containers {
         let labelled = wishes.drain.is_none() && container.labels.contains_key(DRAIN_LABEL);
@@ -271,7 +271,7 @@ fn dependencies<'a>(task: &Task<'a>, app: &Container<'a>, wishes: &Wishes) -> Tr
         let name = if name.literal {
             Tree::text(name.text.as_ref())
         } else {
-            Tree::Copy(name.node)
+            Tree::of(name.node)
         };
         Tree::Fields(vec![("containerName", name), ("condition", Tree::text("START"))])
     };
@@ -314,23 +314,27 @@ fn user(task: &Task<'_>, steps: &[Step]) -> String {
 }
 
 /// As the app logs, but never so that a line can hold the drain.
-fn log<'a>(app: &Container<'a>) -> Option<Tree<'a>> {
+fn log<'a>(app: &Container<'a>) -> Option<Tree> {
     let log = app.log.as_ref()?;
     let blocking = matches!(&log.mode, Value::Known(mode, _) if mode == "blocking");
     let options = log.node.get("options").or(log.node.get("Options"))?;
     if !blocking {
-        return Some(Tree::Copy(log.node));
+        return Some(Tree::of(log.node));
     }
     let pairs = options.entries().iter().map(|entry| {
         let value = if entry.key == "mode" {
             Tree::text("non-blocking")
         } else {
-            Tree::Copy(&entry.value)
+            Tree::of(&entry.value)
         };
         (entry.key.to_string(), value)
     });
-    Some(Tree::Fields(vec![
+    let mut fields = vec![
         ("logDriver", Tree::text(log.driver.known()?.as_ref())),
         ("options", Tree::Pairs(pairs.collect())),
-    ]))
+    ];
+    if let Some(secrets) = log.node.get("secretOptions").or(log.node.get("SecretOptions")) {
+        fields.push(("secretOptions", Tree::of(secrets)));
+    }
+    Some(Tree::Fields(fields))
 }

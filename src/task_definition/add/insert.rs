@@ -4,7 +4,6 @@ use crate::task_definition::document::{Kind, Node, Syntax};
 use crate::task_definition::model::{Form, Task};
 use crate::task_definition::source::Source;
 
-use super::slice;
 use super::tree::{Definition, Tree};
 
 /// Lists and objects that fit are written on one line, as people do.
@@ -16,19 +15,17 @@ pub(super) fn insert(
     source: &Source,
     syntax: Syntax,
     task: &Task<'_>,
-    sidecar: &Definition<'_>,
+    sidecar: &Definition,
 ) -> Option<String> {
     let text = &source.text;
     let list = task.list;
     let newline = if text.contains("\r\n") { "\r\n" } else { "\n" };
-    let writer = Writer {
-        source,
-        form: task.form,
+    let writer = Writer { form: task.form };
+    let bracket = match list.kind {
+        Kind::Map(_) => b'{',
+        _ => b'[',
     };
-    let flow = text
-        .as_bytes()
-        .get(list.span.start)
-        .is_some_and(|byte| matches!(byte, b'[' | b'{'));
+    let flow = text.as_bytes().get(list.span.start) == Some(&bracket);
     let (at, part) = match (syntax, flow) {
         (Syntax::Yaml, false) => block(source, &writer, list, sidecar)?,
         _ => bracketed(source, &writer, list, sidecar)?,
@@ -43,9 +40,9 @@ pub(super) fn insert(
 /// `[…, {…}]`, on lines of their own or on one.
 fn bracketed(
     source: &Source,
-    writer: &Writer<'_>,
+    writer: &Writer,
     list: &Node<'_>,
-    sidecar: &Definition<'_>,
+    sidecar: &Definition,
 ) -> Option<(usize, String)> {
     let text = &source.text;
     let (first, last_end) = match &list.kind {
@@ -55,10 +52,11 @@ fn bracketed(
     };
     // Behind a comma that stands there already: YAML allows one.
     let between = text.get(last_end..list.span.end)?;
-    let comma = if between.trim_start().starts_with(',') {
-        ""
+    let blanks = between.len() - between.trim_start().len();
+    let (last_end, comma) = if between[blanks..].starts_with(',') {
+        (last_end + blanks + 1, "")
     } else {
-        ","
+        (last_end, ",")
     };
     let value = |indent: Option<&str>, unit: &str| {
         let body = writer.json(&sidecar.body, indent, unit, 0);
@@ -94,12 +92,7 @@ fn unit(text: &str, list: &Node<'_>, indent: &str) -> String {
 }
 
 /// `- …` under `- …`, or `name:` under `name:`.
-fn block(
-    source: &Source,
-    writer: &Writer<'_>,
-    list: &Node<'_>,
-    sidecar: &Definition<'_>,
-) -> Option<(usize, String)> {
+fn block(source: &Source, writer: &Writer, list: &Node<'_>, sidecar: &Definition) -> Option<(usize, String)> {
     let text = &source.text;
     let end = text.get(..list.span.end)?.trim_end().len();
     let at = end + text.get(end..)?.find('\n').unwrap_or(text.len() - end);
@@ -150,12 +143,11 @@ fn indent_at(text: &str, at: usize) -> &str {
     &line[..line.len() - line.trim_start().len()]
 }
 
-struct Writer<'s> {
-    source: &'s Source,
+struct Writer {
     form: Form,
 }
 
-impl Writer<'_> {
+impl Writer {
     fn key(&self, name: &str) -> String {
         match self.form {
             Form::CloudFormation => {
@@ -166,7 +158,7 @@ impl Writer<'_> {
         }
     }
 
-    fn entries<'t, 'a>(&self, tree: &'t Tree<'a>) -> Option<Vec<(String, &'t Tree<'a>)>> {
+    fn entries<'t, 'a>(&self, tree: &'t Tree) -> Option<Vec<(String, &'t Tree)>> {
         match tree {
             Tree::Fields(fields) => Some(
                 fields
@@ -180,14 +172,14 @@ impl Writer<'_> {
     }
 
     /// JSON. `indent` is that of the line on which the value starts; `None` for all on one line.
-    fn json(&self, tree: &Tree<'_>, indent: Option<&str>, unit: &str, depth: usize) -> String {
+    fn json(&self, tree: &Tree, indent: Option<&str>, unit: &str, depth: usize) -> String {
         let inline = self.json_line(tree);
         let Some(indent) = indent else { return inline };
         if depth > 0 && inline.len() + indent.len() <= LINE && !inline.contains('\n') {
             return inline;
         }
         let deeper = format!("{indent}{unit}");
-        let inner = |tree: &Tree<'_>| self.json(tree, Some(&deeper), unit, depth + 1);
+        let inner = |tree: &Tree| self.json(tree, Some(&deeper), unit, depth + 1);
         if let Some(entries) = self.entries(tree) {
             let lines: Vec<String> = entries
                 .iter()
@@ -203,12 +195,11 @@ impl Writer<'_> {
                     .collect();
                 format!("[\n{}\n{indent}]", lines.join(",\n"))
             }
-            Tree::Copy(node) => self.copied(node, indent),
             _ => inline,
         }
     }
 
-    fn json_line(&self, tree: &Tree<'_>) -> String {
+    fn json_line(&self, tree: &Tree) -> String {
         if let Some(entries) = self.entries(tree) {
             let parts: Vec<String> = entries
                 .iter()
@@ -225,13 +216,14 @@ impl Writer<'_> {
             Tree::Number(number) => number.to_string(),
             Tree::Flag(flag) => flag.to_string(),
             Tree::Sub(text) => format!("{{\"Fn::Sub\": {}}}", quoted(text)),
-            Tree::Copy(node) => slice(self.source, node).to_owned(),
+            Tree::Word(word) => word.clone(),
+            Tree::Tagged(tag, inner) => format!("!{tag} {}", self.json_line(inner)),
             Tree::Fields(_) | Tree::Pairs(_) => String::new(),
         }
     }
 
     /// The fields of an object, the first without indent, each other on a line with `indent`.
-    fn yaml_fields(&self, tree: &Tree<'_>, indent: &str) -> String {
+    fn yaml_fields(&self, tree: &Tree, indent: &str) -> String {
         let lines: Vec<String> = self
             .entries(tree)
             .unwrap_or_default()
@@ -242,88 +234,31 @@ impl Writer<'_> {
     }
 
     /// What follows a key and its colon.
-    fn yaml_value(&self, tree: &Tree<'_>, indent: &str) -> String {
+    fn yaml_value(&self, tree: &Tree, indent: &str) -> String {
         let deeper = format!("{indent}  ");
         if self.entries(tree).is_some() {
             return format!("\n{deeper}{}", self.yaml_fields(tree, &deeper));
         }
         match tree {
             Tree::List(items) if items.iter().any(|item| self.entries(item).is_some()) => {
-                let item = |item: &Tree<'_>| {
-                    format!("\n{deeper}- {}", self.yaml_fields(item, &format!("{deeper}  ")))
-                };
+                let item =
+                    |item: &Tree| format!("\n{deeper}- {}", self.yaml_fields(item, &format!("{deeper}  ")));
                 items.iter().map(item).collect()
             }
             Tree::List(items) => {
                 let words: Vec<String> = items.iter().map(|item| self.yaml_word(item)).collect();
                 format!(" [{}]", words.join(", "))
             }
-            Tree::Copy(node) => self.yaml_copy(node, &deeper),
             Tree::Sub(text) => format!(" !Sub {}", quoted(text)),
             _ => format!(" {}", self.yaml_word(tree)),
         }
     }
 
-    fn yaml_word(&self, tree: &Tree<'_>) -> String {
+    fn yaml_word(&self, tree: &Tree) -> String {
         match tree {
             Tree::Text(text) if is_plain(text) => text.clone(),
             _ => self.json_line(tree),
         }
-    }
-
-    fn yaml_copy(&self, node: &Node<'_>, deeper: &str) -> String {
-        let text = &self.source.text;
-        let is_collection = matches!(node.kind, Kind::Map(_) | Kind::List(_));
-        let flow = text
-            .as_bytes()
-            .get(node.span.start)
-            .is_some_and(|byte| matches!(byte, b'[' | b'{'));
-        let tag = node
-            .tag
-            .as_deref()
-            .map(|tag| format!("!{tag} "))
-            .unwrap_or_default();
-        let own = slice(self.source, node);
-        let tag = if own.starts_with('!') { String::new() } else { tag };
-        if !is_collection || flow {
-            return format!(" {tag}{}", self.copied(node, deeper));
-        }
-        format!(
-            "{}\n{deeper}{}",
-            if tag.is_empty() {
-                String::new()
-            } else {
-                format!(" {}", tag.trim_end())
-            },
-            self.copied(node, deeper)
-        )
-    }
-
-    /// The text of a node with its further lines moved to `indent`.
-    fn copied(&self, node: &Node<'_>, indent: &str) -> String {
-        let text = &self.source.text;
-        let start = line_start(text, node.span.start);
-        let flow = text
-            .as_bytes()
-            .get(node.span.start)
-            .is_some_and(|byte| matches!(byte, b'[' | b'{'));
-        // A block's lines stand under its first key, a bracket's closing line under the line that opened it.
-        let own = if flow {
-            indent_at(text, node.span.start).len()
-        } else {
-            node.span.start - start
-        };
-        let mut lines = slice(self.source, node).trim_end().lines();
-        let mut copy = lines.next().unwrap_or("").to_owned();
-        for line in lines {
-            let blank = line.len() - line.trim_start().len();
-            copy.push('\n');
-            if !line.trim().is_empty() {
-                copy.push_str(indent);
-                copy.push_str(&line[blank.min(own)..]);
-            }
-        }
-        copy
     }
 }
 

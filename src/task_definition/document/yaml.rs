@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
             return Err(too_deep(span.start));
         }
         let before = self.values;
-        self.count(1, span.start)?;
+        self.count(weight(&event), span.start)?;
         let (anchor, node) = match event {
             Event::Alias(anchor) => return self.alias(anchor, span),
             Event::Scalar(text, style, anchor, tag) => {
@@ -144,7 +144,10 @@ impl<'a> Reader<'a> {
             _ => return Err(Unreadable::new(span.start, "not YAML: expected a value")),
         };
         if anchor != 0 {
-            self.anchors.insert(anchor, (node.clone(), self.values - before));
+            let size = self.values - before;
+            // What is kept for aliases takes as much again.
+            self.count(size, span.start)?;
+            self.anchors.insert(anchor, (node.clone(), size));
         }
         Ok(node)
     }
@@ -233,6 +236,17 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+/// What a value counts: a long text as much as the values that would take its place.
+fn weight(event: &Event<'_>) -> usize {
+    match event {
+        Event::Scalar(text, ..) => 1 + text.len() / BYTES_A_VALUE,
+        _ => 1,
+    }
+}
+
+/// What a value takes in memory, about.
+const BYTES_A_VALUE: usize = 64;
 
 /// `<<`: a mapping, or a list of them; what is written out wins (yaml.org, *Merge Key Language-Independent
 /// Type*).

@@ -185,6 +185,14 @@ fn ports<'a>(fields: &Fields<'a>) -> Value<'a, Vec<u16>> {
     let mut ports = Vec::new();
     for mapping in &mappings {
         let mapping = Fields::of(fields.form, mapping);
+        // No drain call goes there.
+        if mapping
+            .text("protocol")
+            .known()
+            .is_some_and(|protocol| protocol == "udp")
+        {
+            continue;
+        }
         match mapping.whole("containerPort") {
             Value::Known(port, _) => ports.extend(u16::try_from(port)),
             // A range: whether a port is in it is not told apart.

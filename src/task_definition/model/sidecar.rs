@@ -6,6 +6,9 @@ use crate::task;
 
 use super::{Container, Task, Value};
 
+/// Nobody has a use for more than one; what a file of hundreds says of each is not told.
+const MAX_SIDECARS: usize = 4;
+
 /// A sidecar and what it is set to do.
 #[derive(Debug)]
 pub struct Sidecar<'t, 'a> {
@@ -41,7 +44,9 @@ impl Steps {
 impl<'t, 'a> Sidecar<'t, 'a> {
     /// Every sidecar of a task.
     pub fn all(task: &'t Task<'a>) -> impl Iterator<Item = Sidecar<'t, 'a>> {
-        task.sidecars().map(|container| Sidecar::of(task, container))
+        task.sidecars()
+            .take(MAX_SIDECARS)
+            .map(|container| Sidecar::of(task, container))
     }
 
     fn of(task: &'t Task<'a>, container: &'t Container<'a>) -> Sidecar<'t, 'a> {
