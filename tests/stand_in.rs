@@ -227,7 +227,7 @@ fn what_cannot_be_simulated_is_refused_with_what_can() {
         ("spot?action=dance", "terminate, stop or hibernate"),
         ("spot?in=soon", "such as 120s"),
         ("weather", "there are spot"),
-        ("fault?target=moon&kind=hang", "imds or tmds"),
+        ("fault?target=moon&kind=hang", "imds, tmds or aws"),
         ("fault?target=imds&kind=sulk", "refuse, hang, slow"),
         ("fault?target=imds&kind=refuse", "for=10s"),
         ("container?name=nobody", "web, prestop"),
