@@ -119,6 +119,22 @@ fn task_metadata_is_that_of_the_file_for_every_container() {
 }
 
 #[test]
+fn the_task_metadata_and_the_ecs_api_speak_of_the_same_task() {
+    let ecs = simulate(&[]);
+    let task = ecs.get("/v4/web/task");
+    let input = serde_json::json!({"cluster": task["Cluster"], "tasks": [task["TaskARN"]]}).to_string();
+    let (status, answer) = request(
+        ecs.address,
+        &format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\
+             X-Amz-Target: AmazonEC2ContainerServiceV20141113.DescribeTasks\r\n\r\n{input}",
+            input.len()
+        ),
+    );
+    assert!(status == 200 && answer.contains("\"failures\":[]"), "{answer}");
+}
+
+#[test]
 fn task_metadata_answers_429_beyond_its_burst() {
     let ecs = simulate(&[]);
     let statuses: Vec<u16> = (0..200).map(|_| ecs.ask("GET", "/v4/web", "").0).collect();
