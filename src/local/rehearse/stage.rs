@@ -360,17 +360,18 @@ impl Stage<'_> {
             .env("PRESTOP_SETTLE", milliseconds(scenario.scaled(scenario.settle_s)))
             .env("PRESTOP_POLL_INTERVAL", "200ms")
             .env("PRESTOP_LOG_FORMAT", "json")
-            // For those calls of AWS that a setting asks for; the stand-in takes any signature.
-            .env("AWS_ENDPOINT_URL", metadata)
-            .env("AWS_REGION", "eu-central-1")
-            .env("AWS_ACCESS_KEY_ID", "rehearsal")
-            .env("AWS_SECRET_ACCESS_KEY", "rehearsal")
             .stdout(Stdio::piped())
             .stdin(Stdio::null())
             .process_group(0)
             .kill_on_drop(true);
-        if scenario.opening == Opening::KeepsSending && cast == Cast::All {
-            command.env("PRESTOP_DEREGISTER", "true");
+        if scenario.opening == Opening::KeepsSending {
+            // The stand-in takes any signature.
+            command
+                .env("AWS_ENDPOINT_URL", metadata)
+                .env("AWS_REGION", "eu-central-1")
+                .env("AWS_ACCESS_KEY_ID", "rehearsal")
+                .env("AWS_SECRET_ACCESS_KEY", "rehearsal")
+                .env("PRESTOP_DEREGISTER", (cast == Cast::All).to_string());
         }
         command
             .spawn()
