@@ -14,6 +14,7 @@ mod process;
 
 mod add;
 mod answers;
+mod balancer;
 mod caddy;
 mod check;
 mod command_line;

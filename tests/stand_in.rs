@@ -119,6 +119,22 @@ fn task_metadata_is_that_of_the_file_for_every_container() {
 }
 
 #[test]
+fn the_task_metadata_and_the_ecs_api_speak_of_the_same_task() {
+    let ecs = simulate(&[]);
+    let task = ecs.get("/v4/web/task");
+    let input = serde_json::json!({"cluster": task["Cluster"], "tasks": [task["TaskARN"]]}).to_string();
+    let (status, answer) = request(
+        ecs.address,
+        &format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\
+             X-Amz-Target: AmazonEC2ContainerServiceV20141113.DescribeTasks\r\n\r\n{input}",
+            input.len()
+        ),
+    );
+    assert!(status == 200 && answer.contains("\"failures\":[]"), "{answer}");
+}
+
+#[test]
 fn task_metadata_answers_429_beyond_its_burst() {
     let ecs = simulate(&[]);
     let statuses: Vec<u16> = (0..200).map(|_| ecs.ask("GET", "/v4/web", "").0).collect();
@@ -227,7 +243,7 @@ fn what_cannot_be_simulated_is_refused_with_what_can() {
         ("spot?action=dance", "terminate, stop or hibernate"),
         ("spot?in=soon", "such as 120s"),
         ("weather", "there are spot"),
-        ("fault?target=moon&kind=hang", "imds or tmds"),
+        ("fault?target=moon&kind=hang", "imds, tmds or aws"),
         ("fault?target=imds&kind=sulk", "refuse, hang, slow"),
         ("fault?target=imds&kind=refuse", "for=10s"),
         ("container?name=nobody", "web, prestop"),

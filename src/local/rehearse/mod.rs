@@ -1,8 +1,10 @@
 //! `ecs-prestop rehearse`: plays whole shutdowns on this machine, with real processes and real
 //! signals, and shows what happened.
 //!
-//! Each scenario is played twice: with the sidecar, and as it would have gone without it.
+//! Each scenario is played with the sidecar and as it would have gone without it; where a setting of
+//! the sidecar makes the difference, also with the sidecar but without that setting.
 
+pub mod balancer;
 mod client;
 mod relay;
 mod scenario;
@@ -14,9 +16,9 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser};
 
 use crate::url::HttpUrl;
-use scenario::{OwnApp, Played, SCENARIOS, Scenario};
+use scenario::{Opening, OwnApp, Played, SCENARIOS, Scenario};
 use screen::Screen;
-use stage::Stage;
+use stage::{Cast, Stage};
 
 /// The subcommand.
 pub const NAME: &str = "rehearse";
@@ -114,9 +116,11 @@ fn own_app(matches: &ArgMatches) -> Result<Option<OwnApp>, String> {
     }))
 }
 
-/// A scenario, played both ways.
+/// A scenario, played all ways.
 struct Rehearsal {
     with: Played,
+    /// With the sidecar, but without `PRESTOP_DEREGISTER`, where the scenario is about that.
+    without_deregister: Option<Played>,
     without: Played,
     /// What did not end as it should.
     complaints: Vec<String>,
@@ -134,16 +138,23 @@ async fn rehearse(
         screen,
     };
     screen.heading("With ecs-prestop");
-    let with = stage.play(true).await?;
+    let with = stage.play(Cast::All).await?;
+    let mut without_deregister = None;
+    if scenario.opening == Opening::KeepsSending {
+        screen.heading("The same without PRESTOP_DEREGISTER");
+        without_deregister = Some(stage.play(Cast::WithoutDeregister).await?);
+    }
     screen.heading("The same without it");
-    let without = stage.play(false).await?;
+    let without = stage.play(Cast::WithoutSidecar).await?;
     let complaints = scenario.complaints(&with, own_app.is_some());
-    screen.verdict(scenario, &with, &without, &complaints);
-    Ok(Rehearsal {
+    let rehearsal = Rehearsal {
         with,
+        without_deregister,
         without,
         complaints,
-    })
+    };
+    screen.verdict(scenario, &rehearsal);
+    Ok(rehearsal)
 }
 
 async fn play_all(screen: &Screen) -> ExitCode {

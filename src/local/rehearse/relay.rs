@@ -89,6 +89,16 @@ fn in_plain_words(event: &Value) -> Option<String> {
             span("took_ms"),
             text("detail")
         ),
+        "aws.start" if text("call") == "deregister" => {
+            "asks the load balancer to send nothing more, and waits until it has let go".to_owned()
+        }
+        "aws.end" => format!(
+            "{}: {} after {}: {}",
+            text("call"),
+            text("outcome"),
+            span("took_ms"),
+            text("detail")
+        ),
         "deadline" => "the deadline has come: leaves, so that the app gets its own SIGTERM".to_owned(),
         "drained" if event["waiting_for_sigterm"] == true => "waits for SIGTERM".to_owned(),
         "watch" if event["level"] == "warn" => text("message"),

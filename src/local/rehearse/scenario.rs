@@ -52,6 +52,9 @@ pub(super) enum Opening {
     Deregistered,
     /// The task is stopped; the load balancer finds out by its health check.
     TargetStays,
+    /// The task is stopped; the load balancer sends to it and to another one, and hears from ECS only
+    /// when the task has ended.
+    KeepsSending,
     /// A Spot notice that many seconds (of ECS) ahead, then SIGTERM.
     Spot(u32),
     /// A Spot notice, and then nothing until the host is gone.
@@ -78,7 +81,7 @@ const BASE: Scenario = Scenario {
     lossless: true,
 };
 
-pub(super) const SCENARIOS: [Scenario; 13] = [
+pub(super) const SCENARIOS: [Scenario; 14] = [
     BASE,
     Scenario {
         name: "fargate-spot",
@@ -87,6 +90,15 @@ pub(super) const SCENARIOS: [Scenario; 13] = [
                 PRESTOP_SETTLE gives it the time to look away before the app drains.",
         opening: Opening::TargetStays,
         settle_s: 10,
+        ..BASE
+    },
+    Scenario {
+        name: "load-balancer",
+        title: "Fargate Spot takes its capacity back behind a load balancer that keeps sending",
+        story: "ECS tells the load balancer only once the task has ended. With PRESTOP_DEREGISTER the sidecar tells it \
+                at once, and lets the app drain when no more requests come.",
+        opening: Opening::KeepsSending,
+        scale: 5,
         ..BASE
     },
     Scenario {

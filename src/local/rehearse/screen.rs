@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Rehearsal;
-use super::scenario::{Played, Scenario};
+use super::scenario::Scenario;
 use crate::local::say;
 
 /// Who says something, and in which colour.
@@ -103,13 +103,13 @@ impl Screen {
         }
     }
 
-    pub(super) fn verdict(
-        &self,
-        scenario: &Scenario,
-        with: &Played,
-        without: &Played,
-        complaints: &[String],
-    ) {
+    pub(super) fn verdict(&self, scenario: &Scenario, rehearsal: &Rehearsal) {
+        let Rehearsal {
+            with,
+            without_deregister,
+            without,
+            complaints,
+        } = rehearsal;
         say("");
         let exit = with
             .sidecar_code
@@ -128,6 +128,12 @@ impl Screen {
             with.lost,
             without.lost,
         ));
+        if let Some(played) = without_deregister {
+            say(&format!(
+                "         lost: {} with PRESTOP_DEREGISTER, {} with the sidecar alone, {} without it",
+                with.lost, played.lost, without.lost
+            ));
+        }
         if complaints.is_empty() {
             say(&format!(
                 "         {}",
@@ -155,6 +161,7 @@ impl Screen {
                 with,
                 without,
                 complaints,
+                ..
             },
         ) in rows
         {

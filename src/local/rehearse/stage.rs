@@ -3,6 +3,7 @@
 //! The sidecar depends on the app, so it is stopped first: SIGTERM, SIGKILL at its stop timeout.
 //! Only when it has ended the same happens to the app.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::balancer;
 use super::client::{self, Clients};
 use super::relay::{self, lines};
 use super::scenario::{Opening, OwnApp, Played, Scenario};
@@ -36,8 +38,25 @@ const LAST_WORDS: Duration = Duration::from_millis(20);
 /// From the Spot notice to the SIGTERM that the agent sends because of it, on ECS's time.
 const AGENT_DELAY_S: u32 = 5;
 
+/// From the end of a task to its deregistration by ECS, on ECS's time: it finds out within seconds.
+const ECS_DELAY_S: u32 = 5;
+
+/// The deregistration delay of the target group, on ECS's time: longer than the slow requests, and
+/// short of half of the stop timeout.
+const DEREGISTRATION_DELAY_S: u32 = 10;
+
 /// How long an app that is told to stop may take here, where nothing else is said.
 const APP_STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Who plays besides the app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cast {
+    /// The sidecar, with all that the scenario needs.
+    All,
+    /// The sidecar without `PRESTOP_DEREGISTER`.
+    WithoutDeregister,
+    WithoutSidecar,
+}
 
 pub(super) struct Stage<'a> {
     pub(super) scenario: &'a Scenario,
@@ -47,27 +66,33 @@ pub(super) struct Stage<'a> {
 
 impl Stage<'_> {
     /// Plays the scenario once.
-    pub(super) async fn play(&self, with_sidecar: bool) -> Result<Played, String> {
+    pub(super) async fn play(&self, cast: Cast) -> Result<Played, String> {
         let stand_in = StandIn::sample();
         let metadata = TcpListener::bind(("127.0.0.1", 0)).await.map_err(in_words)?;
         let metadata_address = metadata.local_addr().map_err(in_words)?;
         let (app_port, sidecar_port) = (free_port().await?, free_port().await?);
-        let urls = Urls::new(self.own_app, app_port, sidecar_port, self.scenario.slow_request)?;
+        let mut urls = Urls::new(self.own_app, app_port, sidecar_port, self.scenario.slow_request)?;
 
         let metadata_uri = format!("http://{metadata_address}");
         let mut app = self.start_app(&metadata_uri, app_port, &urls)?;
         let app_lines = lines(app.stdout.take());
-        if self.scenario.app.serves() {
-            self.await_app(&urls).await?;
+        let sends = self.scenario.app.serves();
+        if sends {
+            await_app(&urls.health).await?;
         }
+        let mut balanced = None;
+        if self.scenario.opening == Opening::KeepsSending {
+            balanced = Some(self.balance(&stand_in, &mut urls).await?);
+        }
+        let checked = sends && balanced.is_none();
+        let with_sidecar = cast != Cast::WithoutSidecar;
         let mut sidecar = None;
         if with_sidecar {
-            sidecar = Some(self.start_sidecar(&metadata_uri, app_port, sidecar_port)?);
+            sidecar = Some(self.start_sidecar(&metadata_uri, app_port, sidecar_port, cast)?);
         }
         let sidecar_lines = lines(sidecar.as_mut().and_then(|child| child.stdout.take()));
 
         let clients = Clients::default();
-        let sends = self.scenario.app.serves();
         let drama = async {
             let ends = self.drama(&stand_in, &mut app, sidecar.as_mut(), &clients).await;
             // A load balancer goes on sending until it has seen for itself.
@@ -87,7 +112,7 @@ impl Stage<'_> {
         let surroundings = async {
             let health = if with_sidecar { &urls.ready } else { &urls.health };
             let check = async {
-                if sends {
+                if checked {
                     let told = || {
                         self.screen
                             .say(Who::Client, "the health check fails: no new requests")
@@ -95,8 +120,13 @@ impl Stage<'_> {
                     clients.check(health, told).await;
                 }
             };
+            let balance = async {
+                if let Some(balanced) = &balanced {
+                    balancer::serve(&balanced.listener, &stand_in).await;
+                }
+            };
             // Only a socket that fails ends it.
-            tokio::join!(check, stand_in.serve(metadata)).1
+            tokio::join!(check, balance, stand_in.serve(metadata)).2
         };
         let (ends, (), jobs, account) = tokio::select! {
             played = play => played,
@@ -151,6 +181,17 @@ impl Stage<'_> {
                 }
             }
             Opening::TargetStays => {}
+            Opening::KeepsSending => {
+                stand_in.task_stops("SpotInterruption", "Your Spot Task was interrupted.");
+                let ends = self.stop_task(stand_in, app, sidecar).await;
+                sleep(scenario.scaled(ECS_DELAY_S)).await;
+                if stand_in.deregister_task() {
+                    self.screen
+                        .say(Who::Ecs, "takes the task out of the load balancer");
+                }
+                clients.deregister();
+                return ends;
+            }
             Opening::NoInstanceMetadata => {
                 clients.deregister();
                 sleep(CALM).await;
@@ -298,7 +339,7 @@ impl Stage<'_> {
             .map_err(|why| format!("cannot start the app: {why}"))
     }
 
-    fn start_sidecar(&self, metadata: &str, app_port: u16, port: u16) -> Result<Child, String> {
+    fn start_sidecar(&self, metadata: &str, app_port: u16, port: u16, cast: Cast) -> Result<Child, String> {
         let scenario = self.scenario;
         let drain = match (self.own_app, scenario.app) {
             (Some(own), _) => own.drain.clone(),
@@ -323,29 +364,52 @@ impl Stage<'_> {
             .stdin(Stdio::null())
             .process_group(0)
             .kill_on_drop(true);
+        if scenario.opening == Opening::KeepsSending {
+            // The stand-in takes any signature.
+            command
+                .env("AWS_ENDPOINT_URL", metadata)
+                .env("AWS_REGION", "eu-central-1")
+                .env("AWS_ACCESS_KEY_ID", "rehearsal")
+                .env("AWS_SECRET_ACCESS_KEY", "rehearsal")
+                .env("PRESTOP_DEREGISTER", (cast == Cast::All).to_string());
+        }
         command
             .spawn()
             .map_err(|why| format!("cannot start the sidecar: {why}"))
     }
 
-    async fn await_app(&self, urls: &Urls) -> Result<(), String> {
-        let url = if self.own_app.is_some() {
-            &urls.quick
-        } else {
-            &urls.health
-        };
-        let up = async {
-            while !client::ask(url.clone()).await {
-                sleep(Duration::from_millis(20)).await;
-            }
-        };
-        timeout(START_LIMIT, up).await.map_err(|_| {
-            format!(
-                "the app does not answer {url} with a 2xx within {} s",
-                START_LIMIT.as_secs()
-            )
+    /// Puts the app behind a load balancer, beside another one that stays. The clients go there from
+    /// now on.
+    async fn balance(&self, stand_in: &StandIn, urls: &mut Urls) -> Result<Balanced, String> {
+        let ip = urls.health.ip().unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let app = SocketAddr::new(ip, urls.health.port());
+        let other = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port().await?);
+        let stays = Command::new(std::env::current_exe().map_err(in_words)?)
+            .args([sample::NAME, "--listen", &other.to_string()])
+            .stdout(Stdio::null())
+            .stdin(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|why| format!("cannot start the other app: {why}"))?;
+        await_app(&at(other, "/healthz")?).await?;
+        stand_in.balance(app, other, self.scenario.scaled(DEREGISTRATION_DELAY_S));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(in_words)?;
+        let address = listener.local_addr().map_err(in_words)?;
+        urls.quick = at(address, urls.quick.target())?;
+        urls.slow = at(address, urls.slow.target())?;
+        Ok(Balanced {
+            listener,
+            _stays: stays,
         })
     }
+}
+
+/// A load balancer that is not serving yet.
+struct Balanced {
+    listener: TcpListener,
+    /// The other target; ends when dropped.
+    _stays: Child,
 }
 
 /// How the containers ended.
@@ -365,8 +429,8 @@ struct Urls {
 
 impl Urls {
     fn new(own: Option<&OwnApp>, app_port: u16, sidecar_port: u16, slow: Duration) -> Result<Urls, String> {
-        let parse = |text: String| text.parse::<HttpUrl>().map_err(in_words);
-        let ready = parse(format!("http://127.0.0.1:{sidecar_port}/ready"))?;
+        let local = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        let ready = at(local(sidecar_port), "/ready")?;
         if let Some(own) = own {
             return Ok(Urls {
                 quick: own.url.clone(),
@@ -375,7 +439,7 @@ impl Urls {
                 ready,
             });
         }
-        let app = parse(format!("http://127.0.0.1:{app_port}/"))?;
+        let app = at(local(app_port), "/")?;
         Ok(Urls {
             slow: app.with_target(&format!("/slow/{}", milliseconds(slow))),
             health: app.with_target("/healthz"),
@@ -392,6 +456,21 @@ impl Kind {
     }
 }
 
+/// Waits until it answers.
+async fn await_app(url: &HttpUrl) -> Result<(), String> {
+    let up = async {
+        while !client::ask(url.clone()).await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(START_LIMIT, up).await.map_err(|_| {
+        format!(
+            "the app does not answer {url} with a 2xx within {} s",
+            START_LIMIT.as_secs()
+        )
+    })
+}
+
 /// SIGKILL to a container: its main process and all others.
 async fn kill(child: &mut Child) {
     if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)) {
@@ -406,6 +485,10 @@ fn signal(child: &Child, signal: Signal) {
     if let Some(pid) = pid {
         let _ = kill_process(pid, signal);
     }
+}
+
+fn at(address: SocketAddr, target: &str) -> Result<HttpUrl, String> {
+    format!("http://{address}{target}").parse().map_err(in_words)
 }
 
 /// A port that was free a moment ago.

@@ -77,13 +77,14 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn state(&self) -> serde_json::Value {
+    pub(super) fn state(&mut self) -> serde_json::Value {
         json!({
             "containers": self.definition.names(),
             "spot": self.instance_metadata.spot.is_some(),
             "rebalance": self.instance_metadata.rebalance.is_some(),
             "maintenance": self.instance_metadata.maintenance.is_some(),
             "autoscaling": self.instance_metadata.autoscaling,
+            "aws": self.aws.state(),
             "faults": self.faults.describe(),
         })
     }

@@ -13,6 +13,8 @@ pub enum Target {
     Imds,
     /// Task metadata.
     Tmds,
+    /// The APIs of AWS.
+    Aws,
 }
 
 /// How.
@@ -52,9 +54,10 @@ impl Fault {
         let target = match query.get("target") {
             Some("imds") => Target::Imds,
             Some("tmds") => Target::Tmds,
+            Some("aws") => Target::Aws,
             other => {
                 return Err(format!(
-                    "target is `{}`: allowed is imds or tmds",
+                    "target is `{}`: allowed is imds, tmds or aws",
                     other.unwrap_or_default()
                 ));
             }

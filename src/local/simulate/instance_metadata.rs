@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Reply, header, text, with_type};
+use super::{INSTANCE_ID, Reply, header, text, with_type};
 use crate::notice::Action;
 use crate::watch::items::Item;
 
@@ -132,7 +132,7 @@ impl InstanceMetadata {
                 Some(self.autoscaling.clone().unwrap_or_else(|| "InService".to_owned()))
             }
             None => match path {
-                "/latest/meta-data/instance-id" => Some("i-0123456789abcdef0".to_owned()),
+                "/latest/meta-data/instance-id" => Some(INSTANCE_ID.to_owned()),
                 "/latest/meta-data/instance-life-cycle" => Some("spot".to_owned()),
                 "/latest/meta-data/placement/region" => Some("eu-central-1".to_owned()),
                 _ => None,

@@ -1,9 +1,11 @@
-//! `ecs-prestop simulate`: stands in for the ECS agent and the instance metadata service.
+//! `ecs-prestop simulate`: stands in for the ECS agent, the instance metadata service, and what a
+//! sidecar needs of the ECS and Elastic Load Balancing APIs.
 //!
 //! Serves, for every container of a task definition, the task metadata endpoint v4 and IMDSv2, with
 //! their status codes, bodies and limits; `/_simulate/…` changes what they say, down to answers that
 //! no server should give.
 
+mod aws_api;
 mod control;
 pub mod faults;
 mod instance_metadata;
@@ -32,6 +34,7 @@ use tokio::time::sleep;
 
 use crate::local::say;
 use crate::notice::Action;
+use aws_api::AwsApi;
 use control::Query;
 use faults::{Fault, Faults, Kind, Target};
 use instance_metadata::InstanceMetadata;
@@ -40,7 +43,7 @@ pub use task_metadata::{Definition, DefinitionError};
 /// The subcommand.
 pub const NAME: &str = "simulate";
 
-/// The largest body that it reads; nothing that is sent to it needs one.
+/// The largest body that it reads; calls of AWS have a few hundred bytes.
 const MAX_BODY: usize = 64 * 1024;
 
 /// More than the containers of a task open.
@@ -52,10 +55,13 @@ const HUGE: usize = 3 * 1024 * 1024;
 /// What a server that hangs makes its client wait; longer than any shutdown.
 const HANG: Duration = Duration::from_secs(600);
 
+/// The instance on which the task runs.
+const INSTANCE_ID: &str = "i-0123456789abcdef0";
+
 /// The command line.
 pub fn command() -> Command {
     Command::new(NAME)
-        .about("Stands in for ECS on a laptop: task metadata, instance metadata")
+        .about("Stands in for ECS on a laptop: task metadata, instance metadata, and the AWS calls of `run`")
         .arg(
             Arg::new("task-definition")
                 .long("task-definition")
@@ -113,7 +119,7 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
         ));
     }
     say(&format!(
-        "  all: AWS_EC2_METADATA_SERVICE_ENDPOINT=http://{address}"
+        "  all: AWS_EC2_METADATA_SERVICE_ENDPOINT=http://{address} AWS_ENDPOINT_URL=http://{address}"
     ));
     say(&format!(
         "A Spot notice: curl -X POST 'http://{address}/_simulate/spot?action=terminate&in=120s'"
@@ -146,6 +152,7 @@ pub struct StandIn {
 struct World {
     definition: Definition,
     instance_metadata: InstanceMetadata,
+    aws: AwsApi,
     faults: Faults,
 }
 
@@ -182,6 +189,7 @@ impl StandIn {
     pub fn new(definition: Definition) -> StandIn {
         StandIn {
             world: Arc::new(Mutex::new(World {
+                aws: AwsApi::new(&definition),
                 definition,
                 instance_metadata: InstanceMetadata::default(),
                 faults: Faults::default(),
@@ -233,6 +241,31 @@ impl StandIn {
         metadata.rebalance = None;
         metadata.maintenance = None;
         metadata.autoscaling = None;
+    }
+
+    /// The task runs on Fargate Spot, behind a load balancer of this machine that knows another task,
+    /// too.
+    pub fn balance(&self, task: SocketAddr, other: SocketAddr, delay: Duration) {
+        let mut world = self.world();
+        world.definition.fargate_spot = true;
+        world.aws.balance(task, other, delay);
+    }
+
+    /// Where the load balancer sends its next request: to each registered target in turn; `None`
+    /// where there is none.
+    pub fn route(&self) -> Option<SocketAddr> {
+        self.world().aws.route()
+    }
+
+    /// ECS stops the task; code and reason as `DescribeTasks` has them from now on.
+    pub fn task_stops(&self, code: &str, reason: &str) {
+        self.world().aws.stop(code, reason);
+    }
+
+    /// ECS takes the task out of its target groups; whether it was still in one.
+    pub fn deregister_task(&self) -> bool {
+        let World { definition, aws, .. } = &mut *self.world();
+        aws.deregister_task(definition)
     }
 
     /// All tokens are worthless from now on.
@@ -328,9 +361,9 @@ impl StandIn {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        if Limited::new(body, MAX_BODY).collect().await.is_err() {
+        let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
             return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "too long\n"));
-        }
+        };
         let path = head.uri.path();
         let query = Query(head.uri.query().unwrap_or_default());
         if let Some(what) = path.strip_prefix("/_simulate") {
@@ -340,6 +373,8 @@ impl StandIn {
         }
         let target = if path.starts_with("/latest") {
             Target::Imds
+        } else if path == "/" && head.method == Method::POST {
+            Target::Aws
         } else {
             Target::Tmds
         };
@@ -362,6 +397,10 @@ impl StandIn {
                 .world()
                 .instance_metadata
                 .answer(&head.method, path, &head.headers)),
+            Target::Aws => {
+                let World { definition, aws, .. } = &mut *self.world();
+                Ok(aws.answer(definition, &head.headers, &body.to_bytes()))
+            }
             Target::Tmds => Ok(self.task_metadata(&head.method, path, peer).await),
         }
     }
@@ -394,7 +433,9 @@ impl StandIn {
     }
 
     fn refusing_for(&self) -> Option<Duration> {
-        self.world().faults.refusing(&[Target::Imds, Target::Tmds])
+        self.world()
+            .faults
+            .refusing(&[Target::Imds, Target::Tmds, Target::Aws])
     }
 
     /// No code panics while it holds the lock; if one did, the data would still be whole.

@@ -14,8 +14,14 @@ use tokio::time::Instant;
 
 use super::{Reply, json_reply, text};
 
-const CLUSTER: &str = "laptop";
+pub(super) const CLUSTER: &str = "laptop";
 const TASK_ID: &str = "5e0c4bf0d1e24d4e8a4f6a5f7f0c9b11";
+
+/// The task's own address under `awsvpc`.
+pub(super) const TASK_ADDRESS: &str = "10.0.2.106";
+
+/// The first of the ports that Docker gives to containers that ask for none.
+const FIRST_DYNAMIC_PORT: u16 = 32_768;
 
 /// The agent's steady rate a second and its burst (`agent/config`, `DefaultTaskMetadataSteadyStateRate`).
 const RATE: f64 = 40.0;
@@ -47,12 +53,21 @@ pub enum DefinitionError {
 
 /// The task that is pretended.
 pub struct Definition {
-    family: String,
+    pub(super) family: String,
     revision: String,
     network_mode: String,
     containers: Vec<Container>,
+    /// Whether it runs on Fargate Spot; else it runs on an instance.
+    pub(super) fargate_spot: bool,
     started: Timestamp,
     allowance: Allowance,
+}
+
+/// One port of a container and where it is found from outside.
+pub(super) struct PortMapping<'a> {
+    pub(super) container: &'a str,
+    pub(super) container_port: u16,
+    pub(super) host_port: u16,
 }
 
 struct Container {
@@ -60,6 +75,7 @@ struct Container {
     image: String,
     labels: Map<String, Value>,
     ports: Vec<Value>,
+    stop_timeout: Option<u64>,
     status: String,
     addresses: Vec<IpAddr>,
     /// Where it is a real container.
@@ -115,6 +131,7 @@ impl Definition {
             revision: value["revision"].as_u64().unwrap_or(1).to_string(),
             network_mode: value["networkMode"].as_str().unwrap_or("bridge").to_owned(),
             containers,
+            fargate_spot: false,
             started: Timestamp::now(),
             allowance: Allowance::default(),
         })
@@ -127,6 +144,7 @@ impl Definition {
             image: format!("{name}:latest"),
             labels: Map::new(),
             ports: Vec::new(),
+            stop_timeout: None,
             status: "RUNNING".to_owned(),
             addresses: Vec::new(),
             id: None,
@@ -136,6 +154,7 @@ impl Definition {
             revision: "1".to_owned(),
             network_mode: "awsvpc".to_owned(),
             containers: vec![container("app"), container("prestop")],
+            fargate_spot: false,
             started: Timestamp::now(),
             allowance: Allowance::default(),
         }
@@ -190,6 +209,61 @@ impl Definition {
         }
     }
 
+    pub(super) fn is_awsvpc(&self) -> bool {
+        self.network_mode == "awsvpc"
+    }
+
+    pub(super) fn launch_type(&self) -> &'static str {
+        if self.fargate_spot { "FARGATE" } else { "EC2" }
+    }
+
+    /// Family and revision.
+    pub(super) fn name(&self) -> String {
+        format!("{}:{}", self.family, self.revision)
+    }
+
+    pub(super) fn arn(&self) -> String {
+        arn(&format!("task-definition/{}", self.name()))
+    }
+
+    /// As `DescribeTaskDefinition` answers it, as far as a sidecar looks.
+    pub(super) fn described(&self) -> Value {
+        let containers = self.containers.iter().map(|container| {
+            json!({"name": container.name, "image": container.image, "stopTimeout": container.stop_timeout})
+        });
+        json!({
+            "taskDefinitionArn": self.arn(),
+            "family": self.family,
+            "revision": self.revision.parse().unwrap_or(1),
+            "networkMode": self.network_mode,
+            "containerDefinitions": containers.collect::<Value>(),
+        })
+    }
+
+    /// All port mappings.
+    pub(super) fn ports(&self) -> impl Iterator<Item = PortMapping<'_>> {
+        let all = self.containers.iter().flat_map(|container| {
+            let ports = container.ports.iter();
+            ports.map(|port| (container.name.as_str(), port))
+        });
+        (FIRST_DYNAMIC_PORT..)
+            .zip(all)
+            .filter_map(|(dynamic, (container, port))| {
+                let number = |name: &str| u16::try_from(port[name].as_u64()?).ok().filter(|port| *port > 0);
+                let container_port = number("ContainerPort")?;
+                let host_port = if self.shares_network() {
+                    container_port
+                } else {
+                    number("HostPort").unwrap_or(dynamic)
+                };
+                Some(PortMapping {
+                    container,
+                    container_port,
+                    host_port,
+                })
+            })
+    }
+
     pub(super) fn answer(&mut self, path: &str) -> Reply {
         if !self.allowance.take() {
             return text(StatusCode::TOO_MANY_REQUESTS, "");
@@ -236,7 +310,7 @@ impl Definition {
             "PullStartedAt": self.started.to_string(),
             "PullStoppedAt": self.started.to_string(),
             "AvailabilityZone": "eu-central-1a",
-            "LaunchType": "EC2",
+            "LaunchType": self.launch_type(),
             "Containers": self.containers.iter().map(|container| self.container(container)).collect::<Vec<_>>(),
         })
     }
@@ -244,7 +318,7 @@ impl Definition {
     fn container(&self, container: &Container) -> Value {
         let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = container.addresses.iter().partition(|ip| ip.is_ipv4());
         let v4 = if self.shares_network() {
-            vec!["10.0.2.106".to_owned()]
+            vec![TASK_ADDRESS.to_owned()]
         } else {
             strings(&v4)
         };
@@ -272,7 +346,7 @@ impl Definition {
             "CreatedAt": self.started.to_string(),
             "StartedAt": self.started.to_string(),
             "Type": "NORMAL",
-            "ContainerARN": format!("arn:aws:ecs:eu-central-1:111122223333:container/{CLUSTER}/{TASK_ID}/{}", container.name),
+            "ContainerARN": arn(&format!("container/{CLUSTER}/{TASK_ID}/{}", container.name)),
             "Networks": [{"NetworkMode": self.network_mode, "IPv4Addresses": v4, "IPv6Addresses": strings(&v6)}],
             "Snapshotter": "overlayfs",
         })
@@ -292,6 +366,7 @@ impl Container {
             ports: value["portMappings"].as_array().into_iter().flatten().map(|port| {
                 json!({"ContainerPort": port["containerPort"], "Protocol": "tcp", "HostPort": port["hostPort"]})
             }).collect(),
+            stop_timeout: value["stopTimeout"].as_u64(),
             status: "RUNNING".to_owned(),
             addresses: Vec::new(),
             id: None,
@@ -336,8 +411,13 @@ impl Allowance {
     }
 }
 
-fn task_arn() -> String {
-    format!("arn:aws:ecs:eu-central-1:111122223333:task/{CLUSTER}/{TASK_ID}")
+pub(super) fn task_arn() -> String {
+    arn(&format!("task/{CLUSTER}/{TASK_ID}"))
+}
+
+/// Of a thing of ECS.
+pub(super) fn arn(resource: &str) -> String {
+    format!("arn:aws:ecs:eu-central-1:111122223333:{resource}")
 }
 
 fn strings(addresses: &[IpAddr]) -> Vec<String> {
