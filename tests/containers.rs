@@ -173,6 +173,118 @@ fn a_hardened_container_becomes_healthy_and_drains_on_a_spot_notice_in_6_mb() {
     assert_eq!(prestop.inspect()["State"]["OOMKilled"], false);
 }
 
+/// TLS with a certificate authority of one's own, from the image without files, in the least memory that
+/// Docker gives.
+#[test]
+fn aws_is_asked_over_tls_in_6_mb() {
+    let gateway = docker(&[
+        "network",
+        "inspect",
+        "bridge",
+        "--format",
+        "{{(index .IPAM.Config 0).Gateway}}",
+    ]);
+    let app = Container::run(&["--no-healthcheck", IMAGE, "sample", "--listen", "0.0.0.0:8080"]);
+    let ecs = Container::run(&["--no-healthcheck", IMAGE, "simulate", "--listen", "0.0.0.0:51678"]);
+    let inside = |container: &Container, port: u16| {
+        let address = container.inspect()["NetworkSettings"]["IPAddress"].clone();
+        format!("{}:{port}", address.as_str().unwrap())
+    };
+    let stand_in = inside(&ecs, 51678);
+    let (port, authority) = tls::relay(&gateway, stand_in.parse().unwrap());
+    let bundle = std::env::temp_dir().join(format!("ecs-prestop-ca-{}.pem", std::process::id()));
+    std::fs::write(&bundle, authority).unwrap();
+    let settings = [
+        format!("--env=PRESTOP_DRAIN=POST http://{}/drain", inside(&app, 8080)),
+        "--env=PRESTOP_DEREGISTER=true".to_owned(),
+        "--env=PRESTOP_DRAIN_INSTANCE=true".to_owned(),
+        "--env=PRESTOP_STOP_TIMEOUT=20s".to_owned(),
+        format!("--env=ECS_CONTAINER_METADATA_URI_V4=http://{stand_in}/v4/prestop"),
+        format!("--env=AWS_EC2_METADATA_SERVICE_ENDPOINT=http://{stand_in}"),
+        format!("--env=AWS_ENDPOINT_URL=https://{gateway}:{port}"),
+        "--env=AWS_CA_BUNDLE=/ca.pem".to_owned(),
+        "--env=AWS_ACCESS_KEY_ID=none".to_owned(),
+        "--env=AWS_SECRET_ACCESS_KEY=none".to_owned(),
+        format!("--volume={}:/ca.pem:ro", bundle.display()),
+    ];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let prestop = Container::run(&[&HARDENED[..], &settings[..], &[IMAGE]].concat());
+    prestop.await_log("target groups to leave at a notice");
+    prestop.await_log("container instance to drain at a Spot notice");
+    let notice =
+        "POST /_simulate/spot?action=terminate&in=120s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    assert_eq!(request(stand_in.parse().unwrap(), notice).0, 200);
+    prestop.await_log("the container instance is set to DRAINING");
+    println!(
+        "peak of the container's cgroup with TLS: {} bytes",
+        peak(&prestop.inspect()["Id"])
+    );
+    docker(&["stop", "--time", "20", &prestop.0]);
+    assert_eq!(prestop.inspect()["State"]["OOMKilled"], false);
+    let log = prestop.logs();
+    assert!(
+        log.contains("1 target group has let go") || log.contains("\"call\":\"deregister\""),
+        "{log}"
+    );
+    let _ = std::fs::remove_file(bundle);
+}
+
+/// Ends TLS on the host, for a stand-in that speaks none.
+mod tls {
+    use std::net::{IpAddr, SocketAddr};
+    use std::sync::Arc;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use tokio::io::copy_bidirectional;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::crypto::ring::default_provider;
+    use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+    /// Its port, and the certificate of its authority as PEM.
+    pub(super) fn relay(host: &str, to: SocketAddr) -> (u16, String) {
+        let host: IpAddr = host.parse().unwrap();
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_key = KeyPair::generate().unwrap();
+        let pem = authority.self_signed(&authority_key).unwrap().pem();
+        let issuer = Issuer::new(authority, authority_key);
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![host.to_string()]).unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], private)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let (tell, port) = std::sync::mpsc::channel();
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::bind((host, 0)).await.unwrap();
+                tell.send(listener.local_addr().unwrap().port()).unwrap();
+                while let Ok((stream, _)) = listener.accept().await {
+                    let acceptor = acceptor.clone();
+                    tokio::spawn(async move {
+                        let mut inner = acceptor.accept(stream).await?;
+                        let mut outer = TcpStream::connect(to).await?;
+                        copy_bidirectional(&mut inner, &mut outer).await
+                    });
+                }
+            });
+        });
+        (port.recv().unwrap(), pem)
+    }
+}
+
 /// By cgroup v1 or v2, where the driver puts it.
 fn peak(id: &Value) -> String {
     let id = id.as_str().unwrap();

@@ -14,6 +14,7 @@ mod process;
 
 mod add;
 mod answers;
+mod aws;
 mod balancer;
 mod caddy;
 mod check;

@@ -286,6 +286,7 @@ impl World {
         let target = match address.ip().to_string().as_str() {
             "169.254.169.254" => Some(Target::Imds),
             "169.254.170.2" => Some(Target::Tmds),
+            "169.254.170.9" => Some(Target::Aws),
             _ => None,
         };
         let (ours, theirs) = duplex(64 * 1024);

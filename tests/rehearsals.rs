@@ -42,7 +42,6 @@ fn a_deployment_loses_nothing_with_the_sidecar_and_something_without() {
 }
 
 #[test]
-#[ignore = "until run takes PRESTOP_DEREGISTER"]
 fn behind_a_load_balancer_nothing_is_lost_once_it_is_told_to_look_away() {
     let text = rehearse(&["load-balancer"]);
     let lost = text

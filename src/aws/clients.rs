@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_config::ecs::EcsCredentialsProvider;
-use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::meta::credentials::CredentialsProviderChain;
 use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_ecs::config::{BehaviorVersion, IdentityCache, StalledStreamProtectionConfig};
 use aws_smithy_async::rt::sleep::TokioSleep;
@@ -54,6 +54,8 @@ pub struct Settings {
     pub dual_stack: bool,
     /// `AWS_CA_BUNDLE`
     pub ca_bundle: Option<String>,
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`; hidden where it is printed.
+    pub keys: Option<Credentials>,
     /// Whether the environment says where credentials come from: a task role, or keys.
     pub has_credentials: bool,
 }
@@ -68,11 +70,14 @@ impl Settings {
             let any = own.or_else(|| given("AWS_ENDPOINT_URL"));
             any.filter(|_| !yes("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"))
         };
-        let sources = [
+        let role = [
             "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
             "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-            "AWS_ACCESS_KEY_ID",
         ];
+        let keys = given("AWS_ACCESS_KEY_ID").zip(given("AWS_SECRET_ACCESS_KEY"));
+        let keys = keys.map(|(id, secret)| {
+            Credentials::new(id, secret, given("AWS_SESSION_TOKEN"), None, "environment")
+        });
         Settings {
             region: given("AWS_REGION").or_else(|| given("AWS_DEFAULT_REGION")),
             ecs_endpoint: endpoint("ECS"),
@@ -80,7 +85,8 @@ impl Settings {
             fips: yes("AWS_USE_FIPS_ENDPOINT"),
             dual_stack: yes("AWS_USE_DUALSTACK_ENDPOINT"),
             ca_bundle: given("AWS_CA_BUNDLE"),
-            has_credentials: sources.iter().any(|name| given(name).is_some()),
+            has_credentials: keys.is_some() || role.iter().any(|name| given(name).is_some()),
+            keys,
         }
     }
 }
@@ -133,20 +139,23 @@ impl Aws {
             .with_region(Some(region.clone()))
             .with_http_client(http.clone())
             .with_sleep_impl(TokioSleep::new());
-        let credentials =
-            CredentialsProviderChain::first_try("environment", EnvironmentVariableCredentialsProvider::new())
-                .or_else(
+        let credentials = match &self.settings.keys {
+            Some(keys) => SharedCredentialsProvider::new(keys.clone()),
+            None => SharedCredentialsProvider::new(
+                CredentialsProviderChain::first_try(
                     "task role",
                     EcsCredentialsProvider::builder().configure(&provider).build(),
                 )
                 .or_else(
                     "instance profile",
                     ImdsCredentialsProvider::builder().configure(&provider).build(),
-                );
+                ),
+            ),
+        };
         let mut config = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(region)
-            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .credentials_provider(credentials)
             .sleep_impl(TokioSleep::new())
             .time_source(SystemTimeSource::new())
             .retry_config(

@@ -106,6 +106,9 @@ where
             }
         }
         SdkError::ServiceError(_) => of_service(error),
+        SdkError::ResponseError(answer) if !answer.raw().status().is_success() => {
+            Kind::Other(format!("HTTP {}", answer.raw().status().as_u16()))
+        }
         SdkError::ResponseError(_) => Kind::Other("the answer is not what AWS answers".to_owned()),
         other => {
             let causes = chain(Some(other as _));

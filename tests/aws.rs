@@ -1,0 +1,177 @@
+//! What AWS is asked for neither delays nor spoils the drain, whatever AWS answers.
+//!
+//! The real SDK against the stand-in's APIs, in memory and under a paused clock; `tests/aws` plays the
+//! same against moto with the real binary.
+
+use std::time::Duration;
+
+use ecs_prestop::lifecycle::{AwsCall, Code};
+use ecs_prestop::local::simulate::faults::{Fault, Kind, Target};
+use ecs_prestop::local::simulate::{Definition, StandIn};
+use ecs_prestop::notice::Action;
+use ecs_prestop::timeline::{Outcome, What};
+
+use serde_json::json;
+
+use crate::memory::{Does, Play, Played, response};
+
+const KINDS: [Kind; 9] = [
+    Kind::Refuse,
+    Kind::Hang,
+    Kind::Slow(Duration::from_secs(2)),
+    Kind::Slow(Duration::from_millis(300)),
+    Kind::Status(403),
+    Kind::Status(500),
+    Kind::Garbage,
+    Kind::Reset,
+    Kind::Huge,
+];
+
+const FEATURES: [(&str, &str); 4] = [
+    ("PRESTOP_DEREGISTER", "true"),
+    ("PRESTOP_DRAIN_INSTANCE", "true"),
+    ("PRESTOP_AFTER_DRAIN", "stop-task"),
+    ("PRESTOP_STOP_TIMEOUT", "auto"),
+];
+
+/// What a drain may start later than it would without AWS.
+const LATER_MS: u64 = 50;
+
+/// How long the target group keeps connections.
+const DELAY: Duration = Duration::from_secs(4);
+
+/// Half of what a Spot notice leaves beside the reserve.
+const HALF_MS: u64 = 55_000;
+
+/// SIGTERM or a Spot notice comes at 30, SIGTERM at 100 in any case; the app takes 3 s.
+async fn play(feature: (&str, &str), fault: Option<Kind>, by_sigterm: bool) -> Played {
+    let settings = [
+        ("PRESTOP_DRAIN", "POST http://app:8080/drain"),
+        ("AWS_ENDPOINT_URL", "http://169.254.170.9"),
+        ("AWS_ACCESS_KEY_ID", "none"),
+        ("AWS_SECRET_ACCESS_KEY", "none"),
+        feature,
+    ];
+    let app = Does::AnswersAfter(3.0, response(200, "", ""));
+    let definition = json!({
+        "family": "web", "networkMode": "awsvpc",
+        "containerDefinitions": [{"name": "app", "portMappings": [{"containerPort": 8080}]}, {"name": "prestop"}]
+    });
+    let stand_in = StandIn::new(Definition::from_value(&definition).unwrap());
+    if feature.0 == "PRESTOP_DEREGISTER" && fault.is_none() {
+        let (task, other) = ("10.0.2.106:8080", "10.0.2.107:8080");
+        stand_in.balance(task.parse().unwrap(), other.parse().unwrap(), DELAY);
+    }
+    Play::with(stand_in, &settings, &[app])
+        .play(|director| async move {
+            if let Some(kind) = fault {
+                director.stand_in.break_down(Fault {
+                    target: Target::Aws,
+                    kind,
+                    lasts: None,
+                    requests: None,
+                });
+            }
+            director.at(30.0).await;
+            if by_sigterm {
+                director.sigterm().await;
+            } else {
+                director
+                    .stand_in
+                    .announce_spot(Action::Terminate, Duration::from_secs(120));
+            }
+            director.at(100.0).await;
+            director.sigterm().await;
+        })
+        .await
+}
+
+fn ends(played: &Played) -> Vec<(AwsCall, Outcome)> {
+    let timeline = played.ending.report.timeline.iter();
+    let ends = timeline.filter_map(|moment| match &moment.what {
+        What::AwsEnd { call, outcome, .. } => Some((*call, outcome.clone())),
+        _ => None,
+    });
+    ends.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_fault_of_aws_delays_or_spoils_a_drain() {
+    let mut table = String::new();
+    for feature in FEATURES {
+        for fault in KINDS.map(Some).into_iter().chain([None]) {
+            for by_sigterm in [true, false] {
+                let played = play(feature, fault, by_sigterm).await;
+                let case = format!("{} {fault:?}, SIGTERM: {by_sigterm}", feature.0);
+                assert_eq!(played.code, Code::Drained, "{case}: {}", played.details());
+                assert_eq!(played.requests.len(), 1, "{case}: told once");
+                let first_ms = played.first_step_ms().unwrap();
+                let budget_ms = played.ending.report.budget_ms.unwrap();
+                // Deregistration is there to be waited for, for half of the time at most.
+                let limit = match feature.0 {
+                    "PRESTOP_DEREGISTER" if by_sigterm => budget_ms / 2,
+                    "PRESTOP_DEREGISTER" => HALF_MS,
+                    _ => LATER_MS,
+                };
+                assert!(
+                    first_ms <= limit,
+                    "{case}: told after {first_ms} ms of {budget_ms}"
+                );
+                let used_ms = played.ending.report.used_ms.unwrap();
+                assert!(used_ms <= budget_ms, "{case}: {used_ms} ms of {budget_ms}");
+                table.push_str(&format!(
+                    "{case}: first step after {first_ms} ms, end after {used_ms} ms\n"
+                ));
+            }
+        }
+    }
+    println!("{table}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_feature_does_what_it_says_where_aws_answers() {
+    let played = play(FEATURES[0], None, true).await;
+    let [(AwsCall::Why, _), (AwsCall::Deregister, Outcome::Done(how))] = &ends(&played)[..] else {
+        panic!("{:?}", ends(&played));
+    };
+    assert_eq!(how, "1 target group has let go");
+    // Only then the app is told.
+    assert!(played.first_step_ms().unwrap() > 0);
+    let played = play(FEATURES[1], None, false).await;
+    let done = Outcome::Done("the container instance is set to DRAINING".to_owned());
+    assert!(
+        ends(&played).contains(&(AwsCall::DrainInstance, done)),
+        "{:?}",
+        ends(&played)
+    );
+    let played = play(FEATURES[2], None, false).await;
+    let done = Outcome::Done("ECS stops this task".to_owned());
+    assert!(
+        ends(&played).contains(&(AwsCall::StopTask, done)),
+        "{:?}",
+        ends(&played)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_aws_refuses_is_told_with_what_to_do() {
+    for (kind, part) in [
+        (Kind::Refuse, "AWS cannot be reached"),
+        (Kind::Hang, "AWS did not answer in time"),
+        (Kind::Status(500), "HTTP 500"),
+    ] {
+        let played = play(FEATURES[1], Some(kind), false).await;
+        let ends = ends(&played);
+        let told = ends.iter().filter_map(|(call, outcome)| match (call, outcome) {
+            (AwsCall::DrainInstance, Outcome::Failed(why)) => Some(why.as_str()),
+            _ => None,
+        });
+        let told: Vec<&str> = told.collect();
+        assert_eq!(told.len(), 1, "{ends:?}");
+        assert!(
+            told[0].starts_with("ecs:DescribeTasks") && told[0].contains(part),
+            "{}",
+            told[0]
+        );
+    }
+}
