@@ -84,6 +84,7 @@ impl World {
             "rebalance": self.instance_metadata.rebalance.is_some(),
             "maintenance": self.instance_metadata.maintenance.is_some(),
             "autoscaling": self.instance_metadata.autoscaling,
+            "protected": self.task_protection.is_on(),
             "faults": self.faults.describe(),
         })
     }

@@ -1,13 +1,14 @@
 //! `ecs-prestop simulate`: stands in for the ECS agent and the instance metadata service.
 //!
-//! Serves, for every container of a task definition, the task metadata endpoint v4 and IMDSv2, with
-//! their status codes, bodies and limits; `/_simulate/…` changes what they say, down to answers that
+//! Serves, for every container of a task definition, the task metadata endpoint v4, the agent's task
+//! protection and IMDSv2, with their status codes, bodies and limits; `/_simulate/…` changes what they say, down to answers that
 //! no server should give.
 
 mod control;
 pub mod faults;
 mod instance_metadata;
 mod task_metadata;
+mod task_protection;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -36,6 +37,7 @@ use control::Query;
 use faults::{Fault, Faults, Kind, Target};
 use instance_metadata::InstanceMetadata;
 pub use task_metadata::{Definition, DefinitionError};
+use task_protection::TaskProtection;
 
 /// The subcommand.
 pub const NAME: &str = "simulate";
@@ -55,7 +57,7 @@ const HANG: Duration = Duration::from_secs(600);
 /// The command line.
 pub fn command() -> Command {
     Command::new(NAME)
-        .about("Stands in for ECS on a laptop: task metadata, instance metadata")
+        .about("Stands in for ECS on a laptop: task metadata, task protection, instance metadata")
         .arg(
             Arg::new("task-definition")
                 .long("task-definition")
@@ -109,7 +111,7 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
     ));
     for name in stand_in.world().definition.names() {
         say(&format!(
-            "  {name}: ECS_CONTAINER_METADATA_URI_V4=http://{address}/v4/{name}"
+            "  {name}: ECS_CONTAINER_METADATA_URI_V4=http://{address}/v4/{name} ECS_AGENT_URI=http://{address}/api/{name}"
         ));
     }
     say(&format!(
@@ -146,6 +148,7 @@ pub struct StandIn {
 struct World {
     definition: Definition,
     instance_metadata: InstanceMetadata,
+    task_protection: TaskProtection,
     faults: Faults,
 }
 
@@ -184,6 +187,7 @@ impl StandIn {
             world: Arc::new(Mutex::new(World {
                 definition,
                 instance_metadata: InstanceMetadata::default(),
+                task_protection: TaskProtection::default(),
                 faults: Faults::default(),
             })),
             refusing: Arc::default(),
@@ -224,6 +228,16 @@ impl StandIn {
     /// Auto Scaling says what it is about to do.
     pub fn set_lifecycle_state(&self, state: &str) {
         self.world().instance_metadata.autoscaling = Some(state.to_owned());
+    }
+
+    /// Whether the task is protected from scale-in and deployments now.
+    pub fn protected(&self) -> bool {
+        self.world().task_protection.is_on()
+    }
+
+    /// How often task protection was changed or prolonged, and how often that was tried.
+    pub fn protection_calls(&self) -> (u64, u64) {
+        self.world().task_protection.calls()
     }
 
     /// Whatever was announced is taken back.
@@ -328,9 +342,10 @@ impl StandIn {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        if Limited::new(body, MAX_BODY).collect().await.is_err() {
+        let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
             return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "too long\n"));
-        }
+        };
+        let body = body.to_bytes();
         let path = head.uri.path();
         let query = Query(head.uri.query().unwrap_or_default());
         if let Some(what) = path.strip_prefix("/_simulate") {
@@ -340,6 +355,8 @@ impl StandIn {
         }
         let target = if path.starts_with("/latest") {
             Target::Imds
+        } else if path.starts_with("/api/") {
+            Target::Agent
         } else {
             Target::Tmds
         };
@@ -355,6 +372,8 @@ impl StandIn {
                     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                     return Ok(text(status, "as simulated\n"));
                 }
+                Kind::Failure => return Ok(task_protection::failure("DEPLOYMENT_BLOCKED")),
+                Kind::Error(code) => return Ok(task_protection::error(code)),
             }
         }
         match target {
@@ -363,6 +382,11 @@ impl StandIn {
                 .instance_metadata
                 .answer(&head.method, path, &head.headers)),
             Target::Tmds => Ok(self.task_metadata(&head.method, path, peer).await),
+            Target::Agent => {
+                let mut world = self.world();
+                let names = world.definition.names();
+                Ok(world.task_protection.answer(&head.method, path, &names, &body))
+            }
         }
     }
 
@@ -394,7 +418,9 @@ impl StandIn {
     }
 
     fn refusing_for(&self) -> Option<Duration> {
-        self.world().faults.refusing(&[Target::Imds, Target::Tmds])
+        self.world()
+            .faults
+            .refusing(&[Target::Imds, Target::Tmds, Target::Agent])
     }
 
     /// No code panics while it holds the lock; if one did, the data would still be whole.
