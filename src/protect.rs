@@ -31,6 +31,9 @@ const BUSY_EVERY: Duration = Duration::from_secs(10);
 /// What it gets to answer: it must not take longer than the interval, and no app is busy saying so.
 const BUSY_LIMIT: Duration = Duration::from_secs(2);
 
+/// By then the task metadata has been read, where there is any.
+const TASK_KNOWN: Duration = Duration::from_secs(2);
+
 /// What a 200 of the busy URL is worth: thirty questions, so that an app that is too busy to answer
 /// some of them stays protected.
 const BUSY_LEASE: Duration = Duration::from_secs(300);
@@ -182,7 +185,9 @@ impl Office {
         let mut requests_open = true;
         loop {
             let timeout = self.protection.next_timeout();
+            // A notice that is there comes before a request that came after it.
             let event = tokio::select! {
+                biased;
                 changed = self.status.changed() => {
                     if changed.is_err() {
                         return;
@@ -325,9 +330,11 @@ pub fn protected_until(held: &crate::protection::Held) -> String {
 async fn ask_app(
     network: Network,
     url: HttpUrl,
-    status: watch::Receiver<Arc<Status>>,
+    mut status: watch::Receiver<Arc<Status>>,
     answers: mpsc::Sender<Result<bool, String>>,
 ) {
+    // Its host may be a container of the task, which is known in a moment, or never in local mode.
+    let _ = timeout(TASK_KNOWN, status.wait_for(|status| status.task.is_some())).await;
     let mut ticks = interval(BUSY_EVERY);
     // After a suspended host one question is as good as many.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

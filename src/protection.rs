@@ -36,7 +36,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const RENEW_AT: u32 = 3;
 
 /// Calls until those who wait are told that there is no agreement. Three of 2 s each and the pauses
-/// between them are 8 s at most, less than clients wait.
+/// between them are 8 s at most, and 10 s behind a call that was under way: less than clients wait.
 const MAX_TRIES: u32 = 3;
 
 /// Before the second try; doubled before the third.
