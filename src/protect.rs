@@ -285,9 +285,7 @@ impl Office {
 
     fn publish(&mut self) {
         let state = self.protection.state();
-        let trouble = state
-            .trouble
-            .map(|said| format!("task protection is wanted and not there: {said}"));
+        let trouble = state.trouble.map(|said| format!("task protection fails: {said}"));
         if self.complained != trouble {
             match &trouble {
                 Some(why) => tracing::warn!(event = "watch", watch = "protection", message = why.as_str()),

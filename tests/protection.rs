@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::memory::{AGENT, Does, Play, response};
-use crate::process::{Sidecar, await_that};
+use crate::process::{Sidecar, await_that, request};
 use crate::stand_in::{Simulate, simulate};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -427,7 +427,7 @@ fn over_http_what_is_wrong_is_400_what_ecs_refuses_502_and_a_silent_agent_504() 
         });
         let (code, health) = sidecar.get("/healthz");
         assert!(
-            code == 503 && health.contains("task protection is wanted"),
+            code == 503 && health.contains("task protection fails"),
             "{health}"
         );
     }
@@ -444,6 +444,31 @@ fn over_http_what_is_wrong_is_400_what_ecs_refuses_502_and_a_silent_agent_504() 
     assert_eq!(sidecar.post("/drained", "").0, 204);
     await_that("the protection has ended", || !protected(&ecs));
     assert_eq!(sidecar.stop(), Some(0));
+}
+
+#[test]
+fn over_http_a_hundred_clients_at_once_are_one_call() {
+    let ecs = simulate(&[]);
+    assert_eq!(ecs.control("fault?target=agent&kind=slow&delay=500ms").0, 200);
+    let sidecar = beside(&ecs);
+    let address = sidecar.address;
+    let clients: Vec<_> = (0..100)
+        .map(|i| {
+            let head =
+                format!("PUT /protect/job-{i}?for=10m HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            std::thread::spawn(move || request(address, &head).0)
+        })
+        .collect();
+    let statuses: Vec<u16> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    assert_eq!(statuses, [200; 100]);
+    let report = json(&sidecar.get("/status").1)["protection"].clone();
+    assert_eq!(
+        (
+            &report["calls"]["agreed"],
+            report["leases"].as_array().unwrap().len()
+        ),
+        (&1.into(), 100)
+    );
 }
 
 #[test]

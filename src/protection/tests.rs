@@ -323,8 +323,8 @@ struct World {
     play: Protection,
     now: Instant,
     protected_until: Option<Instant>,
-    /// The call that is under way and when its answer comes.
-    flight: Option<(Call, Instant)>,
+    /// The call that is under way, from when ECS counts, and when its answer comes.
+    flight: Option<(Call, Instant, Instant)>,
     mood: (Mood, Duration),
     calls: u32,
     /// Events that may each cause a call: requests, ends of leases, notices.
@@ -343,7 +343,10 @@ impl World {
                         assert!((1..=MAX_SLICE_MINUTES).contains(&minutes));
                     }
                     self.calls += 1;
-                    self.flight = Some((call, self.now + self.mood.1));
+                    let answer = self.now + self.mood.1;
+                    // At the one end of the call or the other.
+                    let early = self.mood.1.as_millis() % 2 == 1;
+                    self.flight = Some((call, if early { self.now } else { answer }, answer));
                 }
                 Command::Tell(asker, answer) => {
                     *self.answers.entry(asker).or_default() += 1;
@@ -363,9 +366,9 @@ impl World {
         }
     }
 
-    fn land(&mut self, call: Call) {
+    fn land(&mut self, call: Call, from: Instant) {
         let done = match call {
-            Call::Protect { minutes } => Some(self.now + Duration::from_secs(60) * minutes),
+            Call::Protect { minutes } => Some(from + Duration::from_secs(60) * minutes),
             Call::Release => None,
         };
         let said = match self.mood.0 {
@@ -385,14 +388,14 @@ impl World {
     fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
-            let answer = self.flight.map(|(_, at)| at);
+            let answer = self.flight.map(|(_, _, at)| at);
             let next = [self.play.next_timeout(), answer].into_iter().flatten().min();
             let Some(next) = next.filter(|next| *next <= end) else {
                 break;
             };
             self.now = next;
             match self.flight {
-                Some((call, at)) if at <= next => self.land(call),
+                Some((call, from, at)) if at <= next => self.land(call, from),
                 _ => {
                     let leases = self.play.leases.len();
                     self.feed(Event::Timeout);
