@@ -32,6 +32,11 @@ const IMDS_IPV4: &str = "http://169.254.169.254";
 /// The same over IPv6, on Nitro instances.
 const IMDS_IPV6: &str = "http://[fd00:ec2::254]";
 
+/// The versions are those of the changelog of the agent and of the developer guide, *Task scale-in
+/// protection endpoint*.
+const NEEDS_AGENT: &str = "needs the agent's endpoint, which ECS sets in ECS_AGENT_URI (EC2 agent 1.65.0, Fargate \
+                           platform 1.4.0)";
+
 /// A header line that any server takes.
 const MAX_TOKEN: usize = 4096;
 
@@ -121,12 +126,12 @@ pub const SETTINGS: [Setting; 17] = {
         setting(
             "PROTECT",
             "false",
-            "ECS task protection while the app is busy (not in this version)",
+            "ECS task protection while the app is busy: `true`, by leases on `/protect`",
         ),
         setting(
             "BUSY_URL",
             "",
-            "asked in place of protection leases (not in this version)",
+            "asked every 10 s in place of leases: 200 is busy, 204 is not; needs `PRESTOP_PROTECT=true`",
         ),
         setting(
             "DRAIN_TOKEN",
@@ -193,6 +198,12 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// `PRESTOP_READY_URL`
     pub ready_url: Option<HttpUrl>,
+    /// `PRESTOP_PROTECT`
+    pub protect: bool,
+    /// `PRESTOP_BUSY_URL`
+    pub busy_url: Option<HttpUrl>,
+    /// `ECS_AGENT_URI`: the agent's endpoint for this container; there in ECS mode where `protect` is.
+    pub agent: Option<HttpUrl>,
     /// `PRESTOP_LOG`
     pub log: Targets,
     /// `PRESTOP_LOG_FORMAT`
@@ -297,9 +308,9 @@ impl Given<'_> {
         let after_drain = self.after_drain();
         let drain_instance = self.yes_or_no("DRAIN_INSTANCE");
         let deregister = self.yes_or_no("DEREGISTER");
-        let protect = self.yes_or_no("PROTECT");
-        self.refuse_if("PROTECT", protect);
-        self.refuse_if("BUSY_URL", true);
+        let agent = self.standard_url("ECS_AGENT_URI");
+        let protect = self.protect(agent.is_some());
+        let busy_url = self.busy_url(protect);
         Config {
             drain,
             policy: Policy {
@@ -328,6 +339,9 @@ impl Given<'_> {
             token: self.token(),
             listen: self.parse("LISTEN", Some(DEFAULT_LISTEN), listen),
             ready_url: self.parse("READY_URL", None, |text| text.parse().map(Some).map_err(in_words)),
+            protect,
+            busy_url,
+            agent,
             log: self.parse(
                 "LOG",
                 Targets::new().with_default(tracing::Level::INFO),
@@ -417,10 +431,32 @@ impl Given<'_> {
         )
     }
 
-    /// Refuses a setting of the contract that a later version will take, if it is there and wanted.
-    fn refuse_if(&mut self, name: &str, wanted: bool) {
-        if let Some((name, value)) = self.value(name).filter(|_| wanted) {
-            self.problems.push(Problem::NotYet { name, value });
+    /// In local mode there is no agent; whoever asks for a lease there is told so.
+    fn protect(&mut self, agent: bool) -> bool {
+        let protect = self.choice("PROTECT", false, &[("false", false), ("true", true)]);
+        let in_ecs = self.environment.contains_key("ECS_CONTAINER_METADATA_URI_V4");
+        if protect && in_ecs && !agent && !self.environment.contains_key("ECS_AGENT_URI") {
+            self.refuse("PROTECT", NEEDS_AGENT);
+        }
+        protect
+    }
+
+    fn busy_url(&mut self, protect: bool) -> Option<HttpUrl> {
+        let url = self.parse("BUSY_URL", None, |text| text.parse().map(Some).map_err(in_words));
+        if url.is_some() && !protect {
+            self.refuse(
+                "BUSY_URL",
+                "it is asked only with PRESTOP_PROTECT=true: set that, too",
+            );
+        }
+        url
+    }
+
+    /// Refuses a value that would do by itself.
+    fn refuse(&mut self, name: &str, why: &str) {
+        if let Some((name, value)) = self.value(name) {
+            let allowed = why.to_owned();
+            self.problems.push(Problem::Value { name, value, allowed });
         }
     }
 
@@ -640,15 +676,32 @@ mod tests {
     }
 
     #[test]
-    fn what_a_later_version_brings_is_refused_and_never_silently_accepted() {
-        for (name, value) in [
-            ("PRESTOP_PROTECT", "true"),
-            ("PRESTOP_BUSY_URL", "http://app/busy"),
-        ] {
-            let message = refused(name, value);
-            assert!(message.contains("not in this version"), "{message}");
-        }
-        assert!(read(&[("PRESTOP_DEREGISTER", "false")]).is_ok());
+    fn protection_needs_the_agent_where_there_is_one_and_a_busy_url_needs_protection() {
+        let protect = ("PRESTOP_PROTECT", "true");
+        let in_ecs = ("ECS_CONTAINER_METADATA_URI_V4", "http://169.254.170.2/v4/id");
+        let agent = ("ECS_AGENT_URI", "http://169.254.170.2/api/id");
+        let busy = ("PRESTOP_BUSY_URL", "http://app:8080/busy");
+        let config = read(&[protect, in_ecs, agent, busy]).unwrap();
+        assert!(config.protect);
+        assert_eq!(config.busy_url.unwrap().to_string(), busy.1);
+        assert_eq!(config.agent.unwrap().to_string(), agent.1);
+        assert!(read(&[protect]).is_ok(), "on a laptop there is a warning");
+        assert_eq!(
+            read(&[protect, in_ecs]).unwrap_err(),
+            [
+                "PRESTOP_PROTECT is `true`: needs the agent's endpoint, which ECS sets in ECS_AGENT_URI (EC2 agent \
+              1.65.0, Fargate platform 1.4.0)"
+            ]
+        );
+        assert_eq!(
+            read(&[protect, in_ecs, ("ECS_AGENT_URI", "nonsense")])
+                .unwrap_err()
+                .len(),
+            1
+        );
+        assert!(read(&[in_ecs, ("PRESTOP_PROTECT", "false")]).is_ok());
+        assert!(refused("PRESTOP_BUSY_URL", busy.1).contains("PRESTOP_PROTECT=true"));
+        assert!(read(&[protect, ("PRESTOP_BUSY_URL", "https://app/")]).unwrap_err()[0].contains("http://"));
     }
 
     #[test]

@@ -27,6 +27,8 @@ use crate::drain::call::wall_clock;
 use crate::http::{Ask, Network};
 use crate::mailbox::{Mailbox, Message};
 use crate::notice::{Notice, Reason};
+use crate::protect::{Desk, What, protected_until};
+use crate::protection::{Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE, Said};
 use crate::status::Status;
 use crate::telemetry::{Telemetry, metrics};
 use crate::url::HttpUrl;
@@ -53,6 +55,9 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// What `/ready` gives the app to answer: health checks of load balancers time out after 2 s and more.
 const READY_LIMIT: Duration = Duration::from_secs(1);
 
+/// Longer than all tries of a lease together, in case that something else is stuck.
+const PROTECT_LIMIT: Duration = Duration::from_secs(15);
+
 /// What the endpoints know and whom they tell.
 #[derive(Clone)]
 pub struct Endpoints {
@@ -66,6 +71,8 @@ pub struct Endpoints {
     pub ready_url: Option<HttpUrl>,
     /// How it asks.
     pub network: Network,
+    /// Where leases are had, if anywhere.
+    pub protect: Option<Desk>,
     /// For the count of dropped lines.
     pub telemetry: Telemetry,
 }
@@ -126,16 +133,11 @@ impl Endpoints {
         let allowed = match path {
             "/drained" | "/drain" => [Method::POST].as_slice(),
             "/healthz" | "/ready" | "/notice" | "/status" | "/metrics" => &[Method::GET, Method::HEAD],
-            protect if protect.starts_with("/protect/") => {
-                return text(
-                    StatusCode::NOT_IMPLEMENTED,
-                    "task protection is not in this version\n",
-                );
-            }
+            protect if protect.starts_with("/protect/") => &[Method::PUT, Method::DELETE],
             _ => {
                 return text(
                     StatusCode::NOT_FOUND,
-                    "there are /healthz, /ready, /notice, /status, /metrics, POST /drain and POST /drained\n",
+                    "there are /healthz, /ready, /notice, /status, /metrics, POST /drain, POST /drained and PUT /protect/NAME\n",
                 );
             }
         };
@@ -161,12 +163,13 @@ impl Endpoints {
             "/status" => self.status(),
             "/metrics" => self.metrics(),
             "/drained" => self.drained(query).await,
-            _ => self.drain(head.headers.get(AUTHORIZATION)).await,
+            "/drain" => self.drain(head.headers.get(AUTHORIZATION)).await,
+            protect => self.protect(&head.method, protect, query).await,
         }
     }
 
     fn healthz(&self) -> Reply {
-        match &self.status.borrow().unhealthy {
+        match &self.snapshot().unhealthy {
             None => text(StatusCode::OK, "ok\n"),
             Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
         }
@@ -290,6 +293,46 @@ impl Endpoints {
         self.tell(notice, StatusCode::ACCEPTED, "draining\n").await
     }
 
+    /// A lease, or its return.
+    async fn protect(&self, method: &Method, path: &str, query: Option<&str>) -> Reply {
+        let Some(desk) = &self.protect else {
+            return text(
+                StatusCode::NOT_FOUND,
+                "there is no task protection: it needs PRESTOP_PROTECT=true and, outside of ECS, ECS_AGENT_URI\n",
+            );
+        };
+        let name = path.strip_prefix("/protect/").and_then(LeaseName::parse);
+        let Some(name) = name.filter(|name| !(desk.asks_app && *name == LeaseName::busy())) else {
+            let why = format!(
+                "a lease has a name of 1 to {MAX_NAME} visible ASCII characters without a slash; `busy` is that of \
+                 PRESTOP_BUSY_URL where that is set\n"
+            );
+            return text(StatusCode::BAD_REQUEST, &why);
+        };
+        let what = if method == Method::DELETE {
+            What::GiveBack
+        } else {
+            let length = parameter(query, "for").and_then(config::duration);
+            match length.filter(|length| (MIN_LEASE..=MAX_LEASE).contains(length)) {
+                Some(length) => What::Take(length),
+                None => {
+                    return text(
+                        StatusCode::BAD_REQUEST,
+                        "for is needed: a duration of 1s to 48h, such as PUT /protect/job-7?for=10m\n",
+                    );
+                }
+            }
+        };
+        match timeout(PROTECT_LIMIT, desk.ask(name, what)).await {
+            Ok(Some(answer)) => protect_reply(answer),
+            Ok(None) => text(StatusCode::SERVICE_UNAVAILABLE, "the sidecar is about to exit\n"),
+            Err(_) => text(
+                StatusCode::GATEWAY_TIMEOUT,
+                "no answer in time: there is no lease\n",
+            ),
+        }
+    }
+
     async fn tell(&self, message: Message, code: StatusCode, words: &str) -> Reply {
         match self.mailbox.send(message).await {
             Ok(()) => text(code, words),
@@ -297,8 +340,51 @@ impl Endpoints {
         }
     }
 
+    /// The sidecar's, and how task protection stands.
     fn snapshot(&self) -> Arc<Status> {
-        Arc::clone(&self.status.borrow())
+        let status = Arc::clone(&self.status.borrow());
+        let Some(desk) = &self.protect else {
+            return status;
+        };
+        let protection = Arc::clone(&desk.report.borrow());
+        let mut status = Status::clone(&status);
+        status.unhealthy = status.unhealthy.or_else(|| protection.trouble.clone());
+        status.protection = Some(protection);
+        Arc::new(status)
+    }
+}
+
+fn protect_reply(answer: Answer) -> Reply {
+    match answer {
+        Answer::Granted(grant) => {
+            let body = json!({
+                "name": grant.name.as_str(),
+                "until": wall_clock(grant.until),
+                "protected_until": protected_until(&grant.protected),
+            });
+            reply(StatusCode::OK, "application/json", format!("{body}\n"))
+        }
+        Answer::GivenBack => reply(StatusCode::NO_CONTENT, "text/plain", String::new()),
+        Answer::Unknown => text(StatusCode::NOT_FOUND, "there is no lease of that name\n"),
+        Answer::Refused(Said::Silent(why)) => text(
+            StatusCode::GATEWAY_TIMEOUT,
+            &format!("{}: there is no lease\n", Said::Silent(why)),
+        ),
+        Answer::Refused(said) => text(StatusCode::BAD_GATEWAY, &format!("{said}\n")),
+        Answer::Stopping => text(
+            StatusCode::CONFLICT,
+            "the task is stopping: no lease is given any more, so take no other job\n",
+        ),
+        Answer::Withdrawn => text(
+            StatusCode::CONFLICT,
+            "the lease was given back while ECS was being asked\n",
+        ),
+        Answer::TooMany => text(
+            StatusCode::TOO_MANY_REQUESTS,
+            &format!(
+                "there are {MAX_LEASES} leases already: give some back, or let several jobs share one\n"
+            ),
+        ),
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`task`], [`url`]: plain data that the rest speaks of
 //! - [`step`]: what is done to drain; the plan
 //! - [`lifecycle`]: the state machine, (event, now) → commands
+//! - [`protection`]: the owner of all protection leases, a state machine likewise
 //! - [`timeline`]: what happened and when
 //!
 //! A thin shell does.
@@ -19,6 +20,7 @@
 //! - [`watch`]: where notices come from
 //! - [`drain`]: how a step is done
 //! - [`aws`]: what is asked of AWS
+//! - [`protect`]: task protection at work, beside the sidecar
 //! - [`http`]: the one small HTTP client
 //! - [`endpoints`], [`status`], [`telemetry`]: what others may see
 //! - [`config`]: every setting
@@ -36,6 +38,7 @@
 pub mod deadline;
 pub mod lifecycle;
 pub mod notice;
+pub mod protection;
 pub mod step;
 pub mod task;
 pub mod timeline;
@@ -47,6 +50,7 @@ pub mod drain;
 pub mod endpoints;
 pub mod http;
 pub mod mailbox;
+pub mod protect;
 pub mod sidecar;
 pub mod status;
 pub mod telemetry;

@@ -20,6 +20,7 @@ use crate::http::Network;
 use crate::lifecycle::{Code, Command, Event, Lifecycle, Report};
 use crate::mailbox::{Mailbox, Message, Signal, WatchState};
 use crate::notice::{Notice, Reason};
+use crate::protect;
 use crate::status::Status;
 use crate::step::Plan;
 use crate::task::Task;
@@ -135,6 +136,7 @@ impl Sidecar {
             watches: Vec::new(),
             unhealthy: None,
             report: lifecycle.report(),
+            protection: None,
             notice: None,
             deadline: None,
             task: Arc::clone(&task),
@@ -165,6 +167,7 @@ impl Sidecar {
     }
 
     fn start(&mut self, endpoints: Option<(TcpListener, Network)>) {
+        let protect = self.protect();
         if let Some((listener, network)) = endpoints {
             let endpoints = Endpoints {
                 status: self.status.subscribe(),
@@ -172,6 +175,7 @@ impl Sidecar {
                 token: self.config.token.clone(),
                 ready_url: self.config.ready_url.clone(),
                 network,
+                protect,
                 telemetry: self.telemetry.clone(),
             };
             self.companions.spawn(endpoints::serve(listener, endpoints));
@@ -192,6 +196,15 @@ impl Sidecar {
             ]);
         }
         self.publish();
+    }
+
+    /// Begins to protect the task where that is wanted and there is an agent to ask.
+    fn protect(&mut self) -> Option<protect::Desk> {
+        let agent = self.config.agent.clone().filter(|_| self.config.protect)?;
+        let (network, busy_url) = (self.network.clone(), self.config.busy_url.clone());
+        let (desk, office) = protect::open(network, agent, busy_url, self.status.subscribe());
+        self.companions.spawn(office.run());
+        Some(desk)
     }
 
     fn log_start(&mut self) {
@@ -232,6 +245,13 @@ impl Sidecar {
                 message =
                     "ECS_CONTAINER_METADATA_URI_V4 is not set: running in local mode, without task metadata"
             );
+            if self.config.protect && self.config.agent.is_none() {
+                tracing::warn!(
+                    event = "watch",
+                    watch = "protection",
+                    message = "PRESTOP_PROTECT is true and ECS_AGENT_URI is not set: there is nobody to ask for protection"
+                );
+            }
         }
     }
 
@@ -497,6 +517,7 @@ impl Sidecar {
             watches: self.watches.clone(),
             unhealthy: self.unhealthy(),
             report: self.lifecycle.report(),
+            protection: None,
             notice: self.lifecycle.notice(),
             deadline: self.lifecycle.deadline(),
             task,

@@ -24,6 +24,9 @@ pub struct Status {
     /// State, reasons, budget, steps and timeline.
     #[serde(flatten)]
     pub report: Report,
+    /// How task protection stands, where it is wanted; filled in by the endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protection: Option<std::sync::Arc<crate::protect::Report>>,
     /// The first notice.
     #[serde(skip)]
     pub notice: Option<Notice>,

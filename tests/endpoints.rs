@@ -125,7 +125,7 @@ fn what_is_asked_wrongly_is_answered_with_what_is_right() {
         ("/drained", 405, "allow: POST"),
         ("/notice?wait=61s", 400, "at most 60s"),
         ("/notice?wait=long", 400, "such as 30s"),
-        ("/protect/job", 501, "not in this version"),
+        ("/protect/job", 405, "allow: PUT, DELETE"),
     ] {
         let (got, body) = sidecar.get(path);
         assert_eq!(got, status, "{path}: {body}");

@@ -25,6 +25,7 @@ mod exits;
 mod faults;
 mod names;
 mod notices;
+mod protection;
 mod readme;
 mod rehearsals;
 mod stand_in;

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep};
 
 const IMDS: &str = "http://169.254.169.254";
 const TMDS: &str = "http://169.254.170.2/v4/prestop";
+pub(crate) const AGENT: &str = "http://169.254.170.3/api/prestop";
 
 /// What the app does with one connection.
 #[derive(Clone, Debug)]
@@ -145,6 +146,7 @@ impl Play {
     pub(crate) fn with(stand_in: StandIn, variables: &[(&str, &str)], script: &[Does]) -> Play {
         let ecs = [
             ("ECS_CONTAINER_METADATA_URI_V4", TMDS),
+            ("ECS_AGENT_URI", AGENT),
             ("AWS_EC2_METADATA_SERVICE_ENDPOINT", IMDS),
         ];
         let all = ecs.iter().chain(variables);
@@ -178,6 +180,11 @@ impl Play {
         self
     }
 
+    /// The way to the app and the stand-in, for a part of the sidecar that is played by itself.
+    pub(crate) fn network(&self) -> Network {
+        Network::new(self.world.clone())
+    }
+
     /// Plays while `acts` does what it does with the mailbox, to the sidecar's end.
     pub(crate) async fn play<F: Future<Output = ()>>(self, acts: impl FnOnce(Director) -> F) -> Played {
         let config = Config::read(|_| None, self.variables).unwrap_or_else(|why| panic!("{why:?}"));
@@ -200,7 +207,7 @@ impl Play {
         let ending = tokio::select! {
             ending = run => ending,
             () = acts => unreachable!("it is pending"),
-            () = sleep(Duration::from_secs(86_400)) => panic!("the sidecar has not ended within a day"),
+            () = sleep(Duration::from_secs(3 * 86_400)) => panic!("the sidecar has not ended within three days"),
         };
         let requests = self.world.requests.lock().unwrap().clone();
         let lookups = self.world.lookups.lock().unwrap().clone();
@@ -287,6 +294,7 @@ impl World {
             "169.254.169.254" => Some(Target::Imds),
             "169.254.170.2" => Some(Target::Tmds),
             "169.254.170.9" => Some(Target::Aws),
+            "169.254.170.3" => Some(Target::Agent),
             _ => None,
         };
         let (ours, theirs) = duplex(64 * 1024);

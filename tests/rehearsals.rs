@@ -56,6 +56,16 @@ fn a_worker_finishes_the_job_in_hand() {
 }
 
 #[test]
+fn a_protected_job_is_waited_for_and_one_without_the_sidecar_is_cut_off() {
+    let text = rehearse(&["protection"]);
+    assert!(text.contains("this one is protected: waits"), "{text}");
+    assert!(
+        text.contains(" 0 lost") && text.contains("without it 1 lost"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_hung_app_gets_its_own_sigterm() {
     let text = rehearse(&["hung-app"]);
     assert!(

@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use crate::process::{Process, await_that, binary, request};
 
-struct Simulate {
+pub(crate) struct Simulate {
     _process: Process,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 const DEFINITION: &str = r#"{"family": "shop", "networkMode": "awsvpc", "somethingNew": {"a": [1]},
@@ -19,7 +19,7 @@ const DEFINITION: &str = r#"{"family": "shop", "networkMode": "awsvpc", "somethi
          "portMappings": [{"containerPort": 8080}]},
         {"name": "prestop", "image": "ecs-prestop:1"}]}"#;
 
-fn simulate(more: &[&str]) -> Simulate {
+pub(crate) fn simulate(more: &[&str]) -> Simulate {
     let mut file = std::env::temp_dir();
     file.push(format!(
         "ecs-prestop-test-{}-{}.json",
@@ -50,7 +50,7 @@ fn simulate(more: &[&str]) -> Simulate {
 }
 
 impl Simulate {
-    fn ask(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
+    pub(crate) fn ask(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
         let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
         let (status, answer) = request(self.address, &head);
         (
@@ -61,7 +61,7 @@ impl Simulate {
         )
     }
 
-    fn get(&self, path: &str) -> Value {
+    pub(crate) fn get(&self, path: &str) -> Value {
         let (status, body) = self.ask("GET", path, "");
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap()
@@ -81,7 +81,7 @@ impl Simulate {
         self.ask("GET", &format!("/latest/meta-data/{path}"), &self.token())
     }
 
-    fn control(&self, what: &str) -> (u16, String) {
+    pub(crate) fn control(&self, what: &str) -> (u16, String) {
         self.ask("POST", &format!("/_simulate/{what}"), "")
     }
 }
@@ -183,6 +183,107 @@ fn version_1_of_the_instance_metadata_is_off_unless_asked_for() {
     assert_eq!(ec2.ask("GET", "/latest/meta-data/instance-id", "").0, 200);
 }
 
+const PROTECTION: &str = "/api/prestop/task-protection/v1/state";
+
+impl Simulate {
+    fn protect(&self, path: &str, body: &str) -> (u16, Value) {
+        let head = format!("PUT {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        let length = body.len();
+        let whole = format!("{head}Content-Length: {length}\r\n\r\n{body}");
+        let (status, answer) = request(self.address, &whole);
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status, serde_json::from_str(body).unwrap_or_default())
+    }
+}
+
+#[test]
+fn task_protection_is_had_within_ecs_limits_and_ends_when_told() {
+    let ecs = simulate(&[]);
+    assert_eq!(ecs.get(PROTECTION)["protection"]["ProtectionEnabled"], false);
+    for (minutes, body) in [
+        (120, r#"{"ProtectionEnabled":true}"#),
+        (1, r#"{"ProtectionEnabled":true,"ExpiresInMinutes":1}"#),
+        (2880, r#"{"ProtectionEnabled":true,"ExpiresInMinutes":2880}"#),
+    ] {
+        let (status, answer) = ecs.protect(PROTECTION, body);
+        let protection = &answer["protection"];
+        assert_eq!(
+            (status, &protection["ProtectionEnabled"]),
+            (200, &true.into()),
+            "{answer}"
+        );
+        let expires: jiff::Timestamp = protection["ExpirationDate"].as_str().unwrap().parse().unwrap();
+        let left = expires.duration_since(jiff::Timestamp::now()).as_secs();
+        assert!(
+            (minutes * 60 - 5..=minutes * 60).contains(&left),
+            "{left} s of {minutes} min"
+        );
+        assert!(
+            protection["TaskArn"]
+                .as_str()
+                .unwrap()
+                .starts_with("arn:aws:ecs:")
+        );
+    }
+    assert_eq!(ecs.get("/_simulate/")["protected"], true);
+    assert_eq!(ecs.protect(PROTECTION, r#"{"ProtectionEnabled":false}"#).0, 200);
+    let state = ecs.get(PROTECTION);
+    assert_eq!(state["protection"]["ExpirationDate"], Value::Null);
+    for (path, body, status, code) in [
+        (PROTECTION, "", 400, "InvalidParameterException"),
+        (PROTECTION, "{}", 400, "InvalidParameterException"),
+        (
+            PROTECTION,
+            r#"{"ProtectionEnabled":true,"ExpiresInMinutes":0}"#,
+            400,
+            "InvalidParameterException",
+        ),
+        (
+            PROTECTION,
+            r#"{"ProtectionEnabled":true,"ExpiresInMinutes":2881}"#,
+            400,
+            "InvalidParameterException",
+        ),
+        (
+            PROTECTION,
+            r#"{"ProtectionEnabled":true,"Unknown":1}"#,
+            400,
+            "InvalidParameterException",
+        ),
+        (
+            "/api/nobody/task-protection/v1/state",
+            "{}",
+            404,
+            "ResourceNotFoundException",
+        ),
+    ] {
+        let (got, answer) = ecs.protect(path, body);
+        assert_eq!(
+            (got, &answer["error"]["Code"]),
+            (status, &code.into()),
+            "{path} {body}: {answer}"
+        );
+    }
+    assert_eq!(ecs.ask("GET", "/api/prestop/else", "").0, 404);
+    assert_eq!(ecs.ask("DELETE", PROTECTION, "").0, 405);
+    assert_eq!(ecs.control("fault?target=agent&kind=failure&requests=1").0, 200);
+    let (status, answer) = ecs.protect(PROTECTION, r#"{"ProtectionEnabled":true}"#);
+    assert_eq!(
+        (status, &answer["failure"]["Reason"]),
+        (200, &"DEPLOYMENT_BLOCKED".into())
+    );
+    assert_eq!(
+        ecs.control("fault?target=agent&kind=error&status=403&requests=1")
+            .0,
+        200
+    );
+    let (status, answer) = ecs.protect(PROTECTION, r#"{"ProtectionEnabled":true}"#);
+    assert_eq!(
+        (status, &answer["error"]["Code"]),
+        (403, &"AccessDeniedException".into())
+    );
+}
+
 #[test]
 fn announcements_appear_and_can_be_taken_back() {
     let ec2 = simulate(&[]);
@@ -243,8 +344,9 @@ fn what_cannot_be_simulated_is_refused_with_what_can() {
         ("spot?action=dance", "terminate, stop or hibernate"),
         ("spot?in=soon", "such as 120s"),
         ("weather", "there are spot"),
-        ("fault?target=moon&kind=hang", "imds, tmds or aws"),
+        ("fault?target=moon&kind=hang", "imds, tmds, aws or agent"),
         ("fault?target=imds&kind=sulk", "refuse, hang, slow"),
+        ("fault?target=imds&kind=failure", "for agent failure or error"),
         ("fault?target=imds&kind=refuse", "for=10s"),
         ("container?name=nobody", "web, prestop"),
     ] {

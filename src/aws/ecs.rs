@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aws_sdk_ecs::types::{ContainerInstanceStatus, Task as EcsTask};
+use aws_sdk_ecs::types::{Attachment, ContainerInstanceStatus, Task as EcsTask, TaskDefinition, TaskSet};
 use tokio::time::sleep;
 
 use super::{Aws, Failure};
@@ -98,7 +98,7 @@ impl Aws {
             .map_err(|why| Failure::of(DESCRIBE_TASK_DEFINITION, &why))?;
         let containers = answer
             .task_definition()
-            .map(|task| task.container_definitions())
+            .map(TaskDefinition::container_definitions)
             .unwrap_or_default();
         let own = containers.iter().find(|own| own.name() == Some(container));
         let own = own.ok_or_else(|| {
@@ -137,7 +137,7 @@ impl Aws {
             .iter()
             .filter(|set| set.id() == task.started_by.as_deref());
         let balancers = own_set
-            .flat_map(|set| set.load_balancers())
+            .flat_map(TaskSet::load_balancers)
             .chain(service.load_balancers());
         let mut registrations: Vec<Registration> = Vec::new();
         for balancer in balancers {
@@ -245,7 +245,7 @@ fn facts_of(task: &EcsTask) -> TaskFacts {
         .attachments()
         .iter()
         .filter(|attachment| attachment.r#type() == Some("ElasticNetworkInterface"))
-        .flat_map(|attachment| attachment.details());
+        .flat_map(Attachment::details);
     let mut addresses = details.filter(|detail| detail.name() == Some("privateIPv4Address"));
     let mut host_ports = BTreeMap::new();
     for container in task.containers() {

@@ -17,14 +17,6 @@ pub enum Problem {
         /// What may stand there, or what to do.
         allowed: String,
     },
-    /// Part of the contract, built later.
-    #[error("{name} is `{value}`: that is not in this version of ecs-prestop; leave it out")]
-    NotYet {
-        /// The variable or the flag.
-        name: String,
-        /// As given.
-        value: String,
-    },
     /// A misspelt or foreign `PRESTOP_*`.
     #[error("{name} is not a setting of ecs-prestop{}", Nearest(.nearest))]
     Unknown {
@@ -39,9 +31,7 @@ impl Problem {
     /// The variable or the flag.
     pub fn name(&self) -> &str {
         match self {
-            Problem::Value { name, .. } | Problem::NotYet { name, .. } | Problem::Unknown { name, .. } => {
-                name
-            }
+            Problem::Value { name, .. } | Problem::Unknown { name, .. } => name,
         }
     }
 }

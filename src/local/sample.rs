@@ -39,6 +39,12 @@ pub const NAME: &str = "sample";
 /// How long a job of the worker and a slow request take, unless told otherwise.
 const JOB: Duration = Duration::from_millis(1200);
 
+/// What the protected worker waits for the next message of its queue.
+const NEXT_MESSAGE: Duration = Duration::from_millis(400);
+
+/// How long it waits for its sidecar at first.
+const SIDECAR_STARTS: Duration = Duration::from_millis(500);
+
 /// From its last words to its answer, so that they are read in this order.
 const LAST_WORDS: Duration = Duration::from_millis(6);
 
@@ -58,6 +64,8 @@ pub enum Kind {
     Refusing,
     /// Has no server: asks the sidecar for a notice and acknowledges.
     Worker,
+    /// The same, and has its task protected while it works.
+    Protected,
     /// Has no server: does one job and ends.
     OneOff,
     /// Has no such path either; finishes and ends on SIGQUIT, as nginx does.
@@ -72,6 +80,7 @@ impl ValueEnum for Kind {
             Kind::Hung,
             Kind::Refusing,
             Kind::Worker,
+            Kind::Protected,
             Kind::OneOff,
             Kind::Quits,
         ]
@@ -91,6 +100,7 @@ impl Kind {
             Kind::Hung => "hung",
             Kind::Refusing => "refusing",
             Kind::Worker => "worker",
+            Kind::Protected => "protected",
             Kind::OneOff => "one-off",
             Kind::Quits => "quits",
         }
@@ -100,7 +110,7 @@ impl Kind {
 impl Kind {
     /// Whether it answers requests.
     pub fn serves(self) -> bool {
-        !matches!(self, Kind::Worker | Kind::OneOff)
+        !matches!(self, Kind::Worker | Kind::Protected | Kind::OneOff)
     }
 }
 
@@ -146,6 +156,7 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
     let work = async {
         match kind {
             Kind::Worker => worker(sidecar, &in_hand).await,
+            Kind::Protected => protected_worker(sidecar, &in_hand).await,
             Kind::OneOff => {
                 do_job(1, &in_hand).await;
                 Ok(())
@@ -325,23 +336,70 @@ impl Drop for InFlight<'_> {
 
 /// One job after the other until there is a notice; then the one in hand, and an acknowledgement.
 async fn worker(sidecar: &str, in_hand: &AtomicUsize) -> Result<(), String> {
-    let url = |path: &str| -> Result<HttpUrl, String> {
-        sidecar
-            .parse::<HttpUrl>()
-            .map(|base| base.append(path))
-            .map_err(|why| format!("--sidecar is `{sidecar}`: {why}"))
-    };
-    let (notice, drained) = (url("/notice")?, url("/drained")?);
+    let sidecar = base(sidecar)?;
+    let notice = sidecar.append("/notice");
     let network = Network::system(1);
     for job in 1.. {
         do_job(job, in_hand).await;
-        let answer = network.ask(Ask::get(&notice), &[]).await;
-        if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
+        if status(&network, Ask::get(&notice)).await == Some(StatusCode::OK) {
             break;
         }
     }
+    acknowledge(&network, &sidecar).await
+}
+
+/// The same with a lease for each job, and a pause between jobs in which the task may be stopped.
+async fn protected_worker(sidecar: &str, in_hand: &AtomicUsize) -> Result<(), String> {
+    let sidecar = base(sidecar)?;
+    let notice = sidecar.append(&format!("/notice?wait={}ms", NEXT_MESSAGE.as_millis()));
+    let network = Network::system(1);
+    for job in 1.. {
+        let lease = sidecar.append(&format!("/protect/job-{job}?for=10m"));
+        match lease_for(&network, &lease).await {
+            Some(StatusCode::OK) => say(&format!("has a lease for job {job}")),
+            Some(StatusCode::CONFLICT) => break,
+            _ => say(&format!("has no lease for job {job}")),
+        }
+        do_job(job, in_hand).await;
+        if status(&network, Ask::new("DELETE", &lease)).await == Some(StatusCode::NO_CONTENT) {
+            say("has given the lease back");
+        }
+        match status(&network, Ask::get(&notice)).await {
+            Some(StatusCode::OK) => break,
+            Some(_) => {}
+            None => sleep(NEXT_MESSAGE).await,
+        }
+    }
+    acknowledge(&network, &sidecar).await
+}
+
+/// The sidecar starts after the app.
+async fn lease_for(network: &Network, lease: &HttpUrl) -> Option<StatusCode> {
+    let end = Instant::now() + SIDECAR_STARTS;
+    loop {
+        let status = status(network, Ask::new("PUT", lease)).await;
+        if status.is_some() || Instant::now() >= end {
+            return status;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn base(sidecar: &str) -> Result<HttpUrl, String> {
+    sidecar
+        .parse()
+        .map_err(|why| format!("--sidecar is `{sidecar}`: {why}"))
+}
+
+async fn status(network: &Network, ask: Ask<'_>) -> Option<StatusCode> {
+    Some(network.ask(ask, &[]).await.ok()?.status())
+}
+
+async fn acknowledge(network: &Network, sidecar: &HttpUrl) -> Result<(), String> {
     say("a notice is there: takes no other job");
-    let told = network.ask(Ask::new("POST", &drained), &[]).await;
+    let told = network
+        .ask(Ask::new("POST", &sidecar.append("/drained")), &[])
+        .await;
     match told {
         Ok(answer) => say(&format!("POST /drained: {}", answer.status().as_u16())),
         Err(why) => say(&format!("POST /drained: {why}")),

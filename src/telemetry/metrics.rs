@@ -109,6 +109,27 @@ impl Collector for Snapshot {
             "Drain calls that were made again.",
             retried,
         )?;
+        if let Some(protection) = &self.status.protection {
+            let protected = Some(truth(protection.protected));
+            let help = "1 while ECS protects this task from scale-in and deployments.";
+            gauge(&mut encoder, "prestop_protected", help, protected)?;
+            let leases = Some(count(protection.leases.len()));
+            gauge(
+                &mut encoder,
+                "prestop_protection_leases",
+                "Leases that count.",
+                leases,
+            )?;
+            let help = "Calls of ECS's task protection endpoint by how they ended.";
+            let mut calls =
+                encoder.encode_descriptor("prestop_protection_calls", help, None, MetricType::Counter)?;
+            for (outcome, n) in protection.calls.by_outcome() {
+                ConstCounter::new(n).encode(calls.encode_family(&[("outcome", outcome)])?)?;
+            }
+            let help = "Answers of PRESTOP_BUSY_URL that were neither 200 nor 204, or did not come.";
+            let failures = protection.busy_url_failures;
+            counter(&mut encoder, "prestop_busy_url_failures", help, failures)?;
+        }
         counter(
             &mut encoder,
             "prestop_log_lines_dropped",

@@ -13,22 +13,25 @@ START_S = 40
 SPOT_S = 120
 SETTLED_S = 3
 ALONE = {"PRESTOP_WATCH": "spot", "PRESTOP_DRAIN_INSTANCE": "true"}
-EVERYTHING = ALONE | {"PRESTOP_DEREGISTER": "true", "PRESTOP_STOP_TIMEOUT": "auto"}
+EVERYTHING = ALONE | {"PRESTOP_DEREGISTER": "true", "PRESTOP_STOP_TIMEOUT": "60s"}
 
 
 def alone(rig):
     """As the promise is: the notice, and nothing else."""
     what = f"fifty sidecars: at most {MOST_CHANGES} state changes, no throttling"
-    problems, report, throttled = play(rig, ALONE, sigterm=False)
-    return what, problems + unless(not throttled, f"throttled: {dict(throttled)}"), report
+    problems, report, throttled, complaints = play(rig, ALONE, sigterm=False)
+    problems += unless(not throttled, f"throttled: {dict(throttled)}")
+    problems += unless(not complaints, f"{len(complaints)} complaints, such as {complaints[:1]}")
+    return what, problems, report
 
 
 def everything(rig):
     """The agent stops all tasks a second after the notice, and each sidecar has every feature. What ECS
     throttles then is tried again; how much it is, is only reported."""
     what = f"fifty sidecars with every feature and a SIGTERM: at most {MOST_CHANGES} state changes"
-    problems, report, _ = play(rig, EVERYTHING, sigterm=True)
-    return what, problems, report
+    problems, report, _, complaints = play(rig, EVERYTHING, sigterm=True)
+    said = Counter(line_of(event) for event in complaints)
+    return what, problems, report + [f"  {count} say: {line}" for line, count in said.most_common()]
 
 
 def play(rig, settings, sigterm):
@@ -48,7 +51,8 @@ def play(rig, settings, sigterm):
             host.announce_spot(SPOT_S)
             if sigterm:
                 time.sleep(1)
-                for one in running:
+                for task, one in zip(tasks, running, strict=True):
+                    rig.world.extra[task.arn]["stopCode"] = "ServiceSchedulerInitiated"
                     one.sigterm()
             ends = [one.sees(instance_done, JITTER_S + CALL_S + 10) for one in running]
             counted, throttled = proxy.counted(), +proxy.throttled
@@ -66,7 +70,6 @@ def play(rig, settings, sigterm):
     problems += unless(set(outcomes).isdisjoint({"none", "failed"}), f"ended as {dict(outcomes)}")
     problems += unless(1 <= changes <= MOST_CHANGES, f"{changes} state changes")
     problems += unless(codes == {0: SIDECARS}, f"exit codes {dict(codes)}")
-    problems += unless(not complaints, f"{len(complaints)} complaints, such as {complaints[:1]}")
     status = rig.world.instance_status(instance)
     problems += unless(status == "DRAINING", f"moto says {status}")
     later = counted - at_start
@@ -75,11 +78,15 @@ def play(rig, settings, sigterm):
         f"  after the notice: {in_words(later)}; throttled: {in_words(throttled - throttled_at_start)}",
         f"  ms to the first drain call: {firsts[SIDECARS // 2]} in the middle, {firsts[-1]} at most",
     ]
-    return problems, report, throttled
+    return problems, report, throttled, complaints
 
 
 def instance_done(event):
     return event["event"] == "aws.end" and event.get("call") == "drain-instance"
+
+
+def line_of(event):
+    return f"{event['level']} {event['event']}: {event.get('message') or event.get('detail')}"
 
 
 def in_words(counts):

@@ -59,6 +59,8 @@ pub(super) enum Opening {
     Spot(u32),
     /// A Spot notice, and then nothing until the host is gone.
     SpotSilent(u32),
+    /// The service is scaled in: a task that is protected is left alone until it is not.
+    ScaleIn,
     /// The instance metadata hangs; the task is stopped.
     NoInstanceMetadata,
     /// The app has crashed, and ECS does not know yet.
@@ -81,7 +83,7 @@ const BASE: Scenario = Scenario {
     lossless: true,
 };
 
-pub(super) const SCENARIOS: [Scenario; 14] = [
+pub(super) const SCENARIOS: [Scenario; 15] = [
     BASE,
     Scenario {
         name: "fargate-spot",
@@ -173,6 +175,15 @@ pub(super) const SCENARIOS: [Scenario; 14] = [
         title: "a worker without a web server",
         story: "It asks the sidecar for a notice between jobs, finishes the one in hand and posts to /drained (step `ack`).",
         app: Kind::Worker,
+        ..BASE
+    },
+    Scenario {
+        name: "protection",
+        title: "the service is scaled in while a job is in hand",
+        story: "The worker takes a lease for each job, and the sidecar has ECS protect the task (PRESTOP_PROTECT): \
+                ECS leaves it alone until the lease is given back.",
+        app: Kind::Protected,
+        opening: Opening::ScaleIn,
         ..BASE
     },
     Scenario {

@@ -44,6 +44,8 @@ const ECS_DELAY_S: u32 = 5;
 /// The deregistration delay of the target group, on ECS's time: longer than the slow requests, and
 /// short of half of the stop timeout.
 const DEREGISTRATION_DELAY_S: u32 = 10;
+/// A job and the way to its end.
+const PROTECTION_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long an app that is told to stop may take here, where nothing else is said.
 const APP_STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -192,6 +194,7 @@ impl Stage<'_> {
                 clients.deregister();
                 return ends;
             }
+            Opening::ScaleIn => self.scale_in(stand_in).await?,
             Opening::NoInstanceMetadata => {
                 clients.deregister();
                 sleep(CALM).await;
@@ -222,6 +225,26 @@ impl Stage<'_> {
             }
         }
         self.stop_task(stand_in, app, sidecar).await
+    }
+
+    /// ECS wants one task less, and this is the one, as soon as it may.
+    async fn scale_in(&self, stand_in: &StandIn) -> Result<(), String> {
+        if !stand_in.protected() {
+            self.screen
+                .say(Who::Ecs, "wants one task less; this one is not protected");
+            return Ok(());
+        }
+        self.screen
+            .say(Who::Ecs, "wants one task less; this one is protected: waits");
+        let unprotected = async {
+            while stand_in.protected() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let in_time = timeout(PROTECTION_LIMIT, unprotected).await;
+        in_time.map_err(|_| "the task stays protected for ever".to_owned())?;
+        self.screen.say(Who::Ecs, "the task is protected no longer");
+        Ok(())
     }
 
     fn announce_spot(&self, stand_in: &StandIn, ahead: u32) {
@@ -343,7 +366,7 @@ impl Stage<'_> {
         let scenario = self.scenario;
         let drain = match (self.own_app, scenario.app) {
             (Some(own), _) => own.drain.clone(),
-            (None, Kind::Worker) => "ack".to_owned(),
+            (None, Kind::Worker | Kind::Protected) => "ack".to_owned(),
             (None, Kind::Quits) => "signal QUIT app".to_owned(),
             (None, _) => format!("POST http://app:{app_port}/drain"),
         };
@@ -352,7 +375,9 @@ impl Stage<'_> {
             .arg("run")
             .env_clear()
             .env("ECS_CONTAINER_METADATA_URI_V4", format!("{metadata}/v4/prestop"))
+            .env("ECS_AGENT_URI", format!("{metadata}/api/prestop"))
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
+            .env("PRESTOP_PROTECT", (scenario.app == Kind::Protected).to_string())
             .env("PRESTOP_DRAIN", drain)
             .env("PRESTOP_LISTEN", format!("127.0.0.1:{port}"))
             .env("PRESTOP_STOP_TIMEOUT", milliseconds(scenario.stop_timeout()))

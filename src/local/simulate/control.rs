@@ -85,6 +85,7 @@ impl World {
             "maintenance": self.instance_metadata.maintenance.is_some(),
             "autoscaling": self.instance_metadata.autoscaling,
             "aws": self.aws.state(),
+            "protected": self.task_protection.is_on(),
             "faults": self.faults.describe(),
         })
     }

@@ -15,6 +15,8 @@ pub enum Target {
     Tmds,
     /// The APIs of AWS.
     Aws,
+    /// Task protection.
+    Agent,
 }
 
 /// How.
@@ -34,6 +36,10 @@ pub enum Kind {
     Reset,
     /// 3 MB of `[`.
     Huge,
+    /// ECS refuses: a 200 with a `failure`. Task protection only.
+    Failure,
+    /// The call is wrong or goes wrong: that status with an `error`. Task protection only.
+    Error(u16),
 }
 
 /// One thing that is broken.
@@ -55,9 +61,10 @@ impl Fault {
             Some("imds") => Target::Imds,
             Some("tmds") => Target::Tmds,
             Some("aws") => Target::Aws,
+            Some("agent") => Target::Agent,
             other => {
                 return Err(format!(
-                    "target is `{}`: allowed is imds, tmds or aws",
+                    "target is `{}`: allowed is imds, tmds, aws or agent",
                     other.unwrap_or_default()
                 ));
             }
@@ -79,17 +86,15 @@ impl Fault {
             Some("refuse") => Kind::Refuse,
             Some("hang") => Kind::Hang,
             Some("slow") => Kind::Slow(query.duration("delay", 2)?),
-            Some("status") => {
-                let code = query.number("status")?.unwrap_or(500);
-                let code = u16::try_from(code).ok().filter(|code| (100..=999).contains(code));
-                Kind::Status(code.ok_or("status is not of three digits")?)
-            }
+            Some("status") => Kind::Status(status(query)?),
+            Some("failure") if target == Target::Agent => Kind::Failure,
+            Some("error") if target == Target::Agent => Kind::Error(status(query)?),
             Some("garbage") => Kind::Garbage,
             Some("reset") => Kind::Reset,
             Some("huge") => Kind::Huge,
             other => {
                 return Err(format!(
-                    "kind is `{}`: allowed is refuse, hang, slow, status, garbage, reset or huge",
+                    "kind is `{}`: allowed is refuse, hang, slow, status, garbage, reset or huge, and for agent failure or error",
                     other.unwrap_or_default()
                 ));
             }
@@ -101,6 +106,12 @@ impl Fault {
             requests,
         })
     }
+}
+
+fn status(query: Query<'_>) -> Result<u16, String> {
+    let code = query.number("status")?.unwrap_or(500);
+    let code = u16::try_from(code).ok().filter(|code| (100..=999).contains(code));
+    code.ok_or_else(|| "status is not of three digits".to_owned())
 }
 
 /// At most one fault for each service.

@@ -1,8 +1,8 @@
 //! `ecs-prestop simulate`: stands in for the ECS agent, the instance metadata service, and what a
 //! sidecar needs of the ECS and Elastic Load Balancing APIs.
 //!
-//! Serves, for every container of a task definition, the task metadata endpoint v4 and IMDSv2, with
-//! their status codes, bodies and limits; `/_simulate/…` changes what they say, down to answers that
+//! Serves, for every container of a task definition, the task metadata endpoint v4, the agent's task
+//! protection and IMDSv2, with their status codes, bodies and limits; `/_simulate/…` changes what they say, down to answers that
 //! no server should give.
 
 mod aws_api;
@@ -10,6 +10,7 @@ mod control;
 pub mod faults;
 mod instance_metadata;
 mod task_metadata;
+mod task_protection;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -39,6 +40,7 @@ use control::Query;
 use faults::{Fault, Faults, Kind, Target};
 use instance_metadata::InstanceMetadata;
 pub use task_metadata::{Definition, DefinitionError};
+use task_protection::TaskProtection;
 
 /// The subcommand.
 pub const NAME: &str = "simulate";
@@ -61,7 +63,7 @@ const INSTANCE_ID: &str = "i-0123456789abcdef0";
 /// The command line.
 pub fn command() -> Command {
     Command::new(NAME)
-        .about("Stands in for ECS on a laptop: task metadata, instance metadata, and the AWS calls of `run`")
+        .about("Stands in for ECS on a laptop: metadata, task protection, and the AWS calls of `run`")
         .arg(
             Arg::new("task-definition")
                 .long("task-definition")
@@ -115,7 +117,7 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
     ));
     for name in stand_in.world().definition.names() {
         say(&format!(
-            "  {name}: ECS_CONTAINER_METADATA_URI_V4=http://{address}/v4/{name}"
+            "  {name}: ECS_CONTAINER_METADATA_URI_V4=http://{address}/v4/{name} ECS_AGENT_URI=http://{address}/api/{name}"
         ));
     }
     say(&format!(
@@ -153,6 +155,7 @@ struct World {
     definition: Definition,
     instance_metadata: InstanceMetadata,
     aws: AwsApi,
+    task_protection: TaskProtection,
     faults: Faults,
 }
 
@@ -192,6 +195,7 @@ impl StandIn {
                 aws: AwsApi::new(&definition),
                 definition,
                 instance_metadata: InstanceMetadata::default(),
+                task_protection: TaskProtection::default(),
                 faults: Faults::default(),
             })),
             refusing: Arc::default(),
@@ -232,6 +236,16 @@ impl StandIn {
     /// Auto Scaling says what it is about to do.
     pub fn set_lifecycle_state(&self, state: &str) {
         self.world().instance_metadata.autoscaling = Some(state.to_owned());
+    }
+
+    /// Whether the task is protected from scale-in and deployments now.
+    pub fn protected(&self) -> bool {
+        self.world().task_protection.is_on()
+    }
+
+    /// How often task protection was changed or prolonged, and how often that was tried.
+    pub fn protection_calls(&self) -> (u64, u64) {
+        self.world().task_protection.calls()
     }
 
     /// Whatever was announced is taken back.
@@ -364,6 +378,7 @@ impl StandIn {
         let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
             return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "too long\n"));
         };
+        let body = body.to_bytes();
         let path = head.uri.path();
         let query = Query(head.uri.query().unwrap_or_default());
         if let Some(what) = path.strip_prefix("/_simulate") {
@@ -375,6 +390,8 @@ impl StandIn {
             Target::Imds
         } else if path == "/" && head.method == Method::POST {
             Target::Aws
+        } else if path.starts_with("/api/") {
+            Target::Agent
         } else {
             Target::Tmds
         };
@@ -390,6 +407,8 @@ impl StandIn {
                     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                     return Ok(text(status, "as simulated\n"));
                 }
+                Kind::Failure => return Ok(task_protection::failure("DEPLOYMENT_BLOCKED")),
+                Kind::Error(code) => return Ok(task_protection::error(code)),
             }
         }
         match target {
@@ -399,9 +418,14 @@ impl StandIn {
                 .answer(&head.method, path, &head.headers)),
             Target::Aws => {
                 let World { definition, aws, .. } = &mut *self.world();
-                Ok(aws.answer(definition, &head.headers, &body.to_bytes()))
+                Ok(aws.answer(definition, &head.headers, &body))
             }
             Target::Tmds => Ok(self.task_metadata(&head.method, path, peer).await),
+            Target::Agent => {
+                let mut world = self.world();
+                let names = world.definition.names();
+                Ok(world.task_protection.answer(&head.method, path, &names, &body))
+            }
         }
     }
 
@@ -435,7 +459,7 @@ impl StandIn {
     fn refusing_for(&self) -> Option<Duration> {
         self.world()
             .faults
-            .refusing(&[Target::Imds, Target::Tmds, Target::Aws])
+            .refusing(&[Target::Imds, Target::Tmds, Target::Aws, Target::Agent])
     }
 
     /// No code panics while it holds the lock; if one did, the data would still be whole.

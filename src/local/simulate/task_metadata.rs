@@ -384,7 +384,7 @@ impl Container {
 }
 
 /// A token bucket: the agent's limit, assumed to be shared by all callers.
-struct Allowance {
+pub(super) struct Allowance {
     left: f64,
     at: Instant,
 }
@@ -399,7 +399,7 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    fn take(&mut self) -> bool {
+    pub(super) fn take(&mut self) -> bool {
         let now = Instant::now();
         self.left = (self.left + now.duration_since(self.at).as_secs_f64() * RATE).min(BURST);
         self.at = now;

@@ -158,7 +158,7 @@ impl Writer {
         }
     }
 
-    fn entries<'t, 'a>(&self, tree: &'t Tree) -> Option<Vec<(String, &'t Tree)>> {
+    fn entries<'t>(&self, tree: &'t Tree) -> Option<Vec<(String, &'t Tree)>> {
         match tree {
             Tree::Fields(fields) => Some(
                 fields
