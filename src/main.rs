@@ -22,10 +22,16 @@ const LOOKUPS: usize = 4;
 const AWS_LOOKUPS: usize = 3;
 
 fn main() -> ExitCode {
+    // As a container starts it: nothing to parse, so the parser's pages are never touched.
+    let mut words = std::env::args_os().skip(1);
+    let plain = words.next().is_none_or(|word| word == "run") && words.next().is_none();
+    if plain {
+        return run(None);
+    }
     let matches = command_line().get_matches();
     match matches.subcommand() {
-        None => run(&matches),
-        Some(("run", matches)) => run(matches),
+        None => run(Some(&matches)),
+        Some(("run", matches)) => run(Some(matches)),
         Some(("health", matches)) => health(matches),
         Some((check::NAME, matches)) => check::main(matches),
         Some((add::NAME, matches)) => add::main(matches),
@@ -75,8 +81,8 @@ fn settings() -> impl Iterator<Item = Arg> {
 }
 
 /// All settings, or the complaints on standard error and the exit code.
-fn config(matches: &ArgMatches) -> Result<Config, ExitCode> {
-    let flag = |name: &str| matches.get_one::<String>(name).cloned();
+fn config(matches: Option<&ArgMatches>) -> Result<Config, ExitCode> {
+    let flag = |name: &str| matches?.get_one::<String>(name).cloned();
     let variables = std::env::vars_os().map(|(name, value)| {
         (
             name.to_string_lossy().into_owned(),
@@ -93,7 +99,7 @@ fn refuse(problems: &[impl ToString]) -> ExitCode {
     ExitCode::from(Code::Settings.number())
 }
 
-fn run(matches: &ArgMatches) -> ExitCode {
+fn run(matches: Option<&ArgMatches>) -> ExitCode {
     // Before anything else: a SIGTERM that comes now must not be lost.
     let signals = match Signals::take() {
         Ok(signals) => signals,
@@ -171,7 +177,7 @@ fn exit_with_1_on_panic(telemetry: Telemetry) {
 }
 
 fn health(matches: &ArgMatches) -> ExitCode {
-    let Ok(config) = config(matches) else {
+    let Ok(config) = config(Some(matches)) else {
         return ExitCode::FAILURE;
     };
     let Some(listen) = config.listen else {
