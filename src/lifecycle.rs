@@ -187,6 +187,8 @@ pub struct Lifecycle {
     leaving: Option<Instant>,
     /// What was asked of AWS, and when; each at most once.
     asked: Vec<(AwsCall, Instant)>,
+    /// Which of them have ended.
+    answered: Vec<AwsCall>,
     timeline: Timeline,
 }
 
@@ -237,6 +239,7 @@ impl Lifecycle {
             early_acks: Vec::new(),
             leaving: None,
             asked: Vec::new(),
+            answered: Vec::new(),
             timeline: Timeline::default(),
         }
     }
@@ -295,7 +298,9 @@ impl Lifecycle {
             match self.phase {
                 Phase::Watching | Phase::Ended(_) => return,
                 Phase::Waiting => {
-                    let over = self.next_timeout().is_some_and(|end| now >= end);
+                    // Nothing holds it any more but the drain of its instance, which takes seconds.
+                    let leaves = self.policy.after_drain == AfterDrain::Exit && !self.is_draining_instance();
+                    let over = leaves || self.next_timeout().is_some_and(|end| now >= end);
                     if over || self.sigterm_seen() {
                         self.exit(self.code_of_steps(), now, commands);
                     }
@@ -471,7 +476,8 @@ impl Lifecycle {
 
     /// All steps have ended.
     fn finish(&mut self, now: Instant, commands: &mut Vec<Command>) {
-        let waiting = !self.sigterm_seen() && self.policy.after_drain != AfterDrain::Exit;
+        let waiting = !self.sigterm_seen()
+            && (self.policy.after_drain != AfterDrain::Exit || self.is_draining_instance());
         if self.code_of_steps() == Code::Drained {
             self.timeline.record(now, What::Drained { waiting });
         }
@@ -495,6 +501,11 @@ impl Lifecycle {
         );
         self.phase = Phase::Ended(code);
         commands.extend([Command::DropSteps, Command::Exit(code)]);
+    }
+
+    fn is_draining_instance(&self) -> bool {
+        let asked = self.asked.iter().any(|(call, _)| *call == AwsCall::DrainInstance);
+        asked && !self.answered.contains(&AwsCall::DrainInstance)
     }
 
     /// When the first step may start, if nothing more comes.
@@ -543,6 +554,7 @@ impl Lifecycle {
                 took_ms: millis(took),
             },
         );
+        self.answered.push(call);
         if call == AwsCall::Deregister {
             self.leaving = None;
         }

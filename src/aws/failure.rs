@@ -133,6 +133,7 @@ where
             shortened(code),
             shortened(error.message().unwrap_or("no message")),
         ),
+        (None, Some(200..300)) => Kind::Other("the answer is not what AWS answers".to_owned()),
         (None, Some(status)) => Kind::Other(format!("HTTP {status}")),
         (None, None) => Kind::Other("an error without a code".to_owned()),
     }

@@ -183,6 +183,18 @@ fn an_instance_is_drained_once_and_only_if_its_host_is_about_to_go() {
 }
 
 #[test]
+fn it_leaves_after_the_drain_only_when_its_instance_has_been_asked_for() {
+    let mut play = Play::one_call(Policy {
+        after_drain: AfterDrain::Exit,
+        ..with_aws(policy(30, 10, 0), false, true, false)
+    });
+    play.notice(0.0, Reason::SpotInterruption, Some(120.0));
+    assert_eq!(play.drained(1.0, 1), [""; 0]);
+    assert_eq!(play.timeout(), Some(110.0));
+    assert_eq!(play.on(8.0, done(AwsCall::DrainInstance)), ["drop", "exit 0"]);
+}
+
+#[test]
 fn drained_without_a_sigterm_ecs_is_asked_to_stop_the_task_and_it_stays_until_it_does() {
     let mut play = Play::one_call(Policy {
         after_drain: AfterDrain::StopTask,

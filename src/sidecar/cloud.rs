@@ -12,9 +12,8 @@ use tokio::time::sleep;
 
 use crate::aws::load_balancing::Target;
 use crate::aws::{Aws, Failure};
-use crate::config::Config;
 use crate::deadline::{CEILING, StopTimeout};
-use crate::lifecycle::{AfterDrain, AwsCall, AwsPolicy, Event};
+use crate::lifecycle::{AfterDrain, AwsCall, Event};
 use crate::mailbox::{AwsNews, Mailbox, Message};
 use crate::task::Task;
 use crate::timeline::Outcome;
@@ -65,16 +64,15 @@ impl Sidecar {
         };
         let aws = Arc::new(aws);
         self.cloud.aws = Some(Arc::clone(&aws));
-        let Some(setting) = first_feature(&self.config) else {
-            return;
-        };
-        if !self.config.aws.has_credentials {
+        // The look-ups complain for themselves; stopping the task is asked for at the end only.
+        if self.config.policy.after_drain == AfterDrain::StopTask && !self.config.aws.has_credentials {
             tracing::warn!(
                 event = "watch",
                 watch = "aws",
                 message = format!(
-                    "{setting} needs AWS, but there is no task role and no key in the environment: only an instance \
-                     profile is left to try; give the task a role, task-definitions/iam has the policies"
+                    "PRESTOP_AFTER_DRAIN=stop-task needs ecs:StopTask, but there is no task role and no key in the \
+                     environment, only an instance profile may be there; task-definitions/iam/{} has the policy",
+                    policy::STOP_TASK
                 )
             );
         }
@@ -146,28 +144,6 @@ impl Sidecar {
             tell(&mailbox, AwsNews::Ended(call, outcome)).await;
         });
     }
-}
-
-/// The first setting that needs AWS.
-fn first_feature(config: &Config) -> Option<&'static str> {
-    let AwsPolicy {
-        deregister,
-        drain_instance,
-        ..
-    } = config.policy.aws;
-    let features = [
-        (deregister, "PRESTOP_DEREGISTER"),
-        (drain_instance, "PRESTOP_DRAIN_INSTANCE"),
-        (config.stop_timeout_auto, "PRESTOP_STOP_TIMEOUT=auto"),
-        (
-            config.policy.after_drain == AfterDrain::StopTask,
-            "PRESTOP_AFTER_DRAIN=stop-task",
-        ),
-    ];
-    features
-        .into_iter()
-        .find(|(wanted, _)| *wanted)
-        .map(|(_, setting)| setting)
 }
 
 async fn tell(mailbox: &Mailbox, news: AwsNews) {

@@ -39,6 +39,9 @@ impl Telemetry {
         } else {
             filter.with_target(What::EXIT, LevelFilter::INFO)
         };
+        // What the SDK says of its connections is told in our own words; whoever wants to hear it names a
+        // longer target, such as `aws_smithy_runtime=debug`.
+        let filter = filter.with_target("aws_", LevelFilter::OFF);
         let subscriber = tracing_subscriber::registry().with(filter).with(lines);
         // Refused only where one is set already, and then that one is as good.
         let _ = tracing::subscriber::set_global_default(subscriber);
