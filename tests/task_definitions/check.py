@@ -49,7 +49,14 @@ SPOT_S = 120
 WATCHDOG_S = 300
 
 # The services behind IAM's prefixes. A new prefix is added here after a look at its model.
-SERVICES = {"ecr": "ecr", "ecs": "ecs", "logs": "logs", "states": "stepfunctions", "sts": "sts"}
+SERVICES = {
+    "ecr": "ecr",
+    "ecs": "ecs",
+    "elasticloadbalancing": "elbv2",
+    "logs": "logs",
+    "states": "stepfunctions",
+    "sts": "sts",
+}
 
 # Where moto is known to do less than CloudFormation; anything else that is missing fails.
 UNKNOWN_TO_MOTO = {
