@@ -34,8 +34,8 @@ const TICK: Duration = Duration::from_millis(10);
 
 const MAX_OF_MINIMAL: f64 = 1.5;
 const MIN_OF_SHELL: f64 = 10.0;
-const MAX_PSS_KIB: f64 = 3072.0;
-const MAX_BINARY_MB: f64 = 3.0;
+const MAX_PSS_KIB: f64 = 4096.0;
+const MAX_BINARY_MB: f64 = 8.0;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
