@@ -13,7 +13,7 @@ use ecs_prestop::timeline::{Outcome, What};
 
 use serde_json::json;
 
-use crate::memory::{Does, Play, Played, response};
+use crate::memory::{Does, Play, Played, answer, response};
 
 const KINDS: [Kind; 9] = [
     Kind::Refuse,
@@ -43,6 +43,20 @@ const DELAY: Duration = Duration::from_secs(4);
 /// Half of what a Spot notice leaves beside the reserve.
 const HALF_MS: u64 = 55_000;
 
+fn task_at_an_address() -> StandIn {
+    let definition = json!({
+        "family": "web", "networkMode": "awsvpc",
+        "containerDefinitions": [{"name": "app", "portMappings": [{"containerPort": 8080}]}, {"name": "prestop"}]
+    });
+    StandIn::new(Definition::from_value(&definition).unwrap())
+}
+
+/// Puts it into a target group, with another task.
+fn balance(stand_in: &StandIn) {
+    let (task, other) = ("10.0.2.106:8080", "10.0.2.107:8080");
+    stand_in.balance(task.parse().unwrap(), other.parse().unwrap(), DELAY);
+}
+
 /// SIGTERM or a Spot notice comes at 30, SIGTERM at 100 in any case; the app takes 3 s.
 async fn play(feature: (&str, &str), fault: Option<Kind>, by_sigterm: bool) -> Played {
     let settings = [
@@ -53,14 +67,9 @@ async fn play(feature: (&str, &str), fault: Option<Kind>, by_sigterm: bool) -> P
         feature,
     ];
     let app = Does::AnswersAfter(3.0, response(200, "", ""));
-    let definition = json!({
-        "family": "web", "networkMode": "awsvpc",
-        "containerDefinitions": [{"name": "app", "portMappings": [{"containerPort": 8080}]}, {"name": "prestop"}]
-    });
-    let stand_in = StandIn::new(Definition::from_value(&definition).unwrap());
+    let stand_in = task_at_an_address();
     if feature.0 == "PRESTOP_DEREGISTER" && fault.is_none() {
-        let (task, other) = ("10.0.2.106:8080", "10.0.2.107:8080");
-        stand_in.balance(task.parse().unwrap(), other.parse().unwrap(), DELAY);
+        balance(&stand_in);
     }
     Play::with(stand_in, &settings, &[app])
         .play(|director| async move {
@@ -173,5 +182,48 @@ async fn what_aws_refuses_is_told_with_what_to_do() {
             "{}",
             told[0]
         );
+    }
+}
+
+/// The names that are looked up by a task in eu-central-1, with these variables.
+async fn hosts(variables: &[(&str, &str)]) -> Vec<String> {
+    let feature = [
+        ("PRESTOP_DRAIN", "POST http://app:8080/drain"),
+        ("PRESTOP_DEREGISTER", "true"),
+        ("AWS_ACCESS_KEY_ID", "none"),
+        ("AWS_SECRET_ACCESS_KEY", "none"),
+    ];
+    let all: Vec<(&str, &str)> = feature.iter().chain(variables).copied().collect();
+    let stand_in = task_at_an_address();
+    balance(&stand_in);
+    let mut hosts = Play::with(stand_in, &all, &[answer(200)])
+        .sigterm_at_2()
+        .await
+        .lookups;
+    hosts.retain(|host| host.contains("amazonaws") || host.ends_with("api.aws"));
+    hosts.sort_unstable();
+    hosts.dedup();
+    hosts
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_endpoints_are_those_of_the_region_with_fips_and_dual_stack_where_wanted() {
+    let (fips, dual_stack) = (
+        ("AWS_USE_FIPS_ENDPOINT", "true"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "true"),
+    );
+    let region = ("AWS_REGION", "us-east-1");
+    for (variables, host) in [
+        (&[][..], "ecs.eu-central-1.amazonaws.com"),
+        (&[region], "ecs.us-east-1.amazonaws.com"),
+        (&[region, fips], "ecs-fips.us-east-1.amazonaws.com"),
+        (&[dual_stack], "ecs.eu-central-1.api.aws"),
+        (&[region, fips, dual_stack], "ecs-fips.us-east-1.api.aws"),
+        (
+            &[("AWS_ENDPOINT_URL_ECS", "http://169.254.170.9")],
+            "elasticloadbalancing.eu-central-1.amazonaws.com",
+        ),
+    ] {
+        assert_eq!(hosts(variables).await, [host], "{variables:?}");
     }
 }
