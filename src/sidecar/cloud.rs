@@ -32,6 +32,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const ASK_WHY: usize = 3;
 const ASK_WHY_AGAIN: Duration = Duration::from_secs(1);
 
+/// ECS lets an account read its tasks 100 times at once and 20 times a second (developer guide, *Request
+/// throttling for the Amazon ECS API*), and fifty sidecars of one instance may start in the same second,
+/// with three reads each. Each read waits for a share of this, by chance.
+const START_SPREAD: Duration = Duration::from_secs(3);
+
 /// The files that have the policies, in `task-definitions/iam`.
 mod policy {
     pub(super) const DEREGISTER: &str = "sidecar-deregister.json";
@@ -155,7 +160,7 @@ async fn say(mailbox: &Mailbox, message: String, trouble: bool) {
     tell(mailbox, AwsNews::Looked { message, trouble }).await;
 }
 
-/// Tries until it is known, or cannot become known; complains once.
+/// Tries until it is known, a moment after the start, or cannot become known; complains once.
 async fn look_up<T, F>(mailbox: &Mailbox, policy: &str, otherwise: &str, ask: impl Fn() -> F) -> Option<T>
 where
     F: Future<Output = Result<T, Failure>>,
@@ -167,6 +172,7 @@ where
         .with_jitter()
         .build();
     let mut complained = false;
+    sleep(START_SPREAD.mul_f64(share())).await;
     loop {
         match ask().await {
             Ok(found) => return Some(found),
