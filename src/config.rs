@@ -37,6 +37,9 @@ const IMDS_IPV6: &str = "http://[fd00:ec2::254]";
 const NEEDS_AGENT: &str = "needs the agent's endpoint, which ECS sets in ECS_AGENT_URI (EC2 agent 1.65.0, Fargate \
                            platform 1.4.0)";
 
+const NEEDS_A_WAY: &str = "nobody can say that the app is busy: PRESTOP_LISTEN is `off`, so there is no `/protect`; set \
+                           PRESTOP_BUSY_URL, or let PRESTOP_LISTEN be";
+
 /// A header line that any server takes.
 const MAX_TOKEN: usize = 4096;
 
@@ -309,7 +312,8 @@ impl Given<'_> {
         let drain_instance = self.yes_or_no("DRAIN_INSTANCE");
         let deregister = self.yes_or_no("DEREGISTER");
         let agent = self.standard_url("ECS_AGENT_URI");
-        let protect = self.protect(agent.is_some());
+        let listen = self.parse("LISTEN", Some(DEFAULT_LISTEN), listen);
+        let protect = self.protect(agent.is_some(), listen.is_some());
         let busy_url = self.busy_url(protect);
         Config {
             drain,
@@ -337,7 +341,7 @@ impl Given<'_> {
             },
             poll_interval,
             token: self.token(),
-            listen: self.parse("LISTEN", Some(DEFAULT_LISTEN), listen),
+            listen,
             ready_url: self.parse("READY_URL", None, |text| text.parse().map(Some).map_err(in_words)),
             protect,
             busy_url,
@@ -432,11 +436,14 @@ impl Given<'_> {
     }
 
     /// In local mode there is no agent; whoever asks for a lease there is told so.
-    fn protect(&mut self, agent: bool) -> bool {
+    fn protect(&mut self, agent: bool, listens: bool) -> bool {
         let protect = self.choice("PROTECT", false, &[("false", false), ("true", true)]);
         let in_ecs = self.environment.contains_key("ECS_CONTAINER_METADATA_URI_V4");
         if protect && in_ecs && !agent && !self.environment.contains_key("ECS_AGENT_URI") {
             self.refuse("PROTECT", NEEDS_AGENT);
+        }
+        if protect && !listens && self.value("BUSY_URL").is_none() {
+            self.refuse("PROTECT", NEEDS_A_WAY);
         }
         protect
     }
@@ -700,6 +707,9 @@ mod tests {
             1
         );
         assert!(read(&[in_ecs, ("PRESTOP_PROTECT", "false")]).is_ok());
+        let off = ("PRESTOP_LISTEN", "off");
+        assert!(read(&[protect, off]).unwrap_err()[0].contains("PRESTOP_BUSY_URL"));
+        assert!(read(&[protect, off, busy]).is_ok());
         assert!(refused("PRESTOP_BUSY_URL", busy.1).contains("PRESTOP_PROTECT=true"));
         assert!(read(&[protect, ("PRESTOP_BUSY_URL", "https://app/")]).unwrap_err()[0].contains("http://"));
     }
