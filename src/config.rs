@@ -329,6 +329,7 @@ impl Given<'_> {
                     drain_instance,
                     // Only where a role may allow it: what nobody asked for must not complain.
                     ask_why: aws.has_credentials,
+                    release_protection: protect && agent.is_some(),
                 },
             },
             aws,

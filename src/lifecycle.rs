@@ -37,6 +37,8 @@ pub struct AwsPolicy {
     pub drain_instance: bool,
     /// Ask ECS why it stops the task.
     pub ask_why: bool,
+    /// End the task's protection before the sidecar leaves by itself.
+    pub release_protection: bool,
 }
 
 /// Once drained with no SIGTERM yet.
@@ -64,6 +66,8 @@ pub enum AwsCall {
     StopTask,
     /// Ask why it is stopped.
     Why,
+    /// End its protection.
+    ReleaseProtection,
 }
 
 /// What the shell tells the lifecycle.
@@ -253,6 +257,7 @@ impl Lifecycle {
             Phase::Settling { .. } if self.plan.is_none() => Some(budget.deadline),
             Phase::Settling { until } => Some(self.first_step_at(until).min(budget.deadline)),
             Phase::Draining { .. } => Some(budget.deadline),
+            Phase::Waiting if self.leaves_by_itself() => Some(budget.deadline),
             Phase::Waiting => budget.host_ends().then_some(budget.deadline),
         }
     }
@@ -298,8 +303,7 @@ impl Lifecycle {
             match self.phase {
                 Phase::Watching | Phase::Ended(_) => return,
                 Phase::Waiting => {
-                    // Nothing holds it any more but the drain of its instance, which takes seconds.
-                    let leaves = self.policy.after_drain == AfterDrain::Exit && !self.is_draining_instance();
+                    let leaves = self.leaves_by_itself() && !self.has_to_be_answered();
                     let over = leaves || self.next_timeout().is_some_and(|end| now >= end);
                     if over || self.sigterm_seen() {
                         self.exit(self.code_of_steps(), now, commands);
@@ -476,8 +480,9 @@ impl Lifecycle {
 
     /// All steps have ended.
     fn finish(&mut self, now: Instant, commands: &mut Vec<Command>) {
-        let waiting = !self.sigterm_seen()
-            && (self.policy.after_drain != AfterDrain::Exit || self.is_draining_instance());
+        let releases = self.leaves_by_itself() && self.policy.aws.release_protection;
+        let waiting =
+            !self.sigterm_seen() && (!self.leaves_by_itself() || releases || self.has_to_be_answered());
         if self.code_of_steps() == Code::Drained {
             self.timeline.record(now, What::Drained { waiting });
         }
@@ -485,6 +490,9 @@ impl Lifecycle {
             self.phase = Phase::Waiting;
             if self.policy.after_drain == AfterDrain::StopTask {
                 self.ask_aws(AwsCall::StopTask, now, commands);
+            }
+            if releases {
+                self.ask_aws(AwsCall::ReleaseProtection, now, commands);
             }
         } else {
             self.exit(self.code_of_steps(), now, commands);
@@ -503,9 +511,17 @@ impl Lifecycle {
         commands.extend([Command::DropSteps, Command::Exit(code)]);
     }
 
-    fn is_draining_instance(&self) -> bool {
-        let asked = self.asked.iter().any(|(call, _)| *call == AwsCall::DrainInstance);
-        asked && !self.answered.contains(&AwsCall::DrainInstance)
+    /// Whether the process ends once drained, without a SIGTERM.
+    fn leaves_by_itself(&self) -> bool {
+        self.policy.after_drain == AfterDrain::Exit
+    }
+
+    /// Whether a call is under way that outlives the task: it takes seconds, and nobody would repeat it.
+    fn has_to_be_answered(&self) -> bool {
+        self.asked.iter().any(|(call, _)| {
+            matches!(call, AwsCall::DrainInstance | AwsCall::ReleaseProtection)
+                && !self.answered.contains(call)
+        })
     }
 
     /// When the first step may start, if nothing more comes.
@@ -518,6 +534,7 @@ impl Lifecycle {
             deregister,
             drain_instance,
             ask_why,
+            release_protection: _,
         } = self.policy.aws;
         if deregister && first {
             // Never more than half of what there is: the app must be told in time.

@@ -20,6 +20,7 @@ use crate::http::{Ask, Network};
 use crate::protection::{Answer, Asker, Command, Event, LeaseName, Protection, Said};
 use crate::status::Status;
 use crate::task::Container;
+use crate::timeline::Outcome;
 use crate::url::HttpUrl;
 
 /// Requests wait their turn when it is full; each is taken in microseconds.
@@ -37,6 +38,9 @@ const TASK_KNOWN: Duration = Duration::from_secs(2);
 /// What a 200 of the busy URL is worth: thirty questions, so that an app that is too busy to answer
 /// some of them stays protected.
 const BUSY_LEASE: Duration = Duration::from_secs(300);
+
+/// What the end of a protection gets before the sidecar leaves: three tries behind a call under way.
+const RELEASE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A request of an endpoint.
 #[derive(Debug)]
@@ -77,6 +81,18 @@ impl Desk {
         self.requests.send(request).await.ok()?;
         answered.await.ok()
     }
+
+    /// Waits until ECS protects the task no longer, which the end of the drain sees to.
+    pub async fn released(mut self) -> Outcome {
+        let released = self.report.wait_for(|report| !report.perhaps);
+        match timeout(RELEASE_LIMIT, released).await {
+            Ok(Ok(_)) => Outcome::Done("ECS does not protect this task any more".to_owned()),
+            _ => Outcome::Failed(format!(
+                "ECS's agent has not ended the protection within {} s; it ends by itself within the hour",
+                RELEASE_LIMIT.as_secs()
+            )),
+        }
+    }
 }
 
 /// How it stands, as `/status`, `/healthz` and `/metrics` show it.
@@ -84,6 +100,9 @@ impl Desk {
 pub struct Report {
     /// Whether ECS has agreed, and that has not run out.
     pub protected: bool,
+    /// Whether ECS may protect it, for all that is known.
+    #[serde(skip)]
+    pub perhaps: bool,
     /// Until when, as ECS says it.
     pub protected_until: Option<String>,
     /// The leases.
@@ -299,6 +318,7 @@ impl Office {
         }
         let report = Report {
             protected: state.held.is_some(),
+            perhaps: state.perhaps,
             protected_until: state.held.map(|held| protected_until(&held)),
             leases: state
                 .leases

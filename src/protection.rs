@@ -284,6 +284,8 @@ impl Held {
 pub struct State {
     /// What ECS has agreed to.
     pub held: Option<Held>,
+    /// Whether ECS may protect the task, for all that is known.
+    pub perhaps: bool,
     /// The leases and their ends.
     pub leases: Vec<(LeaseName, Instant)>,
     /// Calls that have ended, in the order of [`Said::OUTCOMES`].
@@ -403,6 +405,7 @@ impl Protection {
     pub fn state(&self) -> State {
         State {
             held: self.held,
+            perhaps: self.perhaps_until.is_some(),
             leases: self
                 .leases
                 .iter()

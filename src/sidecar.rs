@@ -101,6 +101,8 @@ struct Sidecar {
     telemetry: Telemetry,
     mailbox: Mailbox,
     cloud: Cloud,
+    /// Where task protection is asked for, if it is wanted.
+    desk: Option<protect::Desk>,
     lifecycle: Lifecycle,
     /// What is known of the task.
     task: Arc<Option<Task>>,
@@ -148,6 +150,7 @@ impl Sidecar {
             telemetry,
             mailbox,
             cloud: Cloud::default(),
+            desk: None,
             lifecycle,
             task,
             fresh: false,
@@ -167,7 +170,7 @@ impl Sidecar {
     }
 
     fn start(&mut self, endpoints: Option<(TcpListener, Network)>) {
-        let protect = self.protect();
+        self.protect();
         if let Some((listener, network)) = endpoints {
             let endpoints = Endpoints {
                 status: self.status.subscribe(),
@@ -175,7 +178,7 @@ impl Sidecar {
                 token: self.config.token.clone(),
                 ready_url: self.config.ready_url.clone(),
                 network,
-                protect,
+                protect: self.desk.clone(),
                 telemetry: self.telemetry.clone(),
             };
             self.companions.spawn(endpoints::serve(listener, endpoints));
@@ -199,12 +202,14 @@ impl Sidecar {
     }
 
     /// Begins to protect the task where that is wanted and there is an agent to ask.
-    fn protect(&mut self) -> Option<protect::Desk> {
-        let agent = self.config.agent.clone().filter(|_| self.config.protect)?;
+    fn protect(&mut self) {
+        let Some(agent) = self.config.agent.clone().filter(|_| self.config.protect) else {
+            return;
+        };
         let (network, busy_url) = (self.network.clone(), self.config.busy_url.clone());
         let (desk, office) = protect::open(network, agent, busy_url, self.status.subscribe());
         self.companions.spawn(office.run());
-        Some(desk)
+        self.desk = Some(desk);
     }
 
     fn log_start(&mut self) {

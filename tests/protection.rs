@@ -334,6 +334,37 @@ async fn an_agent_that_hangs_delays_neither_the_drain_nor_its_end() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_sidecar_that_leaves_by_itself_ends_the_protection_first_or_gives_up_in_time() {
+    let settings: Vec<(&str, &str)> = BUSY
+        .into_iter()
+        .chain([("PRESTOP_AFTER_DRAIN", "exit")])
+        .collect();
+    for (fault, protected, last_s) in [(None, false, 31.0), (Some(Kind::Hang), true, 41.0)] {
+        let stand_in = StandIn::sample();
+        let played = Play::with(stand_in.clone(), &settings, &[says(200)])
+            .play(|director| async move {
+                director.at(30.0).await;
+                assert!(director.stand_in.protected());
+                if let Some(kind) = fault {
+                    let (target, lasts, requests) = (Target::Agent, None, None);
+                    director.stand_in.break_down(Fault {
+                        target,
+                        kind,
+                        lasts,
+                        requests,
+                    });
+                }
+                director.manual().await;
+                director.tell(Message::Ack(None)).await;
+            })
+            .await;
+        assert_eq!(played.code, Code::Drained, "{fault:?}");
+        assert!(played.ended_at <= last_s, "{fault:?}: {} s", played.ended_at);
+        assert_eq!(stand_in.protected(), protected, "{fault:?}");
+    }
+}
+
 fn json(answer: &str) -> Value {
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     serde_json::from_str(body).unwrap_or_else(|why| panic!("{why}: {answer}"))

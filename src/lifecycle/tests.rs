@@ -130,6 +130,7 @@ fn with_aws(policy: Policy, deregister: bool, drain_instance: bool, ask_why: boo
             deregister,
             drain_instance,
             ask_why,
+            release_protection: false,
         },
         ..policy
     }
@@ -192,6 +193,29 @@ fn it_leaves_after_the_drain_only_when_its_instance_has_been_asked_for() {
     assert_eq!(play.drained(1.0, 1), [""; 0]);
     assert_eq!(play.timeout(), Some(110.0));
     assert_eq!(play.on(8.0, done(AwsCall::DrainInstance)), ["drop", "exit 0"]);
+}
+
+#[test]
+fn it_leaves_by_itself_only_when_protection_has_ended_or_the_deadline_has_come() {
+    let leaves = || {
+        let mut policy = Policy {
+            after_drain: AfterDrain::Exit,
+            ..policy(30, 10, 0)
+        };
+        policy.aws.release_protection = true;
+        let mut play = Play::one_call(policy);
+        play.notice(0.0, Reason::Manual, None);
+        assert_eq!(play.drained(1.0, 1), ["aws ReleaseProtection"]);
+        assert_eq!(play.timeout(), Some(110.0));
+        play
+    };
+    assert_eq!(
+        leaves().on(1.2, done(AwsCall::ReleaseProtection)),
+        ["drop", "exit 0"]
+    );
+    assert_eq!(leaves().on(110.0, Event::Timeout), ["drop", "exit 0"]);
+    // A task that is being stopped needs none.
+    assert_eq!(leaves().sigterm(1.1), ["drop", "exit 0"]);
 }
 
 #[test]
@@ -484,6 +508,14 @@ fn the_timeline_is_bounded_and_keeps_its_end() {
     assert_eq!((report.budget_ms, report.used_ms), (Some(29_000), Some(2_000)));
 }
 
+/// What can be asked for in a shutdown; stopping the task ends when SIGTERM comes.
+const ASKED: [AwsCall; 4] = [
+    AwsCall::Deregister,
+    AwsCall::DrainInstance,
+    AwsCall::Why,
+    AwsCall::ReleaseProtection,
+];
+
 /// What can happen, at which distance from the one before.
 fn happening() -> impl Strategy<Value = (u64, Happening)> {
     let reason = proptest::sample::select(Reason::ALL.to_vec());
@@ -494,8 +526,7 @@ fn happening() -> impl Strategy<Value = (u64, Happening)> {
         2 => Just(Happening::Timeout),
         1 => Just(Happening::Plan),
         1 => (0_usize..9).prop_map(Happening::Progress),
-        1 => (prop::sample::select(vec![AwsCall::Deregister, AwsCall::DrainInstance, AwsCall::Why]), any::<bool>())
-            .prop_map(|(call, ok)| Happening::AwsEnded(call, ok)),
+        1 => (prop::sample::select(ASKED.to_vec()), any::<bool>()).prop_map(|(call, ok)| Happening::AwsEnded(call, ok)),
         1 => prop::sample::select(vec![None, Some("SpotInterruption"), Some("UserInitiated")]).prop_map(Happening::Cause),
     ];
     (0_u64..60_000, what)
@@ -580,11 +611,11 @@ proptest! {
         known in any::<bool>(),
         (stop_timeout, reserve, settle) in (2_u64..=120, 0_u64..=110, 0_u64..=120),
         after_drain in prop::sample::select(vec![AfterDrain::Wait, AfterDrain::Exit, AfterDrain::StopTask]),
-        (deregister, drain_instance, ask_why) in (any::<bool>(), any::<bool>(), any::<bool>()),
+        (deregister, drain_instance, ask_why, release_protection) in any::<(bool, bool, bool, bool)>(),
     ) {
         let policy = Policy {
             after_drain,
-            aws: AwsPolicy { deregister, drain_instance, ask_why },
+            aws: AwsPolicy { deregister, drain_instance, ask_why, release_protection },
             ..policy(stop_timeout, reserve, settle)
         };
         let the_plan = plan(&orders, if acks { "ack" } else { "http://x/" });

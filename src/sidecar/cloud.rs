@@ -15,6 +15,7 @@ use crate::aws::{Aws, Failure};
 use crate::deadline::{CEILING, StopTimeout};
 use crate::lifecycle::{AfterDrain, AwsCall, Event};
 use crate::mailbox::{AwsNews, Mailbox, Message};
+use crate::protect::Desk;
 use crate::task::Task;
 use crate::timeline::Outcome;
 
@@ -118,13 +119,7 @@ impl Sidecar {
 
     /// Carries out what the lifecycle wants asked.
     pub(super) fn ask_aws(&mut self, call: AwsCall) {
-        let mailbox = self.mailbox.clone();
-        let Some(aws) = self.cloud.aws.clone() else {
-            let why = Outcome::Failed("the task metadata has not said which task this is".to_owned());
-            self.companions
-                .spawn(async move { tell(&mailbox, AwsNews::Ended(call, why)).await });
-            return;
-        };
+        let (mailbox, desk, aws) = (self.mailbox.clone(), self.desk.clone(), self.cloud.aws.clone());
         let (targets, instance) = (self.cloud.targets.clone(), self.cloud.instance.clone());
         let reason = self
             .lifecycle
@@ -134,20 +129,29 @@ impl Sidecar {
             if call != AwsCall::Deregister {
                 sleep(BEHIND_THE_DRAIN).await;
             }
-            let outcome = match call {
-                AwsCall::Deregister => aws.deregister(targets, policy::DEREGISTER).await,
-                AwsCall::DrainInstance => {
+            let outcome = match (call, aws) {
+                (AwsCall::ReleaseProtection, _) => released(desk).await,
+                (_, None) => Outcome::Failed("the task metadata has not said which task this is".to_owned()),
+                (AwsCall::Deregister, Some(aws)) => aws.deregister(targets, policy::DEREGISTER).await,
+                (AwsCall::DrainInstance, Some(aws)) => {
                     aws.drain_instance(instance.as_deref(), share(), policy::DRAIN_INSTANCE)
                         .await
                 }
-                AwsCall::StopTask => {
+                (AwsCall::StopTask, Some(aws)) => {
                     let reason = format!("ecs-prestop: drained after {reason}");
                     aws.stop_task(&reason, policy::STOP_TASK).await
                 }
-                AwsCall::Why => ask_why(&aws, &mailbox).await,
+                (AwsCall::Why, Some(aws)) => ask_why(&aws, &mailbox).await,
             };
             tell(&mailbox, AwsNews::Ended(call, outcome)).await;
         });
+    }
+}
+
+async fn released(desk: Option<Desk>) -> Outcome {
+    match desk {
+        Some(desk) => desk.released().await,
+        None => Outcome::Done("nothing protects this task".to_owned()),
     }
 }
 
