@@ -1,5 +1,6 @@
 //! What the sidecar costs: the time from SIGTERM to the drain request, memory and CPU while nothing
-//! happens, the size of the binary. `cargo bench --bench shutdown`, and `-- --quick` for a first look.
+//! happens, the size of the binary. `cargo bench --bench shutdown`, with `-- --quick` for a first look and
+//! `-- --binary PATH` to measure the binary of the image in place of cargo's own.
 //!
 //! Three programs take turns in one run, so that whatever else the machine does meets all of them:
 //! `ours`; `minimal` (`benches/minimal.rs`), the least that a Rust program of the same dependencies
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+/// As cargo builds it for the benchmark: without what `docker/build` does for the image.
 const OURS: &str = env!("CARGO_BIN_EXE_ecs-prestop");
 
 /// From readiness to the measurements. Halfway between two polls at 1 s, which would disturb them.
@@ -40,8 +42,8 @@ const MAX_BINARY_MB: f64 = 8.0;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
-    let effort = match Effort::from_arguments(std::env::args().skip(1)) {
-        Ok(Some(effort)) => effort,
+    let order = match Order::from_arguments(std::env::args().skip(1)) {
+        Ok(Some(order)) => order,
         Ok(None) => {
             println!("shutdown: measures only under `cargo bench --bench shutdown`");
             return ExitCode::SUCCESS;
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match measure(effort) {
+    match measure(order) {
         Ok(results) => {
             print!("{}", results.table());
             ExitCode::SUCCESS
@@ -60,6 +62,36 @@ fn main() -> ExitCode {
             eprintln!("shutdown: {why}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What is to be measured.
+struct Order {
+    effort: Effort,
+    ours: PathBuf,
+}
+
+impl Order {
+    /// `None` without the `--bench` of `cargo bench`: `cargo test --all-targets` starts this too.
+    fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Option<Order>> {
+        let mut bench = false;
+        let mut order = Order {
+            effort: Effort::FULL,
+            ours: OURS.into(),
+        };
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--bench" => bench = true,
+                "--quick" => order.effort = Effort::QUICK,
+                "--binary" => order.ours = arguments.next().ok_or("`--binary` needs a path")?.into(),
+                other => {
+                    return Err(
+                        format!("`{other}` is not known; there are --quick and --binary PATH").into(),
+                    );
+                }
+            }
+        }
+        Ok(bench.then_some(order))
     }
 }
 
@@ -79,23 +111,11 @@ impl Effort {
         runs: 5,
         cpu: Duration::from_secs(10),
     };
-
-    /// `None` without the `--bench` of `cargo bench`: `cargo test --all-targets` starts this too.
-    fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Option<Effort>> {
-        let (mut bench, mut effort) = (false, Effort::FULL);
-        for argument in arguments {
-            match argument.as_str() {
-                "--bench" => bench = true,
-                "--quick" => effort = Effort::QUICK,
-                other => return Err(format!("`{other}` is not known; there is only --quick").into()),
-            }
-        }
-        Ok(bench.then_some(effort))
-    }
 }
 
-fn measure(effort: Effort) -> Result<Results> {
+fn measure(Order { effort, ours }: Order) -> Result<Results> {
     let bench = Bench {
+        ours,
         app: Server::start(Server::APP)?,
         instance_metadata: Server::start(Server::INSTANCE_METADATA)?,
         minimal: build_minimal()?,
@@ -115,10 +135,7 @@ fn measure(effort: Effort) -> Result<Results> {
     }
     let cpu_ms = bench.cpu_ms_a_minute(effort.cpu)?;
     results.cpu_ms.add(Program::Ours, cpu_ms);
-    for (program, file) in [
-        (Program::Ours, Path::new(OURS)),
-        (Program::Minimal, &bench.minimal),
-    ] {
+    for (program, file) in [(Program::Ours, &bench.ours), (Program::Minimal, &bench.minimal)] {
         results.binary_mb.add(program, megabytes(file)?);
     }
     Ok(results)
@@ -156,6 +173,7 @@ struct Run {
 struct Bench {
     app: Server,
     instance_metadata: Server,
+    ours: PathBuf,
     minimal: PathBuf,
 }
 
@@ -202,7 +220,7 @@ impl Bench {
     }
 
     fn ours(&self) -> Command {
-        let mut command = Command::new(OURS);
+        let mut command = Command::new(&self.ours);
         let (app, metadata) = (self.app.port, self.instance_metadata.port);
         command
             .env_clear()
