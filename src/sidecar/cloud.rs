@@ -35,7 +35,7 @@ const ASK_WHY_AGAIN: Duration = Duration::from_secs(1);
 
 /// ECS lets an account read its tasks 100 times at once and 20 times a second (developer guide, *Request
 /// throttling for the Amazon ECS API*), and fifty sidecars of one instance may start in the same second,
-/// with three reads each. Each read waits for a share of this, by chance.
+/// with three reads each. Each look-up begins at a place in this, by chance.
 const START_SPREAD: Duration = Duration::from_secs(3);
 
 /// The files that have the policies, in `task-definitions/iam`.
@@ -85,17 +85,23 @@ impl Sidecar {
         let (mailbox, aws_policy) = (self.mailbox.clone(), self.config.policy.aws);
         if self.config.stop_timeout_auto {
             let container = task.own_name.clone().unwrap_or_default();
-            self.companions
-                .spawn(look_up_stop_timeout(Arc::clone(&aws), container, mailbox.clone()));
+            self.in_a_moment(look_up_stop_timeout(Arc::clone(&aws), container, mailbox.clone()));
         }
         if aws_policy.deregister {
             let budget = self.config.policy.limits.stop_timeout.budget();
-            self.companions
-                .spawn(look_up_targets(Arc::clone(&aws), budget, mailbox.clone()));
+            self.in_a_moment(look_up_targets(Arc::clone(&aws), budget, mailbox.clone()));
         }
         if aws_policy.drain_instance {
-            self.companions.spawn(look_up_instance(aws, mailbox));
+            self.in_a_moment(look_up_instance(aws, mailbox));
         }
+    }
+
+    /// Not all sidecars of an instance at once.
+    fn in_a_moment(&mut self, look_up: impl Future<Output = ()> + Send + 'static) {
+        self.companions.spawn(async move {
+            sleep(START_SPREAD.mul_f64(share())).await;
+            look_up.await;
+        });
     }
 
     /// What AWS has said, for the lifecycle; what only concerns the shell is done here.
@@ -164,7 +170,7 @@ async fn say(mailbox: &Mailbox, message: String, trouble: bool) {
     tell(mailbox, AwsNews::Looked { message, trouble }).await;
 }
 
-/// Tries until it is known, a moment after the start, or cannot become known; complains once.
+/// Tries until it is known, or cannot become known; complains once.
 async fn look_up<T, F>(mailbox: &Mailbox, policy: &str, otherwise: &str, ask: impl Fn() -> F) -> Option<T>
 where
     F: Future<Output = Result<T, Failure>>,
@@ -176,7 +182,6 @@ where
         .with_jitter()
         .build();
     let mut complained = false;
-    sleep(START_SPREAD.mul_f64(share())).await;
     loop {
         match ask().await {
             Ok(found) => return Some(found),

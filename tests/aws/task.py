@@ -19,6 +19,8 @@ KEY = "AKIDOFTHETASKROLE"
 # The longest that an app holds its answer back.
 APP_S = 60
 LISTEN_S = 5
+# With one of these a sidecar asks AWS at start, and says what came of it.
+LOOKS_UP = [("PRESTOP_DEREGISTER", "true"), ("PRESTOP_DRAIN_INSTANCE", "true"), ("PRESTOP_STOP_TIMEOUT", "auto")]
 
 
 class App:
@@ -141,6 +143,7 @@ class Sidecar:
             "PRESTOP_LISTEN": self.address,
         } | settings
         environment = {name: value for name, value in environment.items() if value is not None}
+        self.looks_up = any(environment.get(name) == value for name, value in LOOKS_UP)
         self.events, self.error = [], ""
         self.news = threading.Condition()
         self.process = subprocess.Popen(
@@ -203,12 +206,13 @@ class Sidecar:
             for reader in self.readers:
                 reader.join(timeout=5)
             raise RuntimeError(f"it does not start: {self.error or self.events}")
+        if self.looks_up and self.sees(told, timeout_s) is None:
+            raise RuntimeError(f"it says nothing of AWS: {self.events}")
+        # After the line some more may be asked.
         end = time.monotonic() + timeout_s
         quiet_since = time.monotonic()
         while time.monotonic() < end:
-            quiet = time.monotonic() - quiet_since
-            # Without a feature nothing is said, and after the line some more may be asked.
-            if quiet > (0.3 if self.sees(told, 0) else 0.7):
+            if time.monotonic() - quiet_since > 0.3:
                 return
             calls = len(proxy.calls)
             time.sleep(0.05)
