@@ -3,6 +3,7 @@
 //! The roots are in the binary, since the image has no files; `AWS_CA_BUNDLE` takes their place, as
 //! in every SDK. One connection a call: a shutdown makes a few dozen at most.
 
+use std::io::Read as _;
 use std::sync::{Arc, OnceLock};
 
 use aws_smithy_runtime_api::client::http::{
@@ -28,6 +29,9 @@ use crate::http::{Network, Stream, Trouble};
 
 /// The longest answer that is asked for, a service with all its events, is some 100 KiB.
 const MAX_ANSWER: usize = 1024 * 1024;
+
+/// All authorities that Debian trusts, as PEM, are some 220 KB.
+const MAX_BUNDLE: u64 = 1024 * 1024;
 
 /// The head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
@@ -149,27 +153,43 @@ fn broken(why: impl Into<Cause>) -> ConnectorError {
 }
 
 fn tls(ca_bundle: Option<&str>) -> Result<TlsConnector, String> {
-    let mut roots = RootCertStore::empty();
-    match ca_bundle {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(path) => {
-            let unusable = |why: String| {
-                format!("AWS_CA_BUNDLE is `{path}`: {why}; expected a file of PEM certificates")
-            };
-            let certificates =
-                CertificateDer::pem_file_iter(path).map_err(|why| unusable(why.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|why| unusable(why.to_string()))?;
-                roots.add(certificate).map_err(|why| unusable(why.to_string()))?;
-            }
-        }
-    }
+    let roots = match ca_bundle {
+        None => RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Some(path) => roots_in(path).map_err(|why| {
+            format!("AWS_CA_BUNDLE is `{path}`: {why}; expected a file of PEM certificates")
+        })?,
+    };
     let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|why| why.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn roots_in(path: &str) -> Result<RootCertStore, String> {
+    let in_words = |why: std::io::Error| why.to_string();
+    // Asked before it is opened: a pipe would hold the one thread until somebody writes.
+    if !std::fs::metadata(path).map_err(in_words)?.is_file() {
+        return Err("it is no file".to_owned());
+    }
+    let mut pem = Vec::new();
+    let file = std::fs::File::open(path).map_err(in_words)?;
+    file.take(MAX_BUNDLE + 1)
+        .read_to_end(&mut pem)
+        .map_err(in_words)?;
+    if pem.len() as u64 > MAX_BUNDLE {
+        return Err(format!("it has more than {MAX_BUNDLE} bytes"));
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|why| why.to_string())?;
+        roots.add(certificate).map_err(|why| why.to_string())?;
+    }
+    if roots.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    Ok(roots)
 }
 
 /// A body that keeps its connection for as long as it is read.
@@ -191,5 +211,43 @@ where
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<hyper::body::Frame<B::Data>, Cause>>> {
         std::pin::Pin::new(&mut self.body).poll_frame(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_that_is_no_file_of_certificates_is_told_and_holds_nothing_up() {
+        let folder = std::env::temp_dir().join(format!("ecs-prestop-bundles-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = |name: &str, content: &[u8]| {
+            let path = folder.join(name);
+            std::fs::write(&path, content).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let empty = file("empty.pem", b"");
+        let other = file("other.pem", b"not a certificate");
+        let broken = file(
+            "broken.pem",
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        );
+        let large = file("large.pem", &[b'x'; 1024 * 1024 + 1]);
+        for (path, why) in [
+            (empty.as_str(), "no certificate in it"),
+            (&other, "no certificate in it"),
+            (&broken, ""),
+            (&large, "more than 1048576 bytes"),
+            ("/dev/zero", "no file"),
+            ("/nowhere/ca.pem", "No such file"),
+        ] {
+            let Err(told) = tls(Some(path)) else {
+                panic!("{path} is taken")
+            };
+            assert!(told.contains("AWS_CA_BUNDLE") && told.contains(path), "{told}");
+            assert!(told.contains(why), "{told}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

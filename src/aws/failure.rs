@@ -102,6 +102,8 @@ where
             match () {
                 () if causes.iter().any(|cause| cause.is::<CredentialsError>()) => Kind::NoCredentials,
                 () if failure.is_timeout() => Kind::TimedOut,
+                // Something on this side, such as AWS_CA_BUNDLE.
+                () if failure.is_user() => Kind::Other(shortened(&root)),
                 () => Kind::Unreachable(shortened(&root)),
             }
         }
