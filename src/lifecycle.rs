@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::deadline::{CEILING, Limits, StopTimeout};
 use crate::notice::{Cause, Notice, Reason};
 use crate::step::{MAX_STEPS, Plan, PlannedStep, Step};
-use crate::timeline::{Outcome, Timeline, What, millis};
+use crate::timeline::{AwsCall, Outcome, Timeline, What, millis};
 
 pub use report::{Report, StepReport};
 
@@ -52,22 +52,6 @@ pub enum AfterDrain {
     /// Ask ECS to stop the task, and stay until it does.
     #[serde(rename = "stop-task")]
     StopTask,
-}
-
-/// What can be asked of AWS in a shutdown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AwsCall {
-    /// Take this task out of its target groups, and wait until they have let go.
-    Deregister,
-    /// Set the container instance to DRAINING.
-    DrainInstance,
-    /// Stop this task.
-    StopTask,
-    /// Ask why it is stopped.
-    Why,
-    /// End its protection.
-    ReleaseProtection,
 }
 
 /// What the shell tells the lifecycle.

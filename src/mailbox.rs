@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::aws::load_balancing::Target;
-use crate::lifecycle::{AwsCall, Progress};
+use crate::lifecycle::Progress;
 use crate::notice::{Cause, Notice};
 use crate::task::Task;
-use crate::timeline::Outcome;
+use crate::timeline::{AwsCall, Outcome};
 
 /// Senders wait when it is full; nobody sends faster than the sidecar reads for long.
 const CAPACITY: usize = 64;

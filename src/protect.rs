@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant as Clock, MissedTickBehavior, interval, sleep_until, timeout};
@@ -18,7 +17,7 @@ use crate::aws::protection::tell;
 use crate::drain::call::wall_clock;
 use crate::http::{Ask, Network};
 use crate::protection::{Answer, Asker, Command, Event, LeaseName, Protection, Said};
-use crate::status::Status;
+use crate::status::{Calls, Lease, ProtectionReport, Status};
 use crate::task::Container;
 use crate::timeline::Outcome;
 use crate::url::HttpUrl;
@@ -68,7 +67,7 @@ pub struct Desk {
     /// Where requests go.
     pub requests: mpsc::Sender<Request>,
     /// How it stands.
-    pub report: watch::Receiver<Arc<Report>>,
+    pub report: watch::Receiver<Arc<ProtectionReport>>,
     /// Whether the lease `busy` is the busy URL's.
     pub asks_app: bool,
 }
@@ -92,53 +91,6 @@ impl Desk {
                 RELEASE_LIMIT.as_secs()
             )),
         }
-    }
-}
-
-/// How it stands, as `/status`, `/healthz` and `/metrics` show it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// Whether ECS has agreed, and that has not run out.
-    pub protected: bool,
-    /// Whether ECS may protect it, for all that is known.
-    #[serde(skip)]
-    pub perhaps: bool,
-    /// Until when, as ECS says it.
-    pub protected_until: Option<String>,
-    /// The leases.
-    pub leases: Vec<Lease>,
-    /// Calls of ECS's agent that have ended.
-    pub calls: Calls,
-    /// Answers of the busy URL that were neither 200 nor 204, and those that did not come.
-    pub busy_url_failures: u64,
-    /// Why a protection that is wanted is not there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
-}
-
-/// A lease as people read it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Lease {
-    /// Its name.
-    pub name: String,
-    /// Its end, by this host's clock.
-    pub until: String,
-}
-
-/// How often each outcome of a call was seen, with its name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Calls([u64; 6]);
-
-impl Calls {
-    /// Name and count of each outcome.
-    pub fn by_outcome(self) -> [(&'static str, u64); 6] {
-        std::array::from_fn(|i| (Said::OUTCOMES[i], self.0[i]))
-    }
-}
-
-impl Serialize for Calls {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.by_outcome())
     }
 }
 
@@ -180,7 +132,7 @@ pub struct Office {
     busy_url: Option<HttpUrl>,
     status: watch::Receiver<Arc<Status>>,
     requests: mpsc::Receiver<Request>,
-    report: watch::Sender<Arc<Report>>,
+    report: watch::Sender<Arc<ProtectionReport>>,
     protection: Protection,
     /// Who waits for an answer. Bounded, since the state machine keeps no more waiting and answers
     /// the others at once.
@@ -316,7 +268,7 @@ impl Office {
             }
             self.complained.clone_from(&trouble);
         }
-        let report = Report {
+        let report = ProtectionReport {
             protected: state.held.is_some(),
             perhaps: state.perhaps,
             protected_until: state.held.map(|held| protected_until(&held)),

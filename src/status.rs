@@ -2,13 +2,15 @@
 //!
 //! A snapshot, made anew by the sidecar at each change. Nobody writes to it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::lifecycle::Report;
 use crate::mailbox::WatchState;
 use crate::notice::Notice;
+use crate::protection::Said;
 use crate::task::{Identity, Task};
 
 /// One snapshot.
@@ -26,7 +28,7 @@ pub struct Status {
     pub report: Report,
     /// How task protection stands, where it is wanted; filled in by the endpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub protection: Option<std::sync::Arc<crate::protect::Report>>,
+    pub protection: Option<Arc<ProtectionReport>>,
     /// The first notice.
     #[serde(skip)]
     pub notice: Option<Notice>,
@@ -35,5 +37,52 @@ pub struct Status {
     pub deadline: Option<Instant>,
     /// What is known of the task.
     #[serde(skip)]
-    pub task: std::sync::Arc<Option<Task>>,
+    pub task: Arc<Option<Task>>,
+}
+
+/// How task protection stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ProtectionReport {
+    /// Whether ECS has agreed, and that has not run out.
+    pub protected: bool,
+    /// Whether ECS may protect it, for all that is known.
+    #[serde(skip)]
+    pub perhaps: bool,
+    /// Until when, as ECS says it.
+    pub protected_until: Option<String>,
+    /// The leases.
+    pub leases: Vec<Lease>,
+    /// Calls of ECS's agent that have ended.
+    pub calls: Calls,
+    /// Answers of the busy URL that were neither 200 nor 204, and those that did not come.
+    pub busy_url_failures: u64,
+    /// Why a protection that is wanted is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// A lease as people read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lease {
+    /// Its name.
+    pub name: String,
+    /// Its end, by this host's clock.
+    pub until: String,
+}
+
+/// How often each outcome of a call was seen, in the order of [`Said::OUTCOMES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls(pub [u64; 6]);
+
+impl Calls {
+    /// Name and count of each outcome.
+    pub fn by_outcome(self) -> [(&'static str, u64); 6] {
+        std::array::from_fn(|i| (Said::OUTCOMES[i], self.0[i]))
+    }
+}
+
+impl Serialize for Calls {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.by_outcome())
+    }
 }

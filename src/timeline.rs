@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::lifecycle::AwsCall;
 use crate::notice::{Action, Cause, Reason};
 
 /// More than a plan of the largest size needs; what an endless retry adds beyond it is counted.
@@ -136,6 +135,22 @@ pub enum What {
         /// The exit code in words.
         result: &'static str,
     },
+}
+
+/// What can be asked of AWS in a shutdown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AwsCall {
+    /// Take this task out of its target groups, and wait until they have let go.
+    Deregister,
+    /// Set the container instance to DRAINING.
+    DrainInstance,
+    /// Stop this task.
+    StopTask,
+    /// Ask why it is stopped.
+    Why,
+    /// End its protection.
+    ReleaseProtection,
 }
 
 /// How a step ended.

@@ -13,11 +13,11 @@ use tokio::time::sleep;
 use crate::aws::load_balancing::Target;
 use crate::aws::{Aws, Failure};
 use crate::deadline::{CEILING, StopTimeout};
-use crate::lifecycle::{AfterDrain, AwsCall, Event};
+use crate::lifecycle::{AfterDrain, Event};
 use crate::mailbox::{AwsNews, Mailbox, Message};
 use crate::protect::Desk;
 use crate::task::Task;
-use crate::timeline::Outcome;
+use crate::timeline::{AwsCall, Outcome};
 
 use super::Sidecar;
 

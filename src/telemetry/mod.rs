@@ -12,9 +12,9 @@ use std::sync::{Arc, OnceLock};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use crate::lifecycle::{AwsCall, Report};
+use crate::lifecycle::Report;
 use crate::task::Identity;
-use crate::timeline::{Outcome, What};
+use crate::timeline::{AwsCall, Outcome, What};
 
 pub use lines::Format;
 use writer::Writer;
