@@ -201,8 +201,8 @@ struct Budget {
     deadline: Instant,
     /// At most one per reason, in the order in which they came.
     notices: Vec<Notice>,
-    /// When each of them was seen first.
-    seen: Vec<Instant>,
+    /// The deadline if no host ends that was only assumed to.
+    if_host_stays: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -291,6 +291,9 @@ impl Lifecycle {
                     let over = leaves || self.next_timeout().is_some_and(|end| now >= end);
                     if over || self.sigterm_seen() {
                         self.exit(self.code_of_steps(), now, commands);
+                    } else if self.policy.after_drain == AfterDrain::StopTask && !self.has_to_be_answered() {
+                        // Not before: the SIGTERM that follows is the end of all calls.
+                        self.ask_aws(AwsCall::StopTask, now, commands);
                     }
                     return;
                 }
@@ -315,19 +318,24 @@ impl Lifecycle {
 
     fn merge(&mut self, notice: Notice, now: Instant, commands: &mut Vec<Command>) {
         let own = self.policy.limits.deadline(&notice, now);
+        let mut host_stays = notice;
+        if notice.assumed {
+            host_stays.host_ends = None;
+        }
+        let own_if_host_stays = self.policy.limits.deadline(&host_stays, now);
         let first_notice = self.budget.is_none();
         let budget = self.budget.get_or_insert_with(|| Budget {
             first: now,
             deadline: now + CEILING,
             notices: Vec::new(),
-            seen: Vec::new(),
+            if_host_stays: now + CEILING,
         });
         let stricter = own < budget.deadline;
         let known = budget.notices.iter().any(|seen| seen.reason == notice.reason);
         budget.deadline = budget.deadline.min(own);
+        budget.if_host_stays = budget.if_host_stays.min(own_if_host_stays);
         if !known {
             budget.notices.push(notice);
-            budget.seen.push(now);
         }
         let left = budget.deadline.saturating_duration_since(now);
         if known && !stricter {
@@ -472,9 +480,6 @@ impl Lifecycle {
         }
         if waiting {
             self.phase = Phase::Waiting;
-            if self.policy.after_drain == AfterDrain::StopTask {
-                self.ask_aws(AwsCall::StopTask, now, commands);
-            }
             if releases {
                 self.ask_aws(AwsCall::ReleaseProtection, now, commands);
             }
@@ -569,7 +574,9 @@ impl Lifecycle {
             Some(true) => {
                 let end = budget.first + CEILING;
                 let spot = Notice::host_ends_at(Reason::SpotInterruption, end);
-                budget.deadline = budget.deadline.min(limits.deadline(&spot, now));
+                let own = limits.deadline(&spot, now);
+                budget.deadline = budget.deadline.min(own);
+                budget.if_host_stays = budget.if_host_stays.min(own);
                 for notice in &mut budget.notices {
                     notice.host_ends = notice.host_ends.or(Some(end));
                 }
@@ -578,9 +585,7 @@ impl Lifecycle {
                 for notice in budget.notices.iter_mut().filter(|notice| notice.assumed) {
                     notice.host_ends = None;
                 }
-                let each = budget.notices.iter().zip(&budget.seen);
-                let strictest = each.map(|(notice, seen)| limits.deadline(notice, *seen)).min();
-                budget.deadline = strictest.unwrap_or(budget.deadline);
+                budget.deadline = budget.if_host_stays;
             }
             None => {}
         }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
+use ecs_prestop::aws::contained::is_contained;
 use ecs_prestop::config::{Config, LogFormat, SETTINGS};
 use ecs_prestop::http::Network;
 use ecs_prestop::lifecycle::Code;
@@ -167,9 +168,12 @@ fn log_format(config: &Config) -> Format {
     }
 }
 
-/// A panic is a bug; the exit code says so, and the log is written.
+/// A panic is a bug; the exit code says so, and the log is written. One of the SDK is a call that failed.
 fn exit_with_1_on_panic(telemetry: Telemetry) {
     std::panic::set_hook(Box::new(move |panic| {
+        if is_contained() {
+            return;
+        }
         tracing::error!(event = "exit", code = Code::Fault.number(), result = Code::Fault.words(), message = %panic);
         telemetry.flush();
         std::process::exit(Code::Fault.number().into());

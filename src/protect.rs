@@ -120,6 +120,7 @@ pub fn open(
         next_asker: 0,
         calls: JoinSet::new(),
         busy_url_failures: 0,
+        busy_url_fails: false,
         complained: None,
     };
     (desk, office)
@@ -141,6 +142,8 @@ pub struct Office {
     /// The call that is under way.
     calls: JoinSet<Said>,
     busy_url_failures: u64,
+    /// Whether it failed the last time; told once for each time that it begins to.
+    busy_url_fails: bool,
     /// The trouble that was logged last.
     complained: Option<String>,
 }
@@ -207,6 +210,9 @@ impl Office {
     fn note_busy(&mut self, busy: Result<bool, String>) -> Option<Event> {
         let name = LeaseName::busy();
         let asker = self.next_asker();
+        if busy.is_ok() {
+            self.busy_url_fails = false;
+        }
         match busy {
             Ok(true) => Some(Event::Take {
                 asker,
@@ -215,7 +221,7 @@ impl Office {
             }),
             Ok(false) => Some(Event::GiveBack { asker, name }),
             Err(why) => {
-                if self.busy_url_failures == 0 {
+                if !std::mem::replace(&mut self.busy_url_fails, true) {
                     tracing::warn!(event = "watch", watch = "busy", message = why.as_str());
                 }
                 self.busy_url_failures += 1;

@@ -28,7 +28,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use crate::http::{Network, Stream, Trouble};
 
 /// The longest answer that is asked for, a service with all its events, is some 100 KiB.
-const MAX_ANSWER: usize = 1024 * 1024;
+/// Parsed it takes many times its text.
+const MAX_ANSWER: usize = 256 * 1024;
 
 /// All authorities that Debian trusts, as PEM, are some 220 KB.
 const MAX_BUNDLE: u64 = 1024 * 1024;
@@ -108,7 +109,14 @@ impl Sender {
         // Dropped with the call's own future, so that an abandoned call leaves nothing behind.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
-        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+        // As it was signed: without the scheme's own port.
+        let usual = authority.port_u16() == Some(if secure { 443 } else { 80 });
+        let signed = if usual {
+            authority.host()
+        } else {
+            authority.as_str()
+        };
+        if let Ok(host) = HeaderValue::from_str(signed) {
             request.headers_mut().entry(HOST).or_insert(host);
         }
         request

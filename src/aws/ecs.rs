@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aws_sdk_ecs::types::{Attachment, ContainerInstanceStatus, Task as EcsTask, TaskDefinition, TaskSet};
+use aws_sdk_ecs::types::{
+    AdvancedConfiguration, Attachment, Container, ContainerInstanceStatus, NetworkInterface, Task as EcsTask,
+    TaskDefinition, TaskSet,
+};
 use tokio::time::sleep;
 
+use super::failure::persist;
 use super::{Aws, Failure};
 use crate::notice::Cause;
 use crate::timeline::Outcome;
@@ -141,17 +145,19 @@ impl Aws {
             .chain(service.load_balancers());
         let mut registrations: Vec<Registration> = Vec::new();
         for balancer in balancers {
-            // A classic load balancer has no target group.
-            let Some(group) = balancer.target_group_arn() else {
-                continue;
-            };
-            let registration = Registration {
-                group: group.to_owned(),
-                container: balancer.container_name().unwrap_or_default().to_owned(),
-                port: balancer.container_port().unwrap_or_default(),
-            };
-            if !registrations.contains(&registration) {
-                registrations.push(registration);
+            // A classic load balancer has no target group; a blue/green deployment uses two in turn, and to leave
+            // one in which the task is not does no harm.
+            let advanced = balancer.advanced_configuration();
+            let other = advanced.and_then(AdvancedConfiguration::alternate_target_group_arn);
+            for group in balancer.target_group_arn().into_iter().chain(other) {
+                let registration = Registration {
+                    group: group.to_owned(),
+                    container: balancer.container_name().unwrap_or_default().to_owned(),
+                    port: balancer.container_port().unwrap_or_default(),
+                };
+                if !registrations.contains(&registration) {
+                    registrations.push(registration);
+                }
             }
         }
         Ok(registrations)
@@ -204,9 +210,14 @@ impl Aws {
         let Some(instance) = known.or(asked.as_deref()) else {
             return Ok("this task runs on no container instance");
         };
-        if self.describe_instance(instance).await?.0.as_deref() == Some("DRAINING") {
+        if persist(|| self.describe_instance(instance)).await?.0.as_deref() == Some("DRAINING") {
             return Ok("the container instance is DRAINING already");
         }
+        persist(|| self.set_draining(instance)).await?;
+        Ok("the container instance is set to DRAINING")
+    }
+
+    async fn set_draining(&self, instance: &str) -> Result<(), Failure> {
         let call = self.clients().ecs.update_container_instances_state();
         let call = call
             .cluster(&self.cluster)
@@ -217,7 +228,7 @@ impl Aws {
             .await
             .map_err(|why| Failure::of(UPDATE_INSTANCES, &why))?;
         match answer.failures().first() {
-            None => Ok("the container instance is set to DRAINING"),
+            None => Ok(()),
             Some(failure) => Err(Failure::other(
                 UPDATE_INSTANCES,
                 failure.reason().unwrap_or("refused without a reason"),
@@ -227,15 +238,14 @@ impl Aws {
 
     /// Asks ECS to stop this task.
     pub async fn stop_task(&self, reason: &str, policy: &str) -> Outcome {
-        let call = self
-            .clients()
-            .ecs
-            .stop_task()
-            .cluster(&self.cluster)
-            .task(&self.task_arn);
-        match call.reason(reason).send().await {
+        let stopped = persist(|| async {
+            let call = self.clients().ecs.stop_task();
+            let call = call.cluster(&self.cluster).task(&self.task_arn).reason(reason);
+            call.send().await.map_err(|why| Failure::of(STOP_TASK, &why))
+        });
+        match stopped.await {
             Ok(_) => Outcome::Done("ECS stops this task".to_owned()),
-            Err(why) => Outcome::Failed(Failure::of(STOP_TASK, &why).tell(policy)),
+            Err(why) => Outcome::Failed(why.tell(policy)),
         }
     }
 }
@@ -246,7 +256,9 @@ fn facts_of(task: &EcsTask) -> TaskFacts {
         .iter()
         .filter(|attachment| attachment.r#type() == Some("ElasticNetworkInterface"))
         .flat_map(Attachment::details);
-    let mut addresses = details.filter(|detail| detail.name() == Some("privateIPv4Address"));
+    let addresses = details.filter(|detail| detail.name() == Some("privateIPv4Address"));
+    let interfaces = task.containers().iter().flat_map(Container::network_interfaces);
+    let v6 = interfaces.filter_map(NetworkInterface::ipv6_address);
     let mut host_ports = BTreeMap::new();
     for container in task.containers() {
         for binding in container.network_bindings() {
@@ -264,7 +276,12 @@ fn facts_of(task: &EcsTask) -> TaskFacts {
             .map(ToOwned::to_owned),
         started_by: task.started_by().map(ToOwned::to_owned),
         instance: task.container_instance_arn().map(ToOwned::to_owned),
-        address: addresses.find_map(|detail| detail.value()).map(ToOwned::to_owned),
+        // A task without IPv4 is registered by its IPv6 address.
+        address: addresses
+            .filter_map(|detail| detail.value())
+            .chain(v6)
+            .next()
+            .map(ToOwned::to_owned),
         host_ports,
         cause: Cause {
             stop_code: task.stop_code().map(|code| code.as_str().to_owned()),

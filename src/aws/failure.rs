@@ -1,12 +1,14 @@
 //! What can come in place of an answer of AWS, in words that say what to do.
 
 use std::error::Error;
+use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_runtime::retries::classifiers::THROTTLING_ERRORS;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use tokio::time::{Instant, sleep};
 
 /// What an error's message says is quoted up to here: it comes from outside.
 const MAX_MESSAGE: usize = 300;
@@ -39,6 +41,29 @@ pub enum Kind {
     Other(String),
 }
 
+/// What a call that fails quickly may cost beyond its own tries. One that hangs has used it up by then.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The codes of ECS and Elastic Load Balancing that mean a fault of theirs.
+const SERVER_FAULTS: [&str; 3] = ["ServerException", "InternalFailure", "ServiceUnavailable"];
+
+/// Between two rounds of a call's own tries.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Asks again where that may help, for a while.
+pub(super) async fn persist<T, F>(ask: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Err(why) if why.is_passing() && Instant::now() + PAUSE < until => sleep(PAUSE).await,
+            answer => return answer,
+        }
+    }
+}
+
 impl Failure {
     pub(super) fn of<E>(action: &'static str, error: &SdkError<E, HttpResponse>) -> Failure
     where
@@ -62,6 +87,15 @@ impl Failure {
         !matches!(self.kind, Kind::Denied)
     }
 
+    /// Whether it may be over in a second.
+    fn is_passing(&self) -> bool {
+        match &self.kind {
+            Kind::Denied | Kind::NoCredentials => false,
+            Kind::Refused(code, _) => SERVER_FAULTS.contains(&code.as_str()),
+            Kind::Throttled | Kind::TimedOut | Kind::Unreachable(_) | Kind::Other(_) => true,
+        }
+    }
+
     /// The code of the service's own error.
     pub(super) fn code(&self) -> Option<&str> {
         match &self.kind {
@@ -77,7 +111,10 @@ impl Failure {
         match kind {
             Kind::Denied => format!("{action} is denied: grant it to the task role; {file} has it"),
             Kind::NoCredentials => {
-                format!("{action}: there are no credentials; give the task a role with {file}")
+                format!(
+                    "{action}: there are no credentials; give the task a role with {file} (an instance profile is out \
+                     of reach under bridge networking where the hop limit is 1)"
+                )
             }
             Kind::Throttled => format!("{action}: AWS throttles the calls of this account"),
             Kind::TimedOut => format!("{action}: AWS did not answer in time"),
@@ -100,7 +137,7 @@ where
             let causes = chain(failure.as_connector_error().map(|error| error as _));
             let root = causes.last().map(ToString::to_string).unwrap_or_default();
             match () {
-                () if causes.iter().any(|cause| cause.is::<CredentialsError>()) => Kind::NoCredentials,
+                () if causes.iter().any(|cause| is_of_credentials(*cause)) => Kind::NoCredentials,
                 () if failure.is_timeout() => Kind::TimedOut,
                 // Something on this side, such as AWS_CA_BUNDLE.
                 () if failure.is_user() => Kind::Other(shortened(&root)),
@@ -119,6 +156,11 @@ where
             ))
         }
     }
+}
+
+/// The error of the SDK's own time-out for credentials has no public type.
+fn is_of_credentials(cause: &(dyn Error + 'static)) -> bool {
+    cause.is::<CredentialsError>() || cause.to_string().starts_with("identity resolver timed out")
 }
 
 fn of_service<E>(error: &SdkError<E, HttpResponse>) -> Kind

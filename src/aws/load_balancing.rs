@@ -10,7 +10,9 @@ use aws_sdk_elasticloadbalancingv2::types::{TargetDescription, TargetHealthState
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::contained::contained;
 use super::ecs::TaskFacts;
+use super::failure::persist;
 use super::{Aws, Failure};
 use crate::timeline::Outcome;
 
@@ -113,12 +115,15 @@ impl Aws {
         let mut leaving = JoinSet::new();
         for target in targets {
             let aws = std::sync::Arc::clone(&self);
-            leaving.spawn(async move { aws.leave(&target).await });
+            leaving.spawn(contained(async move { aws.leave(&target).await }));
         }
         let mut troubles = Vec::new();
         while let Some(left) = leaving.join_next().await {
-            if let Ok(Err(why)) = left {
-                troubles.push(why.tell(policy));
+            match left {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(why))) => troubles.push(why.tell(policy)),
+                Ok(Err(panic)) => troubles.push(format!("{DEREGISTER}: {panic}")),
+                Err(why) => troubles.push(format!("{DEREGISTER}: {why}")),
             }
         }
         troubles.dedup();
@@ -135,36 +140,39 @@ impl Aws {
     }
 
     async fn leave(&self, target: &Target) -> Result<(), Failure> {
-        let client = &self.clients().load_balancing;
-        let call = client.deregister_targets().target_group_arn(&target.group);
-        if let Err(why) = call.targets(target.description()).send().await {
-            let failure = Failure::of(DEREGISTER, &why);
-            return if is_gone(&failure) { Ok(()) } else { Err(failure) };
-        }
-        while self.is_draining(target).await? {
+        persist(|| self.take_out(target)).await?;
+        while !persist(|| self.has_let_go(target)).await? {
             sleep(LOOK_AGAIN).await;
         }
         Ok(())
     }
 
-    async fn is_draining(&self, target: &Target) -> Result<bool, Failure> {
+    async fn take_out(&self, target: &Target) -> Result<(), Failure> {
+        let client = &self.clients().load_balancing;
+        let call = client.deregister_targets().target_group_arn(&target.group);
+        match call.targets(target.description()).send().await {
+            Ok(_) => Ok(()),
+            Err(why) => {
+                let failure = Failure::of(DEREGISTER, &why);
+                if is_gone(&failure) { Ok(()) } else { Err(failure) }
+            }
+        }
+    }
+
+    /// Unused, or known no more. In the first moment it may still be shown as healthy.
+    async fn has_let_go(&self, target: &Target) -> Result<bool, Failure> {
         let client = &self.clients().load_balancing;
         let call = client.describe_target_health().target_group_arn(&target.group);
         let answer = match call.targets(target.description()).send().await {
             Ok(answer) => answer,
             Err(why) => {
                 let failure = Failure::of(DESCRIBE_HEALTH, &why);
-                return if is_gone(&failure) {
-                    Ok(false)
-                } else {
-                    Err(failure)
-                };
+                return if is_gone(&failure) { Ok(true) } else { Err(failure) };
             }
         };
         let states = answer.target_health_descriptions().iter();
         let mut states = states.filter_map(|one| one.target_health()?.state());
-        // Every other state is over: unused, or of a target that is known no more.
-        Ok(states.any(|state| *state == TargetHealthStateEnum::Draining))
+        Ok(states.all(|state| *state == TargetHealthStateEnum::Unused))
     }
 }
 

@@ -196,6 +196,26 @@ fn it_leaves_after_the_drain_only_when_its_instance_has_been_asked_for() {
 }
 
 #[test]
+fn the_task_is_stopped_only_when_its_instance_has_been_asked_for() {
+    let stops = Policy {
+        after_drain: AfterDrain::StopTask,
+        ..policy(30, 10, 0)
+    };
+    let mut play = Play::one_call(with_aws(stops, false, true, false));
+    assert_eq!(
+        play.notice(0.0, Reason::SpotInterruption, Some(120.0)),
+        ["aws DrainInstance", "start 1"]
+    );
+    assert_eq!(
+        play.drained(1.0, 1),
+        [""; 0],
+        "its SIGTERM would come before the instance's turn"
+    );
+    assert_eq!(play.on(8.0, done(AwsCall::DrainInstance)), ["aws StopTask"]);
+    assert_eq!(play.sigterm(8.2), ["drop", "exit 0"]);
+}
+
+#[test]
 fn it_leaves_by_itself_only_when_protection_has_ended_or_the_deadline_has_come() {
     let leaves = || {
         let mut policy = Policy {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use backon::BackoffBuilder;
 use tokio::time::sleep;
 
+use crate::aws::contained::contained;
 use crate::aws::load_balancing::Target;
 use crate::aws::{Aws, Failure};
 use crate::deadline::{CEILING, StopTimeout};
@@ -98,9 +99,12 @@ impl Sidecar {
 
     /// Not all sidecars of an instance at once.
     fn in_a_moment(&mut self, look_up: impl Future<Output = ()> + Send + 'static) {
+        let mailbox = self.mailbox.clone();
         self.companions.spawn(async move {
             sleep(START_SPREAD.mul_f64(share())).await;
-            look_up.await;
+            if let Err(why) = contained(look_up).await {
+                say(&mailbox, in_the_sdk(&why), true).await;
+            }
         });
     }
 
@@ -135,23 +139,33 @@ impl Sidecar {
             if call != AwsCall::Deregister {
                 sleep(BEHIND_THE_DRAIN).await;
             }
-            let outcome = match (call, aws) {
-                (AwsCall::ReleaseProtection, _) => released(desk).await,
-                (_, None) => Outcome::Failed("the task metadata has not said which task this is".to_owned()),
-                (AwsCall::Deregister, Some(aws)) => aws.deregister(targets, policy::DEREGISTER).await,
-                (AwsCall::DrainInstance, Some(aws)) => {
-                    aws.drain_instance(instance.as_deref(), share(), policy::DRAIN_INSTANCE)
-                        .await
+            let asked = async {
+                match (call, aws) {
+                    (AwsCall::ReleaseProtection, _) => released(desk).await,
+                    (_, None) => {
+                        Outcome::Failed("the task metadata has not said which task this is".to_owned())
+                    }
+                    (AwsCall::Deregister, Some(aws)) => aws.deregister(targets, policy::DEREGISTER).await,
+                    (AwsCall::DrainInstance, Some(aws)) => {
+                        aws.drain_instance(instance.as_deref(), share(), policy::DRAIN_INSTANCE)
+                            .await
+                    }
+                    (AwsCall::StopTask, Some(aws)) => {
+                        let reason = format!("ecs-prestop: drained after {reason}");
+                        aws.stop_task(&reason, policy::STOP_TASK).await
+                    }
+                    (AwsCall::Why, Some(aws)) => ask_why(&aws, &mailbox).await,
                 }
-                (AwsCall::StopTask, Some(aws)) => {
-                    let reason = format!("ecs-prestop: drained after {reason}");
-                    aws.stop_task(&reason, policy::STOP_TASK).await
-                }
-                (AwsCall::Why, Some(aws)) => ask_why(&aws, &mailbox).await,
             };
+            let outcome = contained(asked).await;
+            let outcome = outcome.unwrap_or_else(|why| Outcome::Failed(in_the_sdk(&why)));
             tell(&mailbox, AwsNews::Ended(call, outcome)).await;
         });
     }
+}
+
+fn in_the_sdk(why: &str) -> String {
+    format!("the AWS SDK failed on something that it was given, a key or an answer: {why}")
 }
 
 async fn released(desk: Option<Desk>) -> Outcome {
