@@ -74,6 +74,12 @@ impl Task {
         }
     }
 
+    /// Whether its containers have network namespaces of their own, behind ports of the host.
+    pub fn is_bridged(&self) -> bool {
+        let mut containers = self.containers.iter();
+        containers.any(|container| !container.shares_network && !container.addresses.is_empty())
+    }
+
     /// Whether ECS runs this task on Fargate, where there is no instance metadata.
     pub fn on_fargate(&self) -> bool {
         self.launch_type.as_deref() == Some("FARGATE")

@@ -19,7 +19,7 @@ use crate::timeline::Outcome;
 /// whoever asks after the first has set the state sees that and sets nothing.
 const SPREAD: Duration = Duration::from_secs(10);
 
-const DESCRIBE_TASKS: &str = "ecs:DescribeTasks";
+pub(super) const DESCRIBE_TASKS: &str = "ecs:DescribeTasks";
 const DESCRIBE_SERVICES: &str = "ecs:DescribeServices";
 const DESCRIBE_INSTANCES: &str = "ecs:DescribeContainerInstances";
 const DESCRIBE_TASK_DEFINITION: &str = "ecs:DescribeTaskDefinition";

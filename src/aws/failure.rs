@@ -37,6 +37,8 @@ pub enum Kind {
     Unreachable(String),
     /// The service's own error: its code and message.
     Refused(String, String),
+    /// Not known yet; nothing is wrong.
+    Early(&'static str),
     /// Anything else, such as an answer that is none.
     Other(String),
 }
@@ -82,6 +84,16 @@ impl Failure {
         }
     }
 
+    pub(super) fn early(action: &'static str, why: &'static str) -> Failure {
+        let kind = Kind::Early(why);
+        Failure { action, kind }
+    }
+
+    /// Whether there is nothing to complain of.
+    pub fn is_early(&self) -> bool {
+        matches!(self.kind, Kind::Early(_))
+    }
+
     /// Whether trying again later can help.
     pub fn may_pass(&self) -> bool {
         !matches!(self.kind, Kind::Denied)
@@ -90,7 +102,7 @@ impl Failure {
     /// Whether it may be over in a second.
     fn is_passing(&self) -> bool {
         match &self.kind {
-            Kind::Denied | Kind::NoCredentials => false,
+            Kind::Denied | Kind::NoCredentials | Kind::Early(_) => false,
             Kind::Refused(code, _) => SERVER_FAULTS.contains(&code.as_str()),
             Kind::Throttled | Kind::TimedOut | Kind::Unreachable(_) | Kind::Other(_) => true,
         }
@@ -122,6 +134,7 @@ impl Failure {
                 "{action}: AWS cannot be reached ({why}); does the subnet have a way to its endpoint?"
             ),
             Kind::Refused(code, message) => format!("{action}: {code}: {message}"),
+            Kind::Early(why) => format!("{action}: {why}"),
             Kind::Other(why) => format!("{action}: {why}"),
         }
     }

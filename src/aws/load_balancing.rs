@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::contained::contained;
-use super::ecs::TaskFacts;
+use super::ecs::{DESCRIBE_TASKS, Registration, TaskFacts};
 use super::failure::persist;
 use super::{Aws, Failure};
 use crate::timeline::Outcome;
@@ -56,9 +56,11 @@ impl Target {
 impl Aws {
     /// Where this task is registered. None for a task of no service, or of one without load balancer.
     ///
+    /// `bridged`: its containers have ports of the host, which ECS learns some time after the start.
+    ///
     /// # Errors
     /// Where ECS cannot be asked.
-    pub async fn targets(&self) -> Result<Vec<Target>, Failure> {
+    pub async fn targets(&self, bridged: bool) -> Result<Vec<Target>, Failure> {
         let task = self.describe_task().await?;
         let Some(service) = &task.service else {
             return Ok(Vec::new());
@@ -68,6 +70,13 @@ impl Aws {
             (None, Some(instance)) if !registrations.is_empty() => self.ec2_instance(instance).await?,
             _ => None,
         };
+        let bound = |at: &Registration| task.host_ports.contains_key(&(at.container.clone(), at.port));
+        if bridged && task.address.is_none() && !registrations.iter().all(bound) {
+            return Err(Failure::early(
+                DESCRIBE_TASKS,
+                "ECS does not know the ports of the host yet",
+            ));
+        }
         let targets = registrations.into_iter().filter_map(|registration| {
             let of_container = (registration.container, registration.port);
             let (id, port) = place(&task, host.as_deref(), &of_container)?;
@@ -99,11 +108,12 @@ impl Aws {
     pub async fn deregister(
         self: std::sync::Arc<Aws>,
         known: Option<Vec<Target>>,
+        bridged: bool,
         policy: &'static str,
     ) -> Outcome {
         let targets = match known {
             Some(targets) => targets,
-            None => match self.targets().await {
+            None => match self.targets(bridged).await {
                 Ok(targets) => targets,
                 Err(why) => return Outcome::Failed(why.tell(policy)),
             },

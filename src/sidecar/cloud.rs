@@ -90,7 +90,12 @@ impl Sidecar {
         }
         if aws_policy.deregister {
             let budget = self.config.policy.limits.stop_timeout.budget();
-            self.in_a_moment(look_up_targets(Arc::clone(&aws), budget, mailbox.clone()));
+            self.in_a_moment(look_up_targets(
+                Arc::clone(&aws),
+                task.is_bridged(),
+                budget,
+                mailbox.clone(),
+            ));
         }
         if aws_policy.drain_instance {
             self.in_a_moment(look_up_instance(aws, mailbox));
@@ -131,6 +136,7 @@ impl Sidecar {
     pub(super) fn ask_aws(&mut self, call: AwsCall) {
         let (mailbox, desk, aws) = (self.mailbox.clone(), self.desk.clone(), self.cloud.aws.clone());
         let (targets, instance) = (self.cloud.targets.clone(), self.cloud.instance.clone());
+        let bridged = self.task.as_ref().as_ref().is_some_and(Task::is_bridged);
         let reason = self
             .lifecycle
             .notice()
@@ -145,7 +151,9 @@ impl Sidecar {
                     (_, None) => {
                         Outcome::Failed("the task metadata has not said which task this is".to_owned())
                     }
-                    (AwsCall::Deregister, Some(aws)) => aws.deregister(targets, policy::DEREGISTER).await,
+                    (AwsCall::Deregister, Some(aws)) => {
+                        aws.deregister(targets, bridged, policy::DEREGISTER).await
+                    }
                     (AwsCall::DrainInstance, Some(aws)) => {
                         aws.drain_instance(instance.as_deref(), share(), policy::DRAIN_INSTANCE)
                             .await
@@ -200,7 +208,7 @@ where
         match ask().await {
             Ok(found) => return Some(found),
             Err(why) => {
-                if !std::mem::replace(&mut complained, true) {
+                if !why.is_early() && !std::mem::replace(&mut complained, true) {
                     say(mailbox, format!("{}; {otherwise}", why.tell(policy)), true).await;
                 }
                 sleep(pauses.next().filter(|_| why.may_pass())?).await;
@@ -228,9 +236,10 @@ async fn look_up_stop_timeout(aws: Arc<Aws>, container: String, mailbox: Mailbox
     }
 }
 
-async fn look_up_targets(aws: Arc<Aws>, budget: Duration, mailbox: Mailbox) {
+async fn look_up_targets(aws: Arc<Aws>, bridged: bool, budget: Duration, mailbox: Mailbox) {
     let otherwise = "the target groups are looked up at the notice";
-    let Some(targets) = look_up(&mailbox, policy::DEREGISTER, otherwise, || aws.targets()).await else {
+    let Some(targets) = look_up(&mailbox, policy::DEREGISTER, otherwise, || aws.targets(bridged)).await
+    else {
         return;
     };
     let names: Vec<&str> = targets.iter().map(Target::group_name).collect();

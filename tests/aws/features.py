@@ -2,6 +2,7 @@
 actions that the feature called, by the policy file that must grant them."""
 
 import socket
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 
@@ -12,6 +13,8 @@ from world import REGION, STOP_TIMEOUT_S
 
 SPOT = {"PRESTOP_WATCH": "spot", "PRESTOP_POLL_INTERVAL": "200ms"}
 DRAINING_ANSWERS = 2
+# Beyond the spread of the first look-up.
+PORTS_S = 4
 
 
 def deregister(rig, task, launch_type, what, variables=("AWS_ENDPOINT_URL",)):
@@ -53,6 +56,18 @@ def deregister_bridge(rig):
     task = rig.world.bridge_task(rig.world.instance())
     variables = ("AWS_ENDPOINT_URL_ECS", "AWS_ENDPOINT_URL_ELASTIC_LOAD_BALANCING_V2")
     return deregister(rig, task, "EC2", "bridge on EC2, by instance and host port, endpoints of their own", variables)
+
+
+def deregister_late_ports(rig):
+    """ECS learns the ports of the host after the sidecar has asked for the first time."""
+    task = rig.world.bridge_task(rig.world.instance())
+    facts = rig.world.extra[task.arn]
+    rig.world.extra[task.arn] = facts | {"containers": [{"name": "app", "networkBindings": []}]}
+    known = threading.Timer(PORTS_S, rig.world.extra.update, [{task.arn: facts}])
+    known.start()
+    result = deregister(rig, task, "EC2", "bridge on EC2, the ports are known late")
+    known.join()
+    return result
 
 
 def deregister_nothing(rig):
@@ -240,6 +255,7 @@ CHECKS = [
     drain_instance_and_exit,
     deregister_awsvpc,
     deregister_bridge,
+    deregister_late_ports,
     deregister_nothing,
     deregister_long_delay,
     stop_task,

@@ -121,7 +121,8 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
         ));
     }
     say(&format!(
-        "  all: AWS_EC2_METADATA_SERVICE_ENDPOINT=http://{address} AWS_ENDPOINT_URL=http://{address}"
+        "  all: AWS_EC2_METADATA_SERVICE_ENDPOINT=http://{address} AWS_ENDPOINT_URL=http://{address} \
+         AWS_ACCESS_KEY_ID=none AWS_SECRET_ACCESS_KEY=none"
     ));
     say(&format!(
         "A Spot notice: curl -X POST 'http://{address}/_simulate/spot?action=terminate&in=120s'"
