@@ -4,7 +4,8 @@
 //! answer become an error of the drain. The SDK is known in this room only, and no client is made
 //! until it is needed.
 //! - [`task_metadata`], [`protection`]: the agent's endpoints
-//! - [`clients`]: credentials, region, endpoints, limits; [`connector`]: how its calls leave; [`contained`]: what if the SDK panics
+//! - [`clients`]: credentials, region, endpoints, limits; [`connector`]: how its calls leave
+//! - [`contained`]: what if the SDK panics
 //! - [`failure`]: what can come in place of an answer, and what to do about it
 //! - [`ecs`], [`load_balancing`]: the calls
 
