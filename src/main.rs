@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
-use ecs_prestop::aws::contained::is_contained;
 use ecs_prestop::config::{Config, LogFormat, SETTINGS};
-use ecs_prestop::http::Network;
-use ecs_prestop::lifecycle::Code;
-use ecs_prestop::sidecar::Networks;
-use ecs_prestop::task_definition::{add, check};
-use ecs_prestop::telemetry::writer::Writer;
-use ecs_prestop::telemetry::{Format, Telemetry};
-use ecs_prestop::watch::signals::Signals;
-use ecs_prestop::{endpoints, local, mailbox, sidecar};
+use ecs_prestop::core::lifecycle::Code;
+use ecs_prestop::sidecar::aws::contained::is_contained;
+use ecs_prestop::sidecar::http::Network;
+use ecs_prestop::sidecar::run::{self, Networks};
+use ecs_prestop::sidecar::telemetry::writer::Writer;
+use ecs_prestop::sidecar::telemetry::{Format, Telemetry};
+use ecs_prestop::sidecar::watch::signals::Signals;
+use ecs_prestop::sidecar::{endpoints, mailbox};
+use ecs_prestop::tools::{add, check};
+use ecs_prestop::tools::{rehearse, sample_app, simulate};
 use tokio::net::TcpListener;
 
 /// Names that may be looked up at once: two containers' and the metadata's may be slow together.
@@ -36,9 +37,9 @@ fn main() -> ExitCode {
         Some(("health", matches)) => health(matches),
         Some((check::NAME, matches)) => check::main(matches),
         Some((add::NAME, matches)) => add::main(matches),
-        Some((local::simulate::NAME, matches)) => on_runtime(local::simulate::main(matches)),
-        Some((local::rehearse::NAME, matches)) => on_runtime(local::rehearse::main(matches)),
-        Some((local::sample::NAME, matches)) => on_runtime(local::sample::main(matches)),
+        Some((simulate::NAME, matches)) => on_runtime(simulate::main(matches)),
+        Some((rehearse::NAME, matches)) => on_runtime(rehearse::main(matches)),
+        Some((sample_app::NAME, matches)) => on_runtime(sample_app::main(matches)),
         // clap knows no other.
         Some(_) => ExitCode::from(2),
     }
@@ -62,9 +63,9 @@ fn command_line() -> Command {
         )
         .subcommand(check::command())
         .subcommand(add::command())
-        .subcommand(local::simulate::command())
-        .subcommand(local::rehearse::command())
-        .subcommand(local::sample::command())
+        .subcommand(simulate::command())
+        .subcommand(rehearse::command())
+        .subcommand(sample_app::command())
 }
 
 fn settings() -> impl Iterator<Item = Arg> {
@@ -123,7 +124,7 @@ fn run(matches: Option<&ArgMatches>) -> ExitCode {
         };
         let (mailbox, messages) = mailbox::channel();
         tokio::spawn(signals.watch(mailbox.clone()));
-        let ending = sidecar::run(
+        let ending = run::run(
             config,
             Networks {
                 drain: Network::system(LOOKUPS),

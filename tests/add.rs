@@ -1,8 +1,8 @@
 //! `add` wires the sidecar in, and changes nothing else.
 
-use ecs_prestop::task_definition::add::{Added, Refusal, Wishes, add};
-use ecs_prestop::task_definition::check::{Selection, check};
-use ecs_prestop::task_definition::source::Source;
+use ecs_prestop::tools::add::{Added, Refusal, Wishes, add};
+use ecs_prestop::tools::check::{Selection, check};
+use ecs_prestop::tools::source::Source;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -26,9 +26,8 @@ fn refusal(name: &str, text: &str, wishes: &Wishes) -> String {
 fn findings(name: &str, text: &str) -> Vec<String> {
     let source = Source::new(name, text.to_owned(), true);
     let checked = check(source, &Selection::default()).unwrap().unwrap();
-    let one = |finding: &ecs_prestop::task_definition::check::Located| {
-        format!("{} {}", finding.rule.id, finding.message)
-    };
+    let one =
+        |finding: &ecs_prestop::tools::check::Located| format!("{} {}", finding.rule.id, finding.message);
     checked.findings.iter().map(one).collect()
 }
 

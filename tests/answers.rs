@@ -1,7 +1,7 @@
 //! Each row of the answers table: what an answer to the drain call leads to.
 
-use ecs_prestop::lifecycle::Code;
-use ecs_prestop::local::simulate::StandIn;
+use ecs_prestop::core::lifecycle::Code;
+use ecs_prestop::tools::simulate::StandIn;
 
 use crate::memory::{Does, Play, Played, Request, answer, response};
 

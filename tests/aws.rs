@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use ecs_prestop::lifecycle::Code;
-use ecs_prestop::local::simulate::faults::{Fault, Kind, Target};
-use ecs_prestop::local::simulate::{Definition, StandIn};
-use ecs_prestop::notice::Action;
-use ecs_prestop::timeline::{AwsCall, Outcome, What};
+use ecs_prestop::core::lifecycle::Code;
+use ecs_prestop::core::notice::Action;
+use ecs_prestop::core::timeline::{AwsCall, Outcome, What};
+use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
+use ecs_prestop::tools::simulate::{Definition, StandIn};
 
 use serde_json::json;
 

@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use ecs_prestop::local::rehearse::balancer;
-use ecs_prestop::local::simulate::{Definition, StandIn};
+use ecs_prestop::tools::rehearse::balancer;
+use ecs_prestop::tools::simulate::{Definition, StandIn};
 use serde_json::{Value, json};
 
 use crate::process::{PATIENCE, app, await_that, free_address, request};

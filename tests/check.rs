@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::process::Stdio;
 
-use ecs_prestop::task_definition::check::output::{self, Format};
-use ecs_prestop::task_definition::check::{Checked, RULES, Selection, check, rules_document};
-use ecs_prestop::task_definition::source::{Problem, Source};
+use ecs_prestop::tools::check::output::{self, Format};
+use ecs_prestop::tools::check::{Checked, RULES, Selection, check, rules_document};
+use ecs_prestop::tools::source::{Problem, Source};
 use serde_json::{Value, json};
 
 use crate::process::{binary, complaints, run};

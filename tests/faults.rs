@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use ecs_prestop::lifecycle::Code;
-use ecs_prestop::local::simulate::faults::{Fault, Kind, Target};
-use ecs_prestop::local::simulate::{Definition, StandIn};
+use ecs_prestop::core::lifecycle::Code;
+use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
+use ecs_prestop::tools::simulate::{Definition, StandIn};
 use serde_json::json;
 
 use crate::memory::{Does, Play, Played, answer, response};

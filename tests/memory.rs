@@ -11,15 +11,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ecs_prestop::config::Config;
-use ecs_prestop::http::{Dial, Network, Stream};
-use ecs_prestop::lifecycle::Code;
-use ecs_prestop::local::simulate::StandIn;
-use ecs_prestop::local::simulate::faults::Target;
-use ecs_prestop::mailbox::{self, Mailbox, Message, Signal};
-use ecs_prestop::notice::{Notice, Reason};
-use ecs_prestop::sidecar::{self, Ending};
-use ecs_prestop::telemetry::Telemetry;
-use ecs_prestop::timeline::What;
+use ecs_prestop::core::lifecycle::Code;
+use ecs_prestop::core::notice::{Notice, Reason};
+use ecs_prestop::core::timeline::What;
+use ecs_prestop::sidecar::http::{Dial, Network, Stream};
+use ecs_prestop::sidecar::mailbox::{self, Mailbox, Message, Signal};
+use ecs_prestop::sidecar::run::{self, Ending};
+use ecs_prestop::sidecar::telemetry::Telemetry;
+use ecs_prestop::tools::simulate::StandIn;
+use ecs_prestop::tools::simulate::faults::Target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep};
 
@@ -195,11 +195,11 @@ impl Play {
             stand_in: self.stand_in,
         };
         let network = Network::new(self.world.clone());
-        let networks = sidecar::Networks {
+        let networks = run::Networks {
             drain: network.clone(),
             aws: network,
         };
-        let run = sidecar::run(config, networks, Telemetry::default(), (mailbox, messages), None);
+        let run = run::run(config, networks, Telemetry::default(), (mailbox, messages), None);
         let acts = async {
             acts(director).await;
             std::future::pending::<()>().await;

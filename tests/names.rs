@@ -1,7 +1,7 @@
 //! Where the host of a step leads: containers of the task by their metadata, other names by DNS.
 
-use ecs_prestop::lifecycle::Code;
-use ecs_prestop::local::simulate::{Definition, StandIn};
+use ecs_prestop::core::lifecycle::Code;
+use ecs_prestop::tools::simulate::{Definition, StandIn};
 use serde_json::json;
 
 use crate::memory::{Does, Play, answer};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ecs_prestop::lifecycle::Code;
-use ecs_prestop::local::simulate::faults::{Fault, Kind, Target};
-use ecs_prestop::notice::{Action, Reason};
+use ecs_prestop::core::lifecycle::Code;
+use ecs_prestop::core::notice::{Action, Reason};
+use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
 
 use crate::memory::{Does, Play, Played, answer};
 

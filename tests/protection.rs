@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ecs_prestop::config::Config;
-use ecs_prestop::lifecycle::{Code, Lifecycle};
-use ecs_prestop::local::simulate::StandIn;
-use ecs_prestop::local::simulate::faults::{Fault, Kind, Target};
-use ecs_prestop::mailbox::Message;
-use ecs_prestop::notice::{Notice, Reason};
-use ecs_prestop::protect::{self, Desk, What};
-use ecs_prestop::protection::{Answer, LeaseName, Said};
-use ecs_prestop::status::Status;
+use ecs_prestop::core::leases::{Answer, LeaseName, Said};
+use ecs_prestop::core::lifecycle::{Code, Lifecycle};
+use ecs_prestop::core::notice::{Notice, Reason};
+use ecs_prestop::sidecar::mailbox::Message;
+use ecs_prestop::sidecar::protection::{self, Desk, What};
+use ecs_prestop::sidecar::status::Status;
+use ecs_prestop::tools::simulate::StandIn;
+use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -46,7 +46,8 @@ impl Scene {
             deadline: None,
             task: Arc::default(),
         }));
-        let (desk, office) = protect::open(play.network(), AGENT.parse().unwrap(), None, status.subscribe());
+        let (desk, office) =
+            protection::open(play.network(), AGENT.parse().unwrap(), None, status.subscribe());
         let mut task = JoinSet::new();
         task.spawn(office.run());
         Scene {

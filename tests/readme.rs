@@ -29,8 +29,8 @@ fn its_task_definition_is_clean() {
     let readme = readme();
     let json = readme.split("```json\n{\n  \"family\"").nth(1).unwrap();
     let json = format!("{{\"family\"{}", json.split("```").next().unwrap());
-    let source = ecs_prestop::task_definition::source::Source::new("README.json", json, true);
-    let checked = ecs_prestop::task_definition::check::check(source, &Default::default());
+    let source = ecs_prestop::tools::source::Source::new("README.json", json, true);
+    let checked = ecs_prestop::tools::check::check(source, &Default::default());
     assert_eq!(checked.unwrap().unwrap().findings.len(), 0);
 }
 

@@ -1,0 +1,676 @@
+//! The state machine of a shutdown: an event and the time come in, commands go out.
+//!
+//! It owns all state that a notice changes and decides everything that the contract promises about
+//! time: which deadline holds, when the first step starts, which steps go together, when the process
+//! ends and with which code. It does no I/O and has no clock; see [`crate::sidecar::run`] for its hands.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::core::deadline::{CEILING, Limits, StopTimeout};
+use crate::core::notice::{Cause, Notice, Reason};
+use crate::core::step::{MAX_STEPS, Plan, PlannedStep, Step};
+use crate::core::timeline::{AwsCall, Outcome, Timeline, What, millis};
+
+pub use report::{Report, StepReport};
+
+/// What the settings say about the course of a shutdown.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Stop timeout and reserve.
+    pub limits: Limits,
+    /// How long to serve on before the first step.
+    pub settle: Duration,
+    /// What follows a drain that no SIGTERM asked for.
+    pub after_drain: AfterDrain,
+    /// What AWS is asked for beside the drain.
+    pub aws: AwsPolicy,
+}
+
+/// What AWS is asked for beside the drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AwsPolicy {
+    /// Take the task out of its target groups before the first step.
+    pub deregister: bool,
+    /// Set the container instance to DRAINING when its host is about to go.
+    pub drain_instance: bool,
+    /// Ask ECS why it stops the task.
+    pub ask_why: bool,
+    /// End the task's protection before the sidecar leaves by itself.
+    pub release_protection: bool,
+}
+
+/// Once drained with no SIGTERM yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AfterDrain {
+    /// Stay until SIGTERM comes, or until the host is about to end.
+    Wait,
+    /// Leave.
+    Exit,
+    /// Ask ECS to stop the task, and stay until it does.
+    #[serde(rename = "stop-task")]
+    StopTask,
+}
+
+/// What the shell tells the lifecycle.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// [`Lifecycle::next_timeout`] has come.
+    Timeout,
+    /// Somebody saw a reason to stop.
+    Notice(Notice),
+    /// The containers' labels have been read.
+    Plan(Plan),
+    /// Somebody posted to `/drained`, naming the container or not.
+    Ack(Option<String>),
+    /// A running step has something to tell.
+    Progress(usize, Progress),
+    /// A running step has ended.
+    StepEnded(usize, Outcome),
+    /// What was asked of AWS has ended.
+    AwsEnded(AwsCall, Outcome),
+    /// ECS has said why it stops the task.
+    Cause(Cause),
+    /// ECS has said what this container's stop timeout is.
+    StopTimeout(StopTimeout),
+    /// A second SIGINT.
+    Interrupt,
+    /// The sidecar cannot do its work, such as with no step anywhere.
+    Refuse(Code),
+}
+
+/// What a running step tells on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A call was answered.
+    Called {
+        /// Method and URL.
+        call: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// A call is made again after a while.
+    Retrying {
+        /// What came in place of a good answer.
+        why: String,
+        /// The wait.
+        after: Duration,
+    },
+}
+
+/// What the lifecycle wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Read the labels again: without them there is no plan.
+    ReadLabels,
+    /// Start this step. An `ack` needs no hands and is never commanded.
+    Start(PlannedStep),
+    /// Ask AWS for this, beside everything else.
+    Aws(AwsCall),
+    /// Drop whatever runs.
+    DropSteps,
+    /// Leave with this code. Nothing follows.
+    Exit(Code),
+}
+
+/// The exit codes of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Every step was done in time.
+    Drained,
+    /// A fault of the sidecar itself.
+    Fault,
+    /// The deadline came first.
+    Deadline,
+    /// A step failed for good.
+    Failed,
+    /// Wrong settings (`EX_CONFIG` of sysexits.h).
+    Settings,
+    /// A second SIGINT (128 + 2, as a shell has it).
+    Interrupted,
+}
+
+impl Code {
+    /// The number that the process exits with.
+    pub fn number(self) -> u8 {
+        match self {
+            Code::Drained => 0,
+            Code::Fault => 1,
+            Code::Deadline => 3,
+            Code::Failed => 4,
+            Code::Settings => 78,
+            Code::Interrupted => 130,
+        }
+    }
+
+    /// The number in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Code::Drained => "drained",
+            Code::Fault => "fault of the sidecar",
+            Code::Deadline => "the deadline came first",
+            Code::Failed => "a step failed",
+            Code::Settings => "wrong settings",
+            Code::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// One shutdown, from before its first notice to its end.
+#[derive(Debug)]
+pub struct Lifecycle {
+    policy: Policy,
+    /// Missing while the labels could not be read.
+    plan: Option<Plan>,
+    phase: Phase,
+    /// Set by the first notice; from then on there is a deadline.
+    budget: Option<Budget>,
+    /// What became of each step of the plan, by number - 1; longer than the plan never.
+    steps: Vec<StepState>,
+    /// Who posted to `/drained` while there was no plan yet.
+    early_acks: Vec<Option<String>>,
+    /// While the target groups have not let go: how long the first step waits for that at most.
+    leaving: Option<Instant>,
+    /// What was asked of AWS, and when; each at most once.
+    asked: Vec<(AwsCall, Instant)>,
+    /// Which of them have ended.
+    answered: Vec<AwsCall>,
+    timeline: Timeline,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No notice yet.
+    Watching,
+    /// A notice is there; the first step starts at `until`, or as soon after as there is a plan.
+    Settling { until: Instant },
+    /// The steps of this order run.
+    Draining { order: i64 },
+    /// All steps have ended, SIGTERM has not come.
+    Waiting,
+    /// `Exit` was commanded.
+    Ended(Code),
+}
+
+/// The notices seen, merged.
+#[derive(Clone, Debug)]
+struct Budget {
+    first: Instant,
+    deadline: Instant,
+    /// At most one per reason, in the order in which they came.
+    notices: Vec<Notice>,
+    /// The deadline if no host ends that was only assumed to.
+    if_host_stays: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum StepState {
+    Pending,
+    /// Posted to `/drained` before its turn came.
+    Acked,
+    Running(Instant),
+    Ended(Outcome),
+}
+
+impl Lifecycle {
+    /// A lifecycle that watches. Without a plan it asks for one at the first notice.
+    pub fn new(policy: Policy, plan: Option<Plan>) -> Lifecycle {
+        let steps = plan.as_ref().map_or(0, |plan| plan.steps().len());
+        Lifecycle {
+            policy,
+            plan,
+            phase: Phase::Watching,
+            budget: None,
+            steps: vec![StepState::Pending; steps],
+            early_acks: Vec::new(),
+            leaving: None,
+            asked: Vec::new(),
+            answered: Vec::new(),
+            timeline: Timeline::default(),
+        }
+    }
+
+    /// When [`Event::Timeout`] is due; `None` while there is nothing to wait for.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let budget = self.budget.as_ref()?;
+        match self.phase {
+            Phase::Watching | Phase::Ended(_) => None,
+            // Without a plan there is nothing to start, and the labels are still being read.
+            Phase::Settling { .. } if self.plan.is_none() => Some(budget.deadline),
+            Phase::Settling { until } => Some(self.first_step_at(until).min(budget.deadline)),
+            Phase::Draining { .. } => Some(budget.deadline),
+            Phase::Waiting if self.leaves_by_itself() => Some(budget.deadline),
+            Phase::Waiting => budget.host_ends().then_some(budget.deadline),
+        }
+    }
+
+    /// Takes an event and says what to do about it, in order.
+    pub fn on(&mut self, event: Event, now: Instant) -> Vec<Command> {
+        let mut commands = Vec::new();
+        if matches!(self.phase, Phase::Ended(_)) {
+            return commands;
+        }
+        match event {
+            Event::Timeout => {}
+            Event::Notice(notice) => self.merge(notice, now, &mut commands),
+            Event::Plan(plan) => {
+                if self.plan.is_none() {
+                    self.adopt(plan, now);
+                }
+            }
+            Event::Ack(container) => self.acknowledge(container, now),
+            Event::Progress(number, progress) => self.note_progress(number, progress, now),
+            Event::StepEnded(number, outcome) => self.end_step(number, outcome, now),
+            Event::AwsEnded(call, outcome) => self.end_aws(call, outcome, now),
+            Event::Cause(cause) => self.learn(cause, now),
+            Event::StopTimeout(stop_timeout) => {
+                // What a notice has set in motion is not changed any more.
+                if self.budget.is_none() {
+                    self.policy.limits.stop_timeout = stop_timeout;
+                }
+            }
+            Event::Interrupt => self.exit(Code::Interrupted, now, &mut commands),
+            Event::Refuse(code) => self.exit(code, now, &mut commands),
+        }
+        self.advance(now, &mut commands);
+        commands
+    }
+
+    /// Goes on as far as the time and the ended steps allow.
+    fn advance(&mut self, now: Instant, commands: &mut Vec<Command>) {
+        let Some(deadline) = self.budget.as_ref().map(|budget| budget.deadline) else {
+            return;
+        };
+        loop {
+            match self.phase {
+                Phase::Watching | Phase::Ended(_) => return,
+                Phase::Waiting => {
+                    let leaves = self.leaves_by_itself() && !self.has_to_be_answered();
+                    let over = leaves || self.next_timeout().is_some_and(|end| now >= end);
+                    if over || self.sigterm_seen() {
+                        self.exit(self.code_of_steps(), now, commands);
+                    } else if self.policy.after_drain == AfterDrain::StopTask && !self.has_to_be_answered() {
+                        // Not before: the SIGTERM that follows is the end of all calls.
+                        self.ask_aws(AwsCall::StopTask, now, commands);
+                    }
+                    return;
+                }
+                _ if now >= deadline => return self.strike(now, commands),
+                Phase::Settling { until } if now < self.first_step_at(until) => return,
+                Phase::Settling { .. } => match self.plan.as_ref().and_then(|plan| plan.next_order(None)) {
+                    Some(order) => self.start(order, now, commands),
+                    None => return,
+                },
+                Phase::Draining { order } => {
+                    if self.running_in(order) {
+                        return;
+                    }
+                    match self.plan.as_ref().and_then(|plan| plan.next_order(Some(order))) {
+                        Some(next) => self.start(next, now, commands),
+                        None => self.finish(now, commands),
+                    }
+                }
+            }
+        }
+    }
+
+    fn merge(&mut self, notice: Notice, now: Instant, commands: &mut Vec<Command>) {
+        let own = self.policy.limits.deadline(&notice, now);
+        let mut host_stays = notice;
+        if notice.assumed {
+            host_stays.host_ends = None;
+        }
+        let own_if_host_stays = self.policy.limits.deadline(&host_stays, now);
+        let first_notice = self.budget.is_none();
+        let budget = self.budget.get_or_insert_with(|| Budget {
+            first: now,
+            deadline: now + CEILING,
+            notices: Vec::new(),
+            if_host_stays: now + CEILING,
+        });
+        let stricter = own < budget.deadline;
+        let known = budget.notices.iter().any(|seen| seen.reason == notice.reason);
+        budget.deadline = budget.deadline.min(own);
+        budget.if_host_stays = budget.if_host_stays.min(own_if_host_stays);
+        if !known {
+            budget.notices.push(notice);
+        }
+        let left = budget.deadline.saturating_duration_since(now);
+        if known && !stricter {
+            return;
+        }
+        self.timeline.record(
+            now,
+            What::Notice {
+                reason: notice.reason,
+                action: notice.action,
+                deadline_in_ms: millis(left),
+            },
+        );
+        if !known {
+            self.ask_aws_about(notice.reason, first_notice, now, commands);
+        }
+        let settle = self.policy.settle.min(left / 2);
+        if let Some(leaving) = &mut self.leaving {
+            *leaving = (*leaving).min(now + left / 2);
+        }
+        if first_notice {
+            if !settle.is_zero() {
+                let for_ms = millis(settle);
+                self.timeline.record(now, What::Settle { for_ms });
+            }
+            if self.plan.is_none() {
+                commands.push(Command::ReadLabels);
+            }
+            self.phase = Phase::Settling { until: now + settle };
+        } else if let Phase::Settling { until } = &mut self.phase {
+            // A stricter deadline leaves less to settle, a later notice never more.
+            *until = (*until).min(now + left / 2);
+        }
+    }
+
+    fn adopt(&mut self, plan: Plan, now: Instant) {
+        self.steps = vec![StepState::Pending; plan.steps().len()];
+        self.plan = Some(plan);
+        for container in std::mem::take(&mut self.early_acks) {
+            self.acknowledge(container, now);
+        }
+    }
+
+    fn start(&mut self, order: i64, now: Instant, commands: &mut Vec<Command>) {
+        self.phase = Phase::Draining { order };
+        let Some(plan) = &self.plan else { return };
+        let group: Vec<PlannedStep> = plan
+            .steps()
+            .iter()
+            .filter(|step| step.order == order)
+            .cloned()
+            .collect();
+        for step in group {
+            let index = step.number - 1;
+            let acked = self.steps[index] == StepState::Acked;
+            self.steps[index] = StepState::Running(now);
+            self.timeline.record(
+                now,
+                What::StepStart {
+                    step: step.number,
+                    does: step.step.to_string(),
+                },
+            );
+            match step.step {
+                Step::Ack if acked => self.end_step(step.number, acknowledged(), now),
+                Step::Ack => {}
+                Step::Call(_) | Step::Signal(_) => commands.push(Command::Start(step)),
+            }
+        }
+    }
+
+    fn end_step(&mut self, number: usize, outcome: Outcome, now: Instant) {
+        let Some(StepState::Running(since)) = self.steps.get(number.wrapping_sub(1)) else {
+            return;
+        };
+        let took_ms = millis(now.saturating_duration_since(*since));
+        self.steps[number - 1] = StepState::Ended(outcome.clone());
+        let what = What::StepEnd {
+            step: number,
+            outcome,
+            took_ms,
+        };
+        self.timeline.record(now, what);
+    }
+
+    /// The ack step of that container, or the first that nobody has acknowledged yet.
+    fn acknowledge(&mut self, container: Option<String>, now: Instant) {
+        let Some(plan) = &self.plan else {
+            if self.early_acks.len() < MAX_STEPS {
+                self.early_acks.push(container);
+            }
+            return;
+        };
+        let awaited = plan.steps().iter().find(|step| {
+            step.step == Step::Ack
+                && (container.is_none() || step.container == container)
+                && matches!(
+                    self.steps[step.number - 1],
+                    StepState::Pending | StepState::Running(_)
+                )
+        });
+        let Some(number) = awaited.map(|step| step.number) else {
+            return;
+        };
+        if self.steps[number - 1] == StepState::Pending {
+            self.steps[number - 1] = StepState::Acked;
+        } else {
+            self.end_step(number, acknowledged(), now);
+        }
+    }
+
+    fn note_progress(&mut self, step: usize, progress: Progress, now: Instant) {
+        let what = match progress {
+            Progress::Called { call, status } => What::StepCall { step, call, status },
+            Progress::Retrying { why, after } => What::StepRetry {
+                step,
+                why,
+                after_ms: millis(after),
+            },
+        };
+        self.timeline.record(now, what);
+    }
+
+    /// The deadline has come first.
+    fn strike(&mut self, now: Instant, commands: &mut Vec<Command>) {
+        let unfinished = self
+            .steps
+            .iter()
+            .filter(|state| !matches!(state, StepState::Ended(_)))
+            .count();
+        self.timeline.record(now, What::Deadline { unfinished });
+        self.exit(Code::Deadline, now, commands);
+    }
+
+    /// All steps have ended.
+    fn finish(&mut self, now: Instant, commands: &mut Vec<Command>) {
+        let releases = self.leaves_by_itself() && self.policy.aws.release_protection;
+        let waiting =
+            !self.sigterm_seen() && (!self.leaves_by_itself() || releases || self.has_to_be_answered());
+        if self.code_of_steps() == Code::Drained {
+            self.timeline.record(now, What::Drained { waiting });
+        }
+        if waiting {
+            self.phase = Phase::Waiting;
+            if releases {
+                self.ask_aws(AwsCall::ReleaseProtection, now, commands);
+            }
+        } else {
+            self.exit(self.code_of_steps(), now, commands);
+        }
+    }
+
+    fn exit(&mut self, code: Code, now: Instant, commands: &mut Vec<Command>) {
+        self.timeline.record(
+            now,
+            What::Exit {
+                code: code.number(),
+                result: code.words(),
+            },
+        );
+        self.phase = Phase::Ended(code);
+        commands.extend([Command::DropSteps, Command::Exit(code)]);
+    }
+
+    /// Whether the process ends once drained, without a SIGTERM.
+    fn leaves_by_itself(&self) -> bool {
+        self.policy.after_drain == AfterDrain::Exit
+    }
+
+    /// Whether a call is under way that outlives the task: it takes seconds, and nobody would repeat it.
+    fn has_to_be_answered(&self) -> bool {
+        self.asked.iter().any(|(call, _)| {
+            matches!(call, AwsCall::DrainInstance | AwsCall::ReleaseProtection)
+                && !self.answered.contains(call)
+        })
+    }
+
+    /// When the first step may start, if nothing more comes.
+    fn first_step_at(&self, settled: Instant) -> Instant {
+        self.leaving.map_or(settled, |leaving| leaving.max(settled))
+    }
+
+    fn ask_aws_about(&mut self, reason: Reason, first: bool, now: Instant, commands: &mut Vec<Command>) {
+        let AwsPolicy {
+            deregister,
+            drain_instance,
+            ask_why,
+            release_protection: _,
+        } = self.policy.aws;
+        if deregister && first {
+            // Never more than half of what there is: the app must be told in time.
+            let left = self.deadline().map(|end| end.saturating_duration_since(now));
+            self.leaving = left.map(|left| now + left / 2);
+            self.ask_aws(AwsCall::Deregister, now, commands);
+        }
+        let host_goes = matches!(reason, Reason::SpotInterruption | Reason::RebalanceRecommendation);
+        if drain_instance && host_goes {
+            self.ask_aws(AwsCall::DrainInstance, now, commands);
+        }
+        // Of its own notices the sidecar knows more than ECS does.
+        if ask_why && reason == Reason::Sigterm {
+            self.ask_aws(AwsCall::Why, now, commands);
+        }
+    }
+
+    fn ask_aws(&mut self, call: AwsCall, now: Instant, commands: &mut Vec<Command>) {
+        if self.asked.iter().all(|(asked, _)| *asked != call) {
+            self.asked.push((call, now));
+            self.timeline.record(now, What::AwsStart { call });
+            commands.push(Command::Aws(call));
+        }
+    }
+
+    fn end_aws(&mut self, call: AwsCall, outcome: Outcome, now: Instant) {
+        let asked = self.asked.iter().find(|(asked, _)| *asked == call);
+        let took = asked.map_or(Duration::ZERO, |(_, at)| now.saturating_duration_since(*at));
+        self.timeline.record(
+            now,
+            What::AwsEnd {
+                call,
+                outcome,
+                took_ms: millis(took),
+            },
+        );
+        self.answered.push(call);
+        if call == AwsCall::Deregister {
+            self.leaving = None;
+        }
+    }
+
+    /// Spot sharpens the deadline; a host that stays takes back what was only assumed of it.
+    fn learn(&mut self, cause: Cause, now: Instant) {
+        let limits = self.policy.limits;
+        let Some(budget) = &mut self.budget else { return };
+        match cause.host_goes() {
+            Some(true) => {
+                let end = budget.first + CEILING;
+                let spot = Notice::host_ends_at(Reason::SpotInterruption, end);
+                let own = limits.deadline(&spot, now);
+                budget.deadline = budget.deadline.min(own);
+                budget.if_host_stays = budget.if_host_stays.min(own);
+                for notice in &mut budget.notices {
+                    notice.host_ends = notice.host_ends.or(Some(end));
+                }
+            }
+            Some(false) => {
+                for notice in budget.notices.iter_mut().filter(|notice| notice.assumed) {
+                    notice.host_ends = None;
+                }
+                budget.deadline = budget.if_host_stays;
+            }
+            None => {}
+        }
+        let deadline_in_ms = millis(budget.deadline.saturating_duration_since(now));
+        self.timeline.record(
+            now,
+            What::Cause {
+                cause,
+                deadline_in_ms,
+            },
+        );
+    }
+
+    fn sigterm_seen(&self) -> bool {
+        self.notices()
+            .iter()
+            .any(|notice| notice.reason == Reason::Sigterm)
+    }
+
+    fn running_in(&self, order: i64) -> bool {
+        self.plan.as_ref().is_some_and(|plan| {
+            plan.steps().iter().any(|step| {
+                step.order == order && matches!(self.steps[step.number - 1], StepState::Running(_))
+            })
+        })
+    }
+
+    fn code_of_steps(&self) -> Code {
+        let failed = |state: &StepState| matches!(state, StepState::Ended(Outcome::Failed(_)));
+        if self.steps.iter().any(failed) {
+            Code::Failed
+        } else {
+            Code::Drained
+        }
+    }
+}
+
+/// What can be asked of it at any time.
+impl Lifecycle {
+    /// Every reason to stop, once, in the order in which they came.
+    pub fn notices(&self) -> &[Notice] {
+        self.budget.as_ref().map_or(&[], |budget| &budget.notices)
+    }
+
+    /// What the app is told: the first reason, and what EC2 will do where any notice says so.
+    pub fn notice(&self) -> Option<Notice> {
+        let first = *self.notices().first()?;
+        let action = self.notices().iter().find_map(|notice| notice.action);
+        Some(Notice { action, ..first })
+    }
+
+    /// When all must be over; `None` before the first notice.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.budget.as_ref().map(|budget| budget.deadline)
+    }
+
+    /// Whether the plan is known.
+    pub fn has_plan(&self) -> bool {
+        self.plan.is_some()
+    }
+
+    /// What happened so far.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// The code of the end, once `Exit` was commanded.
+    pub fn ended(&self) -> Option<Code> {
+        match self.phase {
+            Phase::Ended(code) => Some(code),
+            _ => None,
+        }
+    }
+}
+
+impl Budget {
+    fn host_ends(&self) -> bool {
+        self.notices.iter().any(|notice| notice.host_ends.is_some())
+    }
+}
+
+fn acknowledged() -> Outcome {
+    Outcome::Drained("acknowledged by POST /drained".to_owned())
+}
+
+mod report;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,18 @@
+//! The core decides. It does no I/O and has no clock: time comes in as a parameter.
+//!
+//! - [`notice`]: why the task must stop, and when its host ends
+//! - [`deadline`]: the arithmetic of the 120 seconds
+//! - [`task`], [`url`]: plain data that the rest speaks of
+//! - [`step`]: what is done to drain; the plan
+//! - [`lifecycle`]: the state machine of a shutdown, (event, now) → commands
+//! - [`leases`]: the owner of all protection leases, a state machine likewise
+//! - [`timeline`]: what happened and when
+
+pub mod deadline;
+pub mod leases;
+pub mod lifecycle;
+pub mod notice;
+pub mod step;
+pub mod task;
+pub mod timeline;
+pub mod url;

@@ -1,0 +1,99 @@
+//! What is known of this ECS task: its identity and its containers.
+//!
+//! Plain data. The shell reads it from the task metadata endpoint ([`crate::sidecar::aws::task_metadata`]);
+//! plans, calls and log lines use it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::Serialize;
+
+/// Who this task is; every field is missing in local mode.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    /// Name or ARN of the cluster, as ECS gives it.
+    pub cluster: Option<String>,
+    /// The task's ARN.
+    pub task_arn: Option<String>,
+    /// The family and revision of its task definition, as in `web:7`.
+    pub family: Option<String>,
+}
+
+impl Identity {
+    /// The last part of the ARN, by which people and log groups know a task.
+    pub fn task_id(&self) -> Option<&str> {
+        self.task_arn.as_deref()?.rsplit('/').next()
+    }
+}
+
+/// One answer of the task metadata endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Task {
+    /// Who it is.
+    pub identity: Identity,
+    /// `EC2`, `FARGATE`, `EXTERNAL` and so on.
+    pub launch_type: Option<String>,
+    /// This container's name in the task definition.
+    pub own_name: Option<String>,
+    /// The user's containers other than this one; the agent's own (pause containers) are left out.
+    pub containers: Vec<Container>,
+    /// The `DockerId`s of this container and of the agent's own.
+    pub internal_ids: Vec<String>,
+}
+
+/// A container of the task.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Container {
+    /// Its name in the task definition.
+    pub name: String,
+    /// Its id in the container runtime, which its cgroup may bear.
+    pub docker_id: Option<String>,
+    /// Whether ECS knows it as STOPPED.
+    pub stopped: bool,
+    /// Its `dockerLabels`.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it shares this container's network namespace (`awsvpc`, `host`).
+    pub shares_network: bool,
+    /// Its own addresses, for `bridge`.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Task {
+    /// The container of that name.
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// The container that a call to `host` reaches: the one of that name, or the only one there is
+    /// where the host is loopback.
+    pub fn container_behind(&self, host: &str) -> Option<&Container> {
+        let loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        match self.containers.as_slice() {
+            [only] if loopback && only.shares_network => Some(only),
+            _ => self.container(host),
+        }
+    }
+
+    /// Whether its containers have network namespaces of their own, behind ports of the host.
+    pub fn is_bridged(&self) -> bool {
+        let mut containers = self.containers.iter();
+        containers.any(|container| !container.shares_network && !container.addresses.is_empty())
+    }
+
+    /// Whether ECS runs this task on Fargate, where there is no instance metadata.
+    pub fn on_fargate(&self) -> bool {
+        self.launch_type.as_deref() == Some("FARGATE")
+    }
+}
+
+impl Container {
+    /// Where its ports are reached from here: loopback, both families, where the network namespace
+    /// is shared; its own addresses otherwise. Empty where neither is known.
+    pub fn reached_at(&self) -> Vec<IpAddr> {
+        if self.shares_network {
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        } else {
+            self.addresses.clone()
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The clients of the SDK: whose credentials, which region and endpoint, and how long a call may take.
+//!
+//! As aws-config does it for containers, without its files and single sign-on, which no container has.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::meta::credentials::CredentialsProviderChain;
+use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_ecs::config::{BehaviorVersion, IdentityCache, StalledStreamProtectionConfig};
+use aws_smithy_async::rt::sleep::TokioSleep;
+use aws_smithy_async::time::SystemTimeSource;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use aws_types::SdkConfig;
+use aws_types::region::Region;
+
+use super::connector;
+use crate::core::task::Identity;
+use crate::sidecar::http::Network;
+
+/// Connecting, with TLS: an endpoint in the same region answers in a few milliseconds.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// One try.
+const TRY_LIMIT: Duration = Duration::from_secs(2);
+
+/// A call with all its tries. The least stop timeout is 2 s, and the deadline cuts everything short.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Loading credentials: the agent's endpoint is on the host.
+const CREDENTIALS_LIMIT: Duration = Duration::from_secs(2);
+
+const TRIES: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The environment variables that the SDKs have in common (AWS SDKs and Tools reference guide).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `AWS_REGION`, or `AWS_DEFAULT_REGION`.
+    pub region: Option<String>,
+    /// `AWS_ENDPOINT_URL_ECS`, or `AWS_ENDPOINT_URL`.
+    pub ecs_endpoint: Option<String>,
+    /// `AWS_ENDPOINT_URL_ELASTIC_LOAD_BALANCING_V2`, or `AWS_ENDPOINT_URL`.
+    pub load_balancing_endpoint: Option<String>,
+    /// `AWS_USE_FIPS_ENDPOINT`
+    pub fips: bool,
+    /// `AWS_USE_DUALSTACK_ENDPOINT`
+    pub dual_stack: bool,
+    /// `AWS_CA_BUNDLE`
+    pub ca_bundle: Option<String>,
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`; hidden where it is printed.
+    pub keys: Option<Credentials>,
+    /// Whether the environment says where credentials come from: a task role, or keys.
+    pub has_credentials: bool,
+}
+
+impl Settings {
+    /// Reads them; an empty one counts as not given.
+    pub fn read(variable: impl Fn(&str) -> Option<String>) -> Settings {
+        let given = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let yes = |name: &str| given(name).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let endpoint = |service: &str| {
+            let own = given(&format!("AWS_ENDPOINT_URL_{service}"));
+            let any = own.or_else(|| given("AWS_ENDPOINT_URL"));
+            any.filter(|_| !yes("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"))
+        };
+        let role = [
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        ];
+        let keys = given("AWS_ACCESS_KEY_ID").zip(given("AWS_SECRET_ACCESS_KEY"));
+        let keys = keys.map(|(id, secret)| {
+            Credentials::new(id, secret, given("AWS_SESSION_TOKEN"), None, "environment")
+        });
+        Settings {
+            region: given("AWS_REGION").or_else(|| given("AWS_DEFAULT_REGION")),
+            ecs_endpoint: endpoint("ECS"),
+            load_balancing_endpoint: endpoint("ELASTIC_LOAD_BALANCING_V2"),
+            fips: yes("AWS_USE_FIPS_ENDPOINT"),
+            dual_stack: yes("AWS_USE_DUALSTACK_ENDPOINT"),
+            ca_bundle: given("AWS_CA_BUNDLE"),
+            has_credentials: keys.is_some() || role.iter().any(|name| given(name).is_some()),
+            keys,
+        }
+    }
+}
+
+/// What this task may ask of AWS. Its clients are made at the first call.
+pub struct Aws {
+    settings: Settings,
+    network: Network,
+    /// The cluster, as the task metadata names it.
+    pub(super) cluster: String,
+    /// This task's ARN.
+    pub(super) task_arn: String,
+    /// `web:7`
+    pub(super) family: Option<String>,
+    clients: OnceLock<Clients>,
+}
+
+pub(super) struct Clients {
+    pub(super) ecs: aws_sdk_ecs::Client,
+    pub(super) load_balancing: aws_sdk_elasticloadbalancingv2::Client,
+}
+
+impl Aws {
+    /// `None` where the task metadata does not say which task this is.
+    pub fn new(settings: Settings, network: Network, identity: &Identity) -> Option<Aws> {
+        Some(Aws {
+            settings,
+            network,
+            cluster: identity.cluster.clone()?,
+            task_arn: identity.task_arn.clone()?,
+            family: identity.family.clone(),
+            clients: OnceLock::new(),
+        })
+    }
+
+    pub(super) fn clients(&self) -> &Clients {
+        self.clients.get_or_init(|| self.make_clients())
+    }
+
+    /// `arn:aws:ecs:REGION:…`, where no variable says it.
+    fn region(&self) -> Region {
+        let of_arn = self.task_arn.split(':').nth(3).unwrap_or_default();
+        Region::new(self.settings.region.clone().unwrap_or_else(|| of_arn.to_owned()))
+    }
+
+    fn make_clients(&self) -> Clients {
+        let http = connector::http_client(self.network.clone(), self.settings.ca_bundle.clone());
+        let region = self.region();
+        let provider = ProviderConfig::without_region()
+            .with_region(Some(region.clone()))
+            .with_http_client(http.clone())
+            .with_sleep_impl(TokioSleep::new());
+        let credentials = match &self.settings.keys {
+            Some(keys) => SharedCredentialsProvider::new(keys.clone()),
+            None => SharedCredentialsProvider::new(
+                CredentialsProviderChain::first_try(
+                    "task role",
+                    EcsCredentialsProvider::builder().configure(&provider).build(),
+                )
+                .or_else(
+                    "instance profile",
+                    ImdsCredentialsProvider::builder().configure(&provider).build(),
+                ),
+            ),
+        };
+        let mut config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(region)
+            .credentials_provider(credentials)
+            .sleep_impl(TokioSleep::new())
+            .time_source(SystemTimeSource::new())
+            .retry_config(
+                RetryConfig::standard()
+                    .with_max_attempts(TRIES)
+                    .with_initial_backoff(FIRST_PAUSE)
+                    .with_max_backoff(LONGEST_PAUSE),
+            )
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_LIMIT)
+                    .operation_attempt_timeout(TRY_LIMIT)
+                    .operation_timeout(CALL_LIMIT)
+                    .build(),
+            )
+            // Answers are small, and each try has its limit.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .identity_cache(IdentityCache::lazy().load_timeout(CREDENTIALS_LIMIT).build())
+            .http_client(http);
+        config.set_use_fips(Some(self.settings.fips));
+        config.set_use_dual_stack(Some(self.settings.dual_stack));
+        let config = config.build();
+        let mut ecs = aws_sdk_ecs::config::Builder::from(&config);
+        ecs.set_endpoint_url(self.settings.ecs_endpoint.clone());
+        let mut load_balancing = aws_sdk_elasticloadbalancingv2::config::Builder::from(&config);
+        load_balancing.set_endpoint_url(self.settings.load_balancing_endpoint.clone());
+        Clients {
+            ecs: aws_sdk_ecs::Client::from_conf(ecs.build()),
+            load_balancing: aws_sdk_elasticloadbalancingv2::Client::from_conf(load_balancing.build()),
+        }
+    }
+}

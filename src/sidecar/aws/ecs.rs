@@ -1,0 +1,293 @@
+//! The ECS API: what this task is, why it stops, its container instance.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aws_sdk_ecs::types::{
+    AdvancedConfiguration, Attachment, Container, ContainerInstanceStatus, NetworkInterface, Task as EcsTask,
+    TaskDefinition, TaskSet,
+};
+use tokio::time::sleep;
+
+use super::failure::persist;
+use super::{Aws, Failure};
+use crate::core::notice::Cause;
+use crate::core::timeline::Outcome;
+
+/// Over which the sidecars of one instance spread their asking. Fifty of them then make five calls a
+/// second, where ECS takes twenty (developer guide, *Request throttling for the Amazon ECS API*), and
+/// whoever asks after the first has set the state sees that and sets nothing.
+const SPREAD: Duration = Duration::from_secs(10);
+
+pub(super) const DESCRIBE_TASKS: &str = "ecs:DescribeTasks";
+const DESCRIBE_SERVICES: &str = "ecs:DescribeServices";
+const DESCRIBE_INSTANCES: &str = "ecs:DescribeContainerInstances";
+const DESCRIBE_TASK_DEFINITION: &str = "ecs:DescribeTaskDefinition";
+const UPDATE_INSTANCES: &str = "ecs:UpdateContainerInstancesState";
+const STOP_TASK: &str = "ecs:StopTask";
+
+/// What `DescribeTasks` says of this task.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TaskFacts {
+    /// Of `service:NAME`.
+    pub(super) service: Option<String>,
+    /// The task set that started it.
+    pub(super) started_by: Option<String>,
+    /// Its container instance, on EC2.
+    pub(super) instance: Option<String>,
+    /// Its own address, under `awsvpc`.
+    pub(super) address: Option<String>,
+    /// The host's port of a container's port, under `bridge`.
+    pub(super) host_ports: BTreeMap<(String, i32), i32>,
+    /// Why it stops, if it does.
+    pub(super) cause: Cause,
+}
+
+/// A target group in which a container of the service is registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Registration {
+    pub(super) group: String,
+    pub(super) container: String,
+    pub(super) port: i32,
+}
+
+impl Aws {
+    /// What ECS knows of this task.
+    pub(super) async fn describe_task(&self) -> Result<TaskFacts, Failure> {
+        let call = self
+            .clients()
+            .ecs
+            .describe_tasks()
+            .cluster(&self.cluster)
+            .tasks(&self.task_arn);
+        let answer = call
+            .send()
+            .await
+            .map_err(|why| Failure::of(DESCRIBE_TASKS, &why))?;
+        let task = answer.tasks().first();
+        task.map(facts_of)
+            .ok_or_else(|| Failure::other(DESCRIBE_TASKS, format!("ECS knows no task {}", self.task_arn)))
+    }
+
+    /// Why ECS stops this task.
+    ///
+    /// # Errors
+    /// Where ECS cannot be asked.
+    pub async fn cause(&self) -> Result<Cause, Failure> {
+        Ok(self.describe_task().await?.cause)
+    }
+
+    /// The container instance that this task runs on; `None` on Fargate.
+    ///
+    /// # Errors
+    /// Where ECS cannot be asked.
+    pub async fn instance(&self) -> Result<Option<String>, Failure> {
+        Ok(self.describe_task().await?.instance)
+    }
+
+    /// The stop timeout of a container in this task's definition, in seconds; `None` where it has none.
+    ///
+    /// # Errors
+    /// Where ECS cannot be asked.
+    pub async fn stop_timeout_s(&self, container: &str) -> Result<Option<u32>, Failure> {
+        let family = self.family.as_deref().unwrap_or_default();
+        let call = self
+            .clients()
+            .ecs
+            .describe_task_definition()
+            .task_definition(family);
+        let answer = call
+            .send()
+            .await
+            .map_err(|why| Failure::of(DESCRIBE_TASK_DEFINITION, &why))?;
+        let containers = answer
+            .task_definition()
+            .map(TaskDefinition::container_definitions)
+            .unwrap_or_default();
+        let own = containers.iter().find(|own| own.name() == Some(container));
+        let own = own.ok_or_else(|| {
+            Failure::other(
+                DESCRIBE_TASK_DEFINITION,
+                format!("`{family}` has no container `{container}`"),
+            )
+        })?;
+        Ok(own.stop_timeout().and_then(|seconds| u32::try_from(seconds).ok()))
+    }
+
+    /// The target groups of a service, those of this task's own task set included.
+    pub(super) async fn registrations(
+        &self,
+        service: &str,
+        task: &TaskFacts,
+    ) -> Result<Vec<Registration>, Failure> {
+        let call = self
+            .clients()
+            .ecs
+            .describe_services()
+            .cluster(&self.cluster)
+            .services(service);
+        let answer = call
+            .send()
+            .await
+            .map_err(|why| Failure::of(DESCRIBE_SERVICES, &why))?;
+        let Some(service) = answer.services().first() else {
+            return Err(Failure::other(
+                DESCRIBE_SERVICES,
+                format!("ECS knows no service `{service}`"),
+            ));
+        };
+        let own_set = service
+            .task_sets()
+            .iter()
+            .filter(|set| set.id() == task.started_by.as_deref());
+        let balancers = own_set
+            .flat_map(TaskSet::load_balancers)
+            .chain(service.load_balancers());
+        let mut registrations: Vec<Registration> = Vec::new();
+        for balancer in balancers {
+            // A classic load balancer has no target group; a blue/green deployment uses two in turn, and to leave
+            // one in which the task is not does no harm.
+            let advanced = balancer.advanced_configuration();
+            let other = advanced.and_then(AdvancedConfiguration::alternate_target_group_arn);
+            for group in balancer.target_group_arn().into_iter().chain(other) {
+                let registration = Registration {
+                    group: group.to_owned(),
+                    container: balancer.container_name().unwrap_or_default().to_owned(),
+                    port: balancer.container_port().unwrap_or_default(),
+                };
+                if !registrations.contains(&registration) {
+                    registrations.push(registration);
+                }
+            }
+        }
+        Ok(registrations)
+    }
+
+    /// The EC2 instance of a container instance.
+    pub(super) async fn ec2_instance(&self, instance: &str) -> Result<Option<String>, Failure> {
+        Ok(self.describe_instance(instance).await?.1)
+    }
+
+    /// Its status, and its EC2 instance.
+    async fn describe_instance(&self, instance: &str) -> Result<(Option<String>, Option<String>), Failure> {
+        let call = self.clients().ecs.describe_container_instances();
+        let call = call.cluster(&self.cluster).container_instances(instance);
+        let answer = call
+            .send()
+            .await
+            .map_err(|why| Failure::of(DESCRIBE_INSTANCES, &why))?;
+        let found = answer.container_instances().first();
+        found
+            .map(|found| {
+                (
+                    found.status().map(ToOwned::to_owned),
+                    found.ec2_instance_id().map(ToOwned::to_owned),
+                )
+            })
+            .ok_or_else(|| {
+                Failure::other(
+                    DESCRIBE_INSTANCES,
+                    format!("ECS knows no container instance {instance}"),
+                )
+            })
+    }
+
+    /// Sets the container instance to DRAINING, unless it is already: once for all tasks that run on
+    /// it, as far as they can see each other. `share` of 0 to 1 is this sidecar's place among them.
+    pub async fn drain_instance(&self, instance: Option<&str>, share: f64, policy: &str) -> Outcome {
+        match self.try_drain_instance(instance, share).await {
+            Ok(what) => Outcome::Done(what.to_owned()),
+            Err(why) => Outcome::Failed(why.tell(policy)),
+        }
+    }
+
+    async fn try_drain_instance(&self, known: Option<&str>, share: f64) -> Result<&'static str, Failure> {
+        sleep(SPREAD.mul_f64(share)).await;
+        let asked = match known {
+            Some(_) => None,
+            None => self.instance().await?,
+        };
+        let Some(instance) = known.or(asked.as_deref()) else {
+            return Ok("this task runs on no container instance");
+        };
+        if persist(|| self.describe_instance(instance)).await?.0.as_deref() == Some("DRAINING") {
+            return Ok("the container instance is DRAINING already");
+        }
+        persist(|| self.set_draining(instance)).await?;
+        Ok("the container instance is set to DRAINING")
+    }
+
+    async fn set_draining(&self, instance: &str) -> Result<(), Failure> {
+        let call = self.clients().ecs.update_container_instances_state();
+        let call = call
+            .cluster(&self.cluster)
+            .container_instances(instance)
+            .status(ContainerInstanceStatus::Draining);
+        let answer = call
+            .send()
+            .await
+            .map_err(|why| Failure::of(UPDATE_INSTANCES, &why))?;
+        match answer.failures().first() {
+            None => Ok(()),
+            Some(failure) => Err(Failure::other(
+                UPDATE_INSTANCES,
+                failure.reason().unwrap_or("refused without a reason"),
+            )),
+        }
+    }
+
+    /// Asks ECS to stop this task.
+    pub async fn stop_task(&self, reason: &str, policy: &str) -> Outcome {
+        let stopped = persist(|| async {
+            let call = self.clients().ecs.stop_task();
+            let call = call.cluster(&self.cluster).task(&self.task_arn).reason(reason);
+            call.send().await.map_err(|why| Failure::of(STOP_TASK, &why))
+        });
+        match stopped.await {
+            Ok(_) => Outcome::Done("ECS stops this task".to_owned()),
+            Err(why) => Outcome::Failed(why.tell(policy)),
+        }
+    }
+}
+
+fn facts_of(task: &EcsTask) -> TaskFacts {
+    let details = task
+        .attachments()
+        .iter()
+        .filter(|attachment| attachment.r#type() == Some("ElasticNetworkInterface"))
+        .flat_map(Attachment::details);
+    let addresses = details.filter(|detail| detail.name() == Some("privateIPv4Address"));
+    let interfaces = task.containers().iter().flat_map(Container::network_interfaces);
+    let v6 = interfaces.filter_map(NetworkInterface::ipv6_address);
+    let mut host_ports = BTreeMap::new();
+    for container in task.containers() {
+        for binding in container.network_bindings() {
+            if let (Some(name), Some(port), Some(host)) =
+                (container.name(), binding.container_port(), binding.host_port())
+            {
+                host_ports.insert((name.to_owned(), port), host);
+            }
+        }
+    }
+    TaskFacts {
+        service: task
+            .group()
+            .and_then(|group| group.strip_prefix("service:"))
+            .map(ToOwned::to_owned),
+        started_by: task.started_by().map(ToOwned::to_owned),
+        instance: task.container_instance_arn().map(ToOwned::to_owned),
+        // A task without IPv4 is registered by its IPv6 address.
+        address: addresses
+            .filter_map(|detail| detail.value())
+            .chain(v6)
+            .next()
+            .map(ToOwned::to_owned),
+        host_ports,
+        cause: Cause {
+            stop_code: task.stop_code().map(|code| code.as_str().to_owned()),
+            stopped_reason: task.stopped_reason().map(ToOwned::to_owned),
+            capacity_provider: task.capacity_provider_name().map(ToOwned::to_owned),
+            launch_type: task.launch_type().map(|kind| kind.as_str().to_owned()),
+        },
+    }
+}

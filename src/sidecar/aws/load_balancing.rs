@@ -1,0 +1,210 @@
+//! Elastic Load Balancing: this task's targets, and taking them out of their groups.
+//!
+//! Under `awsvpc` a target is the task's address and the container's port, under `bridge` and `host`
+//! the instance and the host's port (ECS developer guide, *Use load balancing to distribute Amazon ECS
+//! service traffic*).
+
+use std::time::Duration;
+
+use aws_sdk_elasticloadbalancingv2::types::{TargetDescription, TargetHealthStateEnum};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::contained::contained;
+use super::ecs::{DESCRIBE_TASKS, Registration, TaskFacts};
+use super::failure::persist;
+use super::{Aws, Failure};
+use crate::core::timeline::Outcome;
+
+/// Between two looks at a target that is draining.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Where the target group does not say (user guide, *Deregistration delay*).
+const DEFAULT_DELAY: Duration = Duration::from_secs(300);
+
+/// A service has at most 5 target groups (ECS developer guide, *Service quotas*); more answers than
+/// this are not followed.
+const MAX_TARGETS: usize = 16;
+
+const DESCRIBE_ATTRIBUTES: &str = "elasticloadbalancing:DescribeTargetGroupAttributes";
+const DEREGISTER: &str = "elasticloadbalancing:DeregisterTargets";
+const DESCRIBE_HEALTH: &str = "elasticloadbalancing:DescribeTargetHealth";
+
+/// One registration of this task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The ARN of the target group.
+    pub group: String,
+    /// An address, or an EC2 instance.
+    pub id: String,
+    /// Its port.
+    pub port: i32,
+}
+
+impl Target {
+    /// The group's name, for people.
+    pub fn group_name(&self) -> &str {
+        self.group.split('/').nth(1).unwrap_or(&self.group)
+    }
+
+    fn description(&self) -> TargetDescription {
+        let builder = TargetDescription::builder().id(&self.id).port(self.port);
+        builder.build()
+    }
+}
+
+impl Aws {
+    /// Where this task is registered. None for a task of no service, or of one without load balancer.
+    ///
+    /// `bridged`: its containers have ports of the host, which ECS learns some time after the start.
+    ///
+    /// # Errors
+    /// Where ECS cannot be asked.
+    pub async fn targets(&self, bridged: bool) -> Result<Vec<Target>, Failure> {
+        let task = self.describe_task().await?;
+        let Some(service) = &task.service else {
+            return Ok(Vec::new());
+        };
+        let registrations = self.registrations(service, &task).await?;
+        let host = match (&task.address, &task.instance) {
+            (None, Some(instance)) if !registrations.is_empty() => self.ec2_instance(instance).await?,
+            _ => None,
+        };
+        let bound = |at: &Registration| task.host_ports.contains_key(&(at.container.clone(), at.port));
+        if bridged && task.address.is_none() && !registrations.iter().all(bound) {
+            return Err(Failure::early(
+                DESCRIBE_TASKS,
+                "ECS does not know the ports of the host yet",
+            ));
+        }
+        let targets = registrations.into_iter().filter_map(|registration| {
+            let of_container = (registration.container, registration.port);
+            let (id, port) = place(&task, host.as_deref(), &of_container)?;
+            Some(Target {
+                group: registration.group,
+                id,
+                port,
+            })
+        });
+        Ok(targets.take(MAX_TARGETS).collect())
+    }
+
+    /// How long a target group keeps the connections of a target that leaves.
+    ///
+    /// # Errors
+    /// Where it cannot be asked.
+    pub async fn deregistration_delay(&self, group: &str) -> Result<Duration, Failure> {
+        let call = self.clients().load_balancing.describe_target_group_attributes();
+        let answer = call.target_group_arn(group).send().await;
+        let answer = answer.map_err(|why| Failure::of(DESCRIBE_ATTRIBUTES, &why))?;
+        let mut attributes = answer.attributes().iter();
+        let delay =
+            attributes.find(|attribute| attribute.key() == Some("deregistration_delay.timeout_seconds"));
+        let seconds = delay.and_then(|attribute| attribute.value()?.parse().ok());
+        Ok(seconds.map_or(DEFAULT_DELAY, Duration::from_secs))
+    }
+
+    /// Takes this task out of all its groups at once, and waits until they have let go.
+    pub async fn deregister(
+        self: std::sync::Arc<Aws>,
+        known: Option<Vec<Target>>,
+        bridged: bool,
+        policy: &'static str,
+    ) -> Outcome {
+        let targets = match known {
+            Some(targets) => targets,
+            None => match self.targets(bridged).await {
+                Ok(targets) => targets,
+                Err(why) => return Outcome::Failed(why.tell(policy)),
+            },
+        };
+        if targets.is_empty() {
+            return Outcome::Done("this task is in no target group".to_owned());
+        }
+        let count = targets.len();
+        let mut leaving = JoinSet::new();
+        for target in targets {
+            let aws = std::sync::Arc::clone(&self);
+            leaving.spawn(contained(async move { aws.leave(&target).await }));
+        }
+        let mut troubles = Vec::new();
+        while let Some(left) = leaving.join_next().await {
+            match left {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(why))) => troubles.push(why.tell(policy)),
+                Ok(Err(panic)) => troubles.push(format!("{DEREGISTER}: {panic}")),
+                Err(why) => troubles.push(format!("{DEREGISTER}: {why}")),
+            }
+        }
+        troubles.dedup();
+        if troubles.is_empty() {
+            let groups = if count == 1 {
+                "target group has"
+            } else {
+                "target groups have"
+            };
+            Outcome::Done(format!("{count} {groups} let go"))
+        } else {
+            Outcome::Failed(troubles.join("; "))
+        }
+    }
+
+    async fn leave(&self, target: &Target) -> Result<(), Failure> {
+        persist(|| self.take_out(target)).await?;
+        while !persist(|| self.has_let_go(target)).await? {
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    async fn take_out(&self, target: &Target) -> Result<(), Failure> {
+        let client = &self.clients().load_balancing;
+        let call = client.deregister_targets().target_group_arn(&target.group);
+        match call.targets(target.description()).send().await {
+            Ok(_) => Ok(()),
+            Err(why) => {
+                let failure = Failure::of(DEREGISTER, &why);
+                if is_gone(&failure) { Ok(()) } else { Err(failure) }
+            }
+        }
+    }
+
+    /// Unused, or known no more. In the first moment it may still be shown as healthy.
+    async fn has_let_go(&self, target: &Target) -> Result<bool, Failure> {
+        let client = &self.clients().load_balancing;
+        let call = client.describe_target_health().target_group_arn(&target.group);
+        let answer = match call.targets(target.description()).send().await {
+            Ok(answer) => answer,
+            Err(why) => {
+                let failure = Failure::of(DESCRIBE_HEALTH, &why);
+                return if is_gone(&failure) { Ok(true) } else { Err(failure) };
+            }
+        };
+        let states = answer.target_health_descriptions().iter();
+        let mut states = states.filter_map(|one| one.target_health()?.state());
+        Ok(states.all(|state| *state == TargetHealthStateEnum::Unused))
+    }
+}
+
+/// ECS was faster, or the group is no more.
+fn is_gone(failure: &Failure) -> bool {
+    matches!(
+        failure.code(),
+        Some(
+            "InvalidTarget"
+                | "InvalidTargetException"
+                | "TargetGroupNotFound"
+                | "TargetGroupNotFoundException"
+        )
+    )
+}
+
+/// The target that a container's port is.
+fn place(task: &TaskFacts, host: Option<&str>, (container, port): &(String, i32)) -> Option<(String, i32)> {
+    if let Some(address) = &task.address {
+        return Some((address.clone(), *port));
+    }
+    let bound = task.host_ports.get(&(container.clone(), *port));
+    // Under `host` networking there is no binding: both ports are one.
+    Some((host?.to_owned(), bound.copied().unwrap_or(*port)))
+}

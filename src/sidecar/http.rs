@@ -1,0 +1,427 @@
+//! The one small HTTP client that metadata and drain calls share, with its limits.
+//!
+//! HTTP/1.1 without TLS, since every server it talks to is inside the task or on the host's
+//! link-local addresses. It does not follow redirects, does not pool, and tells apart the ways in
+//! which a call can fail, because the contract gives each of them a meaning. It knows nothing of
+//! what a call is for.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::core::url::HttpUrl;
+
+/// Finding the address and connecting. A container of the task answers within a millisecond; two
+/// seconds are for a slow DNS server and leave room for another try within the least stop timeout.
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// The head of an answer: more than any server sends, and a bound for one that never stops.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// More addresses of one name are not tried.
+const MAX_ADDRESSES: usize = 8;
+
+/// A connected stream, real or in memory.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Names and connections: the system's in production, in-memory ones under a paused clock.
+pub trait Dial: Send + Sync {
+    /// Looks a name up.
+    fn lookup(&self, host: String) -> Later<io::Result<Vec<IpAddr>>>;
+    /// Connects.
+    fn connect(&self, address: SocketAddr) -> Later<io::Result<Box<dyn Stream>>>;
+}
+
+/// The network as calls see it; cheap to clone.
+#[derive(Clone)]
+pub struct Network(Arc<dyn Dial>);
+
+/// What can come in place of an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// Nobody listens on that port.
+    #[error("connection refused")]
+    Refused,
+    /// DNS knows no such name, or does not answer.
+    #[error("{0}")]
+    NoName(String),
+    /// No way there, or no means to go: no route, no file descriptors.
+    #[error("cannot connect ({0})")]
+    Unreachable(String),
+    /// No connection within [`CONNECT_LIMIT`].
+    #[error("no connection within {} s", CONNECT_LIMIT.as_secs())]
+    ConnectTimeout,
+    /// The connection ended before the answer did.
+    #[error("the connection was closed before the answer was complete")]
+    Closed,
+    /// What came is not HTTP/1.1, or its head is too large.
+    #[error("the answer is not HTTP ({0})")]
+    NotHttp(String),
+    /// The body exceeds what the caller reads.
+    #[error("the answer is longer than {0} bytes")]
+    TooLarge(usize),
+    /// The caller's own limit has passed.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// A request that is about to be sent.
+#[derive(Clone, Debug)]
+pub struct Ask<'a> {
+    /// As it stands in the request line.
+    pub method: &'static str,
+    /// Where to.
+    pub url: &'a HttpUrl,
+    /// What goes with it; `Host` is added.
+    pub headers: HeaderMap,
+    /// Empty for none.
+    pub body: String,
+}
+
+impl<'a> Ask<'a> {
+    /// A GET without headers.
+    pub fn get(url: &'a HttpUrl) -> Ask<'a> {
+        Ask::new("GET", url)
+    }
+
+    /// Another method.
+    pub fn new(method: &'static str, url: &'a HttpUrl) -> Ask<'a> {
+        Ask {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: String::new(),
+        }
+    }
+
+    /// With a header. A value that no header can hold is left out: it can only come from outside.
+    pub fn header(mut self, name: HeaderName, value: &str) -> Ask<'a> {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+}
+
+/// The head of an answer has arrived; its body may still be coming.
+pub struct Answer {
+    response: Response<Incoming>,
+    /// Holds the connection until the body has ended; missing where it is kept for the next call.
+    _connection: Option<Connection>,
+}
+
+impl Answer {
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// A header as text, where it is there and is text.
+    pub fn header(&self, name: HeaderName) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// The body, complete.
+    ///
+    /// # Errors
+    /// Where it is longer than `limit` bytes or breaks off.
+    pub async fn text(mut self, limit: usize) -> Result<String, Trouble> {
+        let mut kept = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            if kept.len() + chunk.len() > limit {
+                return Err(Trouble::TooLarge(limit));
+            }
+            kept.extend_from_slice(&chunk);
+        }
+        Ok(String::from_utf8_lossy(&kept).into_owned())
+    }
+
+    /// Waits until the body has ended, however long that takes, and keeps none of it.
+    ///
+    /// # Errors
+    /// Where it breaks off.
+    pub async fn finish(mut self) -> Result<(), Trouble> {
+        while self.chunk().await?.is_some() {}
+        Ok(())
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Trouble> {
+        while let Some(frame) = self.response.body_mut().frame().await {
+            if let Ok(data) = frame.map_err(|why| trouble(&why))?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Network {
+    /// Sockets and the system's resolver.
+    ///
+    /// `lookups`: how many names may be looked up at once. A resolver that hangs holds a thread for
+    /// each, and not more.
+    pub fn system(lookups: usize) -> Network {
+        let lookups = Arc::new(Semaphore::new(lookups));
+        Network(Arc::new(System { lookups }))
+    }
+
+    /// Another one, for tests.
+    pub fn new(dial: impl Dial + 'static) -> Network {
+        Network(Arc::new(dial))
+    }
+
+    /// Connects, asks, and returns once the head of the answer is there. There is no time limit
+    /// after connecting: dropping the future ends the call.
+    ///
+    /// `known`: the addresses of the host where the caller knows them; otherwise DNS is asked.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    pub async fn ask(&self, ask: Ask<'_>, known: &[IpAddr]) -> Result<Answer, Trouble> {
+        let mut connection = self.connect(ask.url, known).await?;
+        let ask = ask.header(CONNECTION, "close");
+        let response = connection.send(ask).await?;
+        Ok(Answer {
+            response,
+            _connection: Some(connection),
+        })
+    }
+
+    async fn connect(&self, url: &HttpUrl, known: &[IpAddr]) -> Result<Connection, Trouble> {
+        Connection::open(self.stream(url.host(), url.port(), known).await?).await
+    }
+
+    /// Connects to a host, by one of the `known` addresses or by those that its name has.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    pub async fn stream(&self, host: &str, port: u16, known: &[IpAddr]) -> Result<Box<dyn Stream>, Trouble> {
+        let addresses = timeout(CONNECT_LIMIT, self.addresses(host, known));
+        let addresses = addresses.await.map_err(|_| Trouble::ConnectTimeout)??;
+        // One that swallows packets must not use up the time of the next.
+        let share = CONNECT_LIMIT / u32::try_from(addresses.len().max(1)).unwrap_or(1);
+        let mut last = Trouble::NoName(format!("the name `{host}` has no address"));
+        for ip in addresses {
+            match timeout(share, self.0.connect(SocketAddr::new(ip, port))).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(why)) => last = connect_trouble(&why),
+                Err(_) => last = Trouble::ConnectTimeout,
+            }
+        }
+        Err(last)
+    }
+
+    async fn addresses(&self, host: &str, known: &[IpAddr]) -> Result<Vec<IpAddr>, Trouble> {
+        if let Ok(ip) = host.parse() {
+            return Ok(vec![ip]);
+        }
+        if !known.is_empty() {
+            return Ok(known.to_vec());
+        }
+        if host == "localhost" {
+            // Never anything else (RFC 6761), so that no resolver can delay it.
+            return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        }
+        let found = self.0.lookup(host.to_owned()).await;
+        let mut found =
+            found.map_err(|why| Trouble::NoName(format!("the name `{host}` is not known: {why}")))?;
+        found.truncate(MAX_ADDRESSES);
+        Ok(found)
+    }
+}
+
+/// A connection that serves one call after the other.
+struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// Drives the connection; aborted when dropped.
+    _driver: JoinSet<()>,
+}
+
+impl Connection {
+    async fn open(stream: Box<dyn Stream>) -> Result<Connection, Trouble> {
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|why| trouble(&why))?;
+        let mut driver = JoinSet::new();
+        driver.spawn(async move {
+            // Its errors reach the caller through the sender and the body.
+            let _ = connection.await;
+        });
+        Ok(Connection {
+            sender,
+            _driver: driver,
+        })
+    }
+
+    async fn send(&mut self, ask: Ask<'_>) -> Result<Response<Incoming>, Trouble> {
+        let mut request = Request::new(Full::new(Bytes::from(ask.body)));
+        *request.method_mut() = ask
+            .method
+            .parse()
+            .map_err(|_| Trouble::NotHttp(ask.method.to_owned()))?;
+        *request.uri_mut() = ask
+            .url
+            .target()
+            .parse()
+            .map_err(|_| Trouble::NotHttp(ask.url.to_string()))?;
+        *request.headers_mut() = ask.headers;
+        if let Ok(host) = HeaderValue::from_str(&ask.url.authority()) {
+            request.headers_mut().insert(HOST, host);
+        }
+        self.sender
+            .send_request(request)
+            .await
+            .map_err(|why| trouble(&why))
+    }
+}
+
+/// A server that is asked again and again over one connection, each time for a small answer within
+/// a time limit.
+pub struct Regular {
+    network: Network,
+    connection: Option<Connection>,
+    limit: Duration,
+    max_body: usize,
+}
+
+/// A small answer, complete.
+#[derive(Clone, Debug)]
+pub struct Whole {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: String,
+}
+
+impl Regular {
+    /// `limit` is for a whole call, `max_body` for its answer.
+    pub fn new(network: Network, limit: Duration, max_body: usize) -> Regular {
+        Regular {
+            network,
+            connection: None,
+            limit,
+            max_body,
+        }
+    }
+
+    /// Asks over the kept connection, or a new one where it has gone.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    pub async fn ask(&mut self, ask: Ask<'_>) -> Result<Whole, Trouble> {
+        // Taken out, so that a call that is dropped or fails leaves no half-used connection.
+        let kept = self.connection.take();
+        let limit = self.limit;
+        let (whole, connection) = timeout(limit, self.ask_over(kept, ask))
+            .await
+            .map_err(|_| Trouble::TimedOut(limit))??;
+        self.connection = Some(connection);
+        Ok(whole)
+    }
+
+    async fn ask_over(&self, kept: Option<Connection>, ask: Ask<'_>) -> Result<(Whole, Connection), Trouble> {
+        let mut kept = kept;
+        if let Some(connection) = &mut kept
+            && connection.sender.ready().await.is_err()
+        {
+            kept = None;
+        }
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => self.network.connect(ask.url, &[]).await?,
+        };
+        let response = connection.send(ask).await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let answer = Answer {
+            response,
+            _connection: None,
+        };
+        let body = answer.text(self.max_body).await?;
+        let whole = Whole {
+            status,
+            headers,
+            body,
+        };
+        Ok((whole, connection))
+    }
+}
+
+struct System {
+    lookups: Arc<Semaphore>,
+}
+
+impl Dial for System {
+    /// In a thread of its own, since the system's resolver blocks; it holds its place until it is
+    /// done, even where nobody waits for it any more.
+    fn lookup(&self, host: String) -> Later<io::Result<Vec<IpAddr>>> {
+        let lookups = Arc::clone(&self.lookups);
+        Box::pin(async move {
+            let place = lookups.acquire_owned().await.map_err(io::Error::other)?;
+            let (found, answer) = oneshot::channel();
+            std::thread::Builder::new()
+                .name("lookup".to_owned())
+                .spawn(move || {
+                    let addresses = (host.as_str(), 0).to_socket_addrs();
+                    // Nobody waits any more where that fails.
+                    let _ = found.send(addresses.map(|all| all.map(|address| address.ip()).collect()));
+                    drop(place);
+                })?;
+            answer.await.map_err(io::Error::other)?
+        })
+    }
+
+    fn connect(&self, address: SocketAddr) -> Later<io::Result<Box<dyn Stream>>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        })
+    }
+}
+
+fn connect_trouble(why: &io::Error) -> Trouble {
+    match why.kind() {
+        io::ErrorKind::TimedOut => Trouble::ConnectTimeout,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Trouble::Closed,
+        io::ErrorKind::ConnectionRefused => Trouble::Refused,
+        _ => Trouble::Unreachable(why.to_string()),
+    }
+}
+
+fn trouble(why: &hyper::Error) -> Trouble {
+    let cause = std::error::Error::source(why).and_then(|cause| cause.downcast_ref::<io::Error>());
+    // What a decoder of chunks says of nonsense.
+    let nonsense = cause.is_some_and(|cause| {
+        matches!(
+            cause.kind(),
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
+        )
+    });
+    if why.is_parse() || why.is_user() || nonsense {
+        Trouble::NotHttp(cause.map_or_else(|| why.to_string(), ToString::to_string))
+    } else {
+        Trouble::Closed
+    }
+}

@@ -1,0 +1,87 @@
+//! The one channel: what the rooms of the shell tell the sidecar.
+//!
+//! It lies below all of them, so that a watcher, a step or an endpoint can speak without knowing
+//! who listens.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::core::lifecycle::Progress;
+use crate::core::notice::{Cause, Notice};
+use crate::core::task::Task;
+use crate::core::timeline::{AwsCall, Outcome};
+use crate::sidecar::aws::load_balancing::Target;
+
+/// Senders wait when it is full; nobody sends faster than the sidecar reads for long.
+const CAPACITY: usize = 64;
+
+/// What is told.
+#[derive(Debug)]
+pub enum Message {
+    /// A signal came.
+    Signal(Signal),
+    /// A watcher or an endpoint saw a reason to stop.
+    Notice(Notice),
+    /// A watcher sees, or has become blind.
+    Watch(WatchState),
+    /// The task metadata has been read, or could not be.
+    Task(Result<Task, String>),
+    /// Somebody posted to `/drained`, naming a container or not.
+    Ack(Option<String>),
+    /// AWS has been asked, in a shutdown or while all is calm.
+    Aws(AwsNews),
+    /// A step has something to tell.
+    Progress(usize, Progress),
+}
+
+/// What AWS has said.
+#[derive(Debug)]
+pub enum AwsNews {
+    /// What was asked for in a shutdown has ended.
+    Ended(AwsCall, Outcome),
+    /// Why ECS stops the task.
+    Cause(Cause),
+    /// Where this task is registered, which a shutdown then need not ask for.
+    Targets(Vec<Target>),
+    /// The container instance that it runs on, where there is one.
+    Instance(Option<String>),
+    /// This container's stop timeout; `None` where the task definition has none.
+    StopTimeout(Option<Duration>),
+    /// Something was asked for while all is calm, and what came of it.
+    Looked {
+        /// In words.
+        message: String,
+        /// Whether somebody should do something about it.
+        trouble: bool,
+    },
+}
+
+/// The signals that mean something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM: ECS stops the task.
+    Term,
+    /// SIGINT: the same for people at a terminal; the second one ends the process.
+    Int,
+}
+
+/// How a watcher is doing.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct WatchState {
+    /// What is watched, as in `PRESTOP_WATCH`.
+    pub watch: &'static str,
+    /// Whether notices would be seen now.
+    pub sees: bool,
+    /// Why not, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// The sending end; cheap to clone.
+pub type Mailbox = mpsc::Sender<Message>;
+
+/// A new channel.
+pub fn channel() -> (Mailbox, mpsc::Receiver<Message>) {
+    mpsc::channel(CAPACITY)
+}

@@ -1,0 +1,88 @@
+//! The state of the sidecar as others may see it: what `/status`, `/metrics` and `/ready` answer from.
+//!
+//! A snapshot, made anew by the sidecar at each change. Nobody writes to it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Serialize, Serializer};
+
+use crate::core::leases::Said;
+use crate::core::lifecycle::Report;
+use crate::core::notice::Notice;
+use crate::core::task::{Identity, Task};
+use crate::sidecar::mailbox::WatchState;
+
+/// One snapshot.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Who this task is.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// How the watchers are doing.
+    pub watches: Vec<WatchState>,
+    /// Why the sidecar could not do its work now, if it could not.
+    pub unhealthy: Option<String>,
+    /// State, reasons, budget, steps and timeline.
+    #[serde(flatten)]
+    pub report: Report,
+    /// How task protection stands, where it is wanted; filled in by the endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protection: Option<Arc<ProtectionReport>>,
+    /// The first notice.
+    #[serde(skip)]
+    pub notice: Option<Notice>,
+    /// When all must be over.
+    #[serde(skip)]
+    pub deadline: Option<Instant>,
+    /// What is known of the task.
+    #[serde(skip)]
+    pub task: Arc<Option<Task>>,
+}
+
+/// How task protection stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ProtectionReport {
+    /// Whether ECS has agreed, and that has not run out.
+    pub protected: bool,
+    /// Whether ECS may protect it, for all that is known.
+    #[serde(skip)]
+    pub perhaps: bool,
+    /// Until when, as ECS says it.
+    pub protected_until: Option<String>,
+    /// The leases.
+    pub leases: Vec<Lease>,
+    /// Calls of ECS's agent that have ended.
+    pub calls: Calls,
+    /// Answers of the busy URL that were neither 200 nor 204, and those that did not come.
+    pub busy_url_failures: u64,
+    /// Why a protection that is wanted is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// A lease as people read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lease {
+    /// Its name.
+    pub name: String,
+    /// Its end, by this host's clock.
+    pub until: String,
+}
+
+/// How often each outcome of a call was seen, in the order of [`Said::OUTCOMES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls(pub [u64; 6]);
+
+impl Calls {
+    /// Name and count of each outcome.
+    pub fn by_outcome(self) -> [(&'static str, u64); 6] {
+        std::array::from_fn(|i| (Said::OUTCOMES[i], self.0[i]))
+    }
+}
+
+impl Serialize for Calls {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.by_outcome())
+    }
+}

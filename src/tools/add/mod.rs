@@ -1,0 +1,377 @@
+//! `add`: the same document with the sidecar wired in.
+//!
+//! Nothing but the sidecar's own definition is put into the text; every other byte stays. The result is
+//! read again and checked: where the sidecar would not be right, `add` refuses and says why.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use similar::TextDiff;
+
+use super::check::{self, Selection};
+use super::document;
+use super::model::{self, Container, Form, NoTask, Task};
+use super::source::Source;
+use crate::core::step::parse_steps;
+
+mod compose;
+mod definition;
+mod insert;
+mod tree;
+
+/// The subcommand.
+pub const NAME: &str = "add";
+
+/// What the user said besides the file.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// The container that is to be drained.
+    pub to: String,
+    /// Which task definition of a template; needed where several have such a container.
+    pub task: Option<String>,
+    /// The sidecar's image.
+    pub image: Option<String>,
+    /// `PRESTOP_DRAIN`
+    pub drain: Option<String>,
+    /// The sidecar's stop timeout in whole seconds.
+    pub stop_timeout_s: Option<u64>,
+    /// `PRESTOP_CAPACITY`
+    pub capacity: Option<String>,
+}
+
+/// What became of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// The whole text.
+    pub text: String,
+    /// What was done, for the user.
+    pub story: String,
+}
+
+/// Why nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The file cannot be read.
+    #[error("{0}")]
+    Unreadable(String),
+    /// It could not be done right.
+    #[error("{0}")]
+    NotRight(String),
+}
+
+impl Refusal {
+    fn because(why: impl Into<String>) -> Refusal {
+        Refusal::NotRight(why.into())
+    }
+}
+
+/// The text of `source` with the sidecar in it.
+///
+/// # Errors
+/// Where the file cannot be read, or the sidecar would not be right in it.
+pub fn add(source: &Source, wishes: &Wishes) -> Result<Added, Refusal> {
+    let unreadable =
+        |at: usize, message: String| Refusal::Unreadable(source.problem(at, message).to_string());
+    let (root, syntax) =
+        document::parse(&source.name, &source.text).map_err(|why| unreadable(why.at, why.message))?;
+    let tasks = model::tasks(&root).map_err(|why| match why {
+        NoTask::Foreign { message, at } => unreadable(at, message),
+        NoTask::Empty => unreadable(0, "there is no service in it".to_owned()),
+    })?;
+    let (task, app) = find(&tasks, wishes)?;
+    if let Some(sidecar) = task.sidecars().next() {
+        return already(source, task, sidecar, app, wishes);
+    }
+    if task.more_containers && task.form != Form::Compose {
+        return Err(Refusal::because(format!(
+            "the containers of `{}` are not all in this file: it cannot be seen whether a sidecar is among them",
+            task.name
+        )));
+    }
+    let (sidecar, story) = if task.form == Form::Compose {
+        compose::definition(task, app, wishes)?
+    } else {
+        definition::definition(task, app, wishes)?
+    };
+    let text = insert::insert(source, syntax, task, &sidecar).ok_or_else(|| {
+        Refusal::because(
+            "the list of containers is written in a way that cannot be added to: write one container a line",
+        )
+    })?;
+    verify(source, &text, task, sidecar.name)?;
+    Ok(Added { text, story })
+}
+
+/// The task and the container that `--to` names.
+fn find<'t, 'a>(
+    tasks: &'t [Task<'a>],
+    wishes: &Wishes,
+) -> Result<(&'t Task<'a>, &'t Container<'a>), Refusal> {
+    let chosen = tasks
+        .iter()
+        .filter(|task| wishes.task.as_ref().is_none_or(|name| *name == task.name));
+    let is_it = |container: &&Container<'_>| {
+        let name = &container.name;
+        name.text == wishes.to || (!name.literal && model::reference(name.node) == Some(&wishes.to))
+    };
+    let mut found = chosen.filter_map(|task| Some((task, task.containers.iter().find(is_it)?)));
+    let names = |list: &mut dyn Iterator<Item = String>| list.collect::<Vec<_>>().join(", ");
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(only),
+        (Some((first, _)), Some((second, _))) => Err(Refusal::because(format!(
+            "`{}` and `{}` both have a container `{}`: say which with --task",
+            first.name, second.name, wishes.to
+        ))),
+        (None, _) => {
+            let mut all = tasks.iter().flat_map(|task| {
+                task.containers
+                    .iter()
+                    .map(|container| format!("`{}`", container.name.text))
+            });
+            Err(Refusal::because(format!(
+                "there is no container `{}`; there is {}",
+                wishes.to,
+                names(&mut all)
+            )))
+        }
+    }
+}
+
+/// A sidecar that is there is left as it is.
+fn already(
+    source: &Source,
+    task: &Task<'_>,
+    sidecar: &Container<'_>,
+    app: &Container<'_>,
+    wishes: &Wishes,
+) -> Result<Added, Refusal> {
+    let name = &sidecar.name.text;
+    if !sidecar.depends_directly_on(&app.name.text) {
+        return Err(Refusal::because(format!(
+            "`{}` has the sidecar `{name}`, but it does not depend on `{}`: add the dependency by hand",
+            task.name, app.name.text
+        )));
+    }
+    let says = |variable: &str| {
+        sidecar
+            .variable(variable)
+            .and_then(|variable| variable.value.known())
+            .cloned()
+    };
+    let same_steps = |wish: &str| {
+        says("PRESTOP_DRAIN")
+            .is_some_and(|there| parse_steps(wish).is_ok_and(|steps| parse_steps(&there) == Ok(steps)))
+    };
+    let seconds = sidecar.stop_timeout_s.known().copied();
+    let differs = [
+        (
+            "--image",
+            wishes
+                .image
+                .as_deref()
+                .map(|wish| sidecar.image.known().is_some_and(|image| image == wish)),
+        ),
+        ("--drain", wishes.drain.as_deref().map(same_steps)),
+        (
+            "--capacity",
+            wishes
+                .capacity
+                .as_deref()
+                .map(|wish| says("PRESTOP_CAPACITY").is_some_and(|there| there == wish)),
+        ),
+        (
+            "--stop-timeout",
+            wishes.stop_timeout_s.map(|wish| seconds == Some(wish as f64)),
+        ),
+    ]
+    .into_iter()
+    .find(|(_, same)| *same == Some(false));
+    if let Some((flag, _)) = differs {
+        return Err(Refusal::because(format!(
+            "the sidecar `{name}` is there already, with something else than {flag} says: change it by hand"
+        )));
+    }
+    Ok(Added {
+        text: source.text.clone(),
+        story: format!("the sidecar `{name}` is there already: nothing changed"),
+    })
+}
+
+/// Reads the result as `check` does: the sidecar must bring no finding of its own.
+fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<(), Refusal> {
+    if !only_more_by_one(source, text, task, name) {
+        return Err(Refusal::because(
+            "this file is written in a way that cannot be added to without changing more of it: write one container a line",
+        ));
+    }
+    let found = |text: &str| -> Result<Vec<(&'static str, String)>, Refusal> {
+        let copy = Source::new(&source.name, text.to_owned(), true);
+        let checked =
+            check::check(copy, &Selection::default()).map_err(|why| Refusal::because(why.to_string()))?;
+        let findings = checked.into_iter().flat_map(|checked| checked.findings);
+        Ok(findings
+            .map(|finding| (finding.rule.id, finding.message))
+            .collect())
+    };
+    let before = found(&source.text)?;
+    let new: Vec<_> = found(text)?
+        .into_iter()
+        .filter(|finding| !before.contains(finding))
+        .collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = new
+        .iter()
+        .map(|(rule, message)| format!("\n  {rule}: {message}"))
+        .collect();
+    Err(Refusal::because(format!(
+        "the sidecar would not be right in `{}`:{}",
+        task.name,
+        list.concat()
+    )))
+}
+
+/// Whether the new text has the sidecar in that task, and says the same as before everywhere else.
+fn only_more_by_one(source: &Source, text: &str, task: &Task<'_>, name: &str) -> bool {
+    let (Ok((before, _)), Ok((after, _))) = (
+        document::parse(&source.name, &source.text),
+        document::parse(&source.name, text),
+    ) else {
+        return false;
+    };
+    let Ok(tasks) = model::tasks(&after) else {
+        return false;
+    };
+    let own = tasks.iter().find(|own| own.name == task.name);
+    before.additions(&after) == Some(1) && own.is_some_and(|own| own.container(name).is_some())
+}
+
+/// The command line of `add`.
+pub fn command() -> Command {
+    let option = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
+    Command::new(NAME)
+        .about("Prints a task definition, template or compose file with the sidecar wired in")
+        .arg(Arg::new("file").value_name("FILE").required(true).help("The file, or `-` for standard input"))
+        .arg(option("to", "CONTAINER", "The container that is to be drained").required(true))
+        .arg(option("task", "NAME", "Which task definition of a template, by its logical ID"))
+        .arg(option("image", "IMAGE", "The sidecar's image; else `ecs-prestop` in the registry of the app's"))
+        .arg(option("drain", "STEPS", "PRESTOP_DRAIN; else POST /drain at the container's first port"))
+        .arg(
+            option("stop-timeout", "DURATION", "The sidecar's stopTimeout, 2s to 120s; else what the app leaves of 120 s, at most 90 s")
+                .value_parser(stop_timeout),
+        )
+        .arg(
+            option("capacity", "CAPACITY", "PRESTOP_CAPACITY, where the file does not tell: on-demand or spot")
+                .value_parser(["on-demand", "spot"]),
+        )
+        .arg(flag("diff", "Prints what would change instead of the whole document"))
+        .arg(flag("in-place", "Writes the file instead of printing it"))
+        .after_help("Changes nothing but the sidecar. Exits 0 if it is wired in, 1 if that cannot be done right, 2 if the file cannot be read.")
+}
+
+fn stop_timeout(text: &str) -> Result<u64, String> {
+    let seconds = crate::config::duration(text).map(|duration| duration.as_secs_f64());
+    seconds
+        .filter(|seconds| (2.0..=120.0).contains(seconds) && seconds.fract() == 0.0)
+        .map(|seconds| seconds as u64)
+        .ok_or_else(|| "allowed are whole seconds from 2s to 120s, such as 90s or 1m30s".to_owned())
+}
+
+/// Runs `add`.
+pub fn main(matches: &ArgMatches) -> ExitCode {
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    let wishes = Wishes {
+        to: text("to").unwrap_or_default(),
+        task: text("task"),
+        image: text("image"),
+        drain: text("drain"),
+        stop_timeout_s: matches.get_one::<u64>("stop-timeout").copied(),
+        capacity: text("capacity"),
+    };
+    let path = text("file").unwrap_or_default();
+    let done = Source::read(&path)
+        .map_err(|problem| Refusal::Unreadable(problem.to_string()))
+        .and_then(|source| {
+            let added = add(&source, &wishes)?;
+            deliver(matches, &path, &source, &added)?;
+            Ok(added)
+        });
+    match done {
+        Ok(added) => {
+            eprintln!("ecs-prestop: {}", added.story);
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("ecs-prestop: {why}");
+            ExitCode::from(match why {
+                Refusal::Unreadable(_) => 2,
+                Refusal::NotRight(_) => 1,
+            })
+        }
+    }
+}
+
+fn deliver(matches: &ArgMatches, path: &str, source: &Source, added: &Added) -> Result<(), Refusal> {
+    let shown = if matches.get_flag("diff") {
+        diff(source, &added.text)
+    } else if matches.get_flag("in-place") {
+        String::new()
+    } else {
+        source.with_mark(&added.text)
+    };
+    let mut out = std::io::stdout().lock();
+    match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
+        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
+            return Err(Refusal::because(format!("cannot write: {why}")));
+        }
+        _ => {}
+    }
+    if matches.get_flag("in-place") && added.text != source.text {
+        write_in_place(path, &source.with_mark(&added.text))?;
+    }
+    Ok(())
+}
+
+fn diff(source: &Source, text: &str) -> String {
+    let name = source.name.trim_start_matches(['.', '/']);
+    TextDiff::from_lines(source.text.as_str(), text)
+        .unified_diff()
+        .header(&format!("a/{name}"), &format!("b/{name}"))
+        .to_string()
+}
+
+/// All or nothing: the new text is written beside the file and takes its place in one step.
+fn write_in_place(path: &str, text: &str) -> Result<(), Refusal> {
+    if path == "-" {
+        return Err(Refusal::because("--in-place needs a file, not standard input"));
+    }
+    let cannot = |why: std::io::Error| Refusal::because(format!("{path}: cannot be written: {why}"));
+    // A link stays a link: what it points to is replaced.
+    let target = std::fs::canonicalize(Path::new(path)).map_err(cannot)?;
+    let mut beside = target.clone().into_os_string();
+    beside.push(".ecs-prestop");
+    let written = std::fs::metadata(&target)
+        .and_then(|metadata| {
+            std::fs::write(&beside, text)?;
+            std::fs::set_permissions(&beside, metadata.permissions())
+        })
+        .and_then(|()| std::fs::rename(&beside, &target));
+    written.map_err(|why| {
+        // What cannot be removed either is named in the message of the first fault.
+        let _ = std::fs::remove_file(&beside);
+        cannot(why)
+    })
+}
+
+/// Where a drain call goes unless told otherwise.
+fn first_port(container: &Container<'_>) -> Option<u16> {
+    container.ports.known().and_then(|ports| ports.first().copied())
+}

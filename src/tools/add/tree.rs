@@ -1,0 +1,66 @@
+//! The sidecar's definition before it is written in a document's own style.
+
+use crate::tools::document::{Kind, Node};
+
+/// A value to be written.
+#[derive(Clone, Debug)]
+pub(super) enum Tree {
+    Text(String),
+    Number(u64),
+    Flag(bool),
+    List(Vec<Tree>),
+    /// Keys as the API writes them; a template capitalises them.
+    Fields(Vec<(&'static str, Tree)>),
+    /// Keys that mean something by themselves, written as they are.
+    Pairs(Vec<(String, Tree)>),
+    /// CloudFormation's `!Sub`.
+    Sub(String),
+    /// As it is written, without quotes.
+    Word(String),
+    /// An intrinsic of CloudFormation: `!Ref` and what it is given.
+    Tagged(String, Box<Tree>),
+}
+
+impl Tree {
+    pub(super) fn text(text: impl Into<String>) -> Tree {
+        Tree::Text(text.into())
+    }
+
+    pub(super) fn texts(texts: &[&str]) -> Tree {
+        Tree::List(texts.iter().map(|text| Tree::text(*text)).collect())
+    }
+
+    /// What a node of the document says, to be said again: its anchors, comments and style are its own.
+    pub(super) fn of(node: &Node<'_>) -> Tree {
+        let tree = match &node.kind {
+            Kind::Null => Tree::Word("null".to_owned()),
+            Kind::Bool(flag) => Tree::Flag(*flag),
+            Kind::Number(number) => Tree::Word(number.to_string()),
+            Kind::String(text) => Tree::text(text.as_ref()),
+            Kind::List(items) => Tree::List(items.iter().map(Tree::of).collect()),
+            Kind::Map(entries) => {
+                let pairs = entries
+                    .iter()
+                    .map(|entry| (entry.key.to_string(), Tree::of(&entry.value)));
+                Tree::Pairs(pairs.collect())
+            }
+        };
+        match &node.tag {
+            Some(tag) => Tree::Tagged(tag.to_string(), Box::new(tree)),
+            None => tree,
+        }
+    }
+
+    /// `{"name": …, "value": …}`
+    pub(super) fn variable(name: &str, value: Tree) -> Tree {
+        Tree::Fields(vec![("name", Tree::text(name)), ("value", value)])
+    }
+}
+
+/// The sidecar: its name and the rest.
+#[derive(Clone, Debug)]
+pub(super) struct Definition {
+    pub(super) name: &'static str,
+    /// With the name for ECS; without it for compose, where it is the key.
+    pub(super) body: Tree,
+}

@@ -1,0 +1,139 @@
+//! What a rule found, first where the tree has it, then where people look for it.
+
+use crate::tools::document::{Node, Span};
+use crate::tools::source::{Position, Source};
+
+use super::{Rule, Severity};
+
+/// Something that a rule found.
+#[derive(Debug)]
+pub struct Finding<'a> {
+    /// Whose finding it is.
+    pub rule: &'static Rule,
+    /// The rule's, unless this one matters less or more.
+    pub severity: Severity,
+    /// What is wrong here, with names and values.
+    pub message: String,
+    /// What to point at.
+    pub span: Span,
+    node: &'a Node<'a>,
+    label: &'static str,
+    also: Vec<(Span, String)>,
+}
+
+/// A finding with its place in the file; knows nothing of the tree any more.
+#[derive(Debug)]
+pub struct Located {
+    /// Whose finding it is.
+    pub rule: &'static Rule,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What is wrong here.
+    pub message: String,
+    /// What to point at, within one line.
+    pub span: Span,
+    /// Where that starts.
+    pub start: Position,
+    /// The character behind its end.
+    pub end: Position,
+    /// The JSON path of the value.
+    pub path: String,
+    /// What stands beside the caret.
+    pub label: &'static str,
+    /// Other places that belong to it.
+    pub also: Vec<(Span, String)>,
+}
+
+/// The findings of one rule in one task definition.
+#[derive(Debug)]
+pub struct Findings<'a> {
+    rule: &'static Rule,
+    list: Vec<Finding<'a>>,
+}
+
+impl<'a> Findings<'a> {
+    pub(super) fn new(rule: &'static Rule) -> Findings<'a> {
+        Findings {
+            rule,
+            list: Vec::new(),
+        }
+    }
+
+    pub(super) fn into_iter(self) -> impl Iterator<Item = Finding<'a>> {
+        self.list.into_iter()
+    }
+
+    /// A finding at a value.
+    pub fn at(&mut self, node: &'a Node<'a>, message: impl Into<String>) -> &mut Finding<'a> {
+        self.at_span(node.span, node, message)
+    }
+
+    /// A finding at a part of the text that belongs to a value, such as its key.
+    pub fn at_span(
+        &mut self,
+        span: Span,
+        node: &'a Node<'a>,
+        message: impl Into<String>,
+    ) -> &mut Finding<'a> {
+        let index = self.list.len();
+        self.list.push(Finding {
+            rule: self.rule,
+            severity: self.rule.severity,
+            message: message.into(),
+            span,
+            node,
+            label: "",
+            also: Vec::new(),
+        });
+        &mut self.list[index]
+    }
+}
+
+impl<'a> Finding<'a> {
+    /// Matters less or more than its rule says.
+    pub fn severity(&mut self, severity: Severity) -> &mut Finding<'a> {
+        self.severity = severity;
+        self
+    }
+
+    /// What stands beside the caret.
+    pub fn label(&mut self, label: &'static str) -> &mut Finding<'a> {
+        self.label = label;
+        self
+    }
+
+    /// Another place that belongs to it.
+    pub fn also(&mut self, node: &Node<'_>, label: impl Into<String>) -> &mut Finding<'a> {
+        self.also.push((node.span, label.into()));
+        self
+    }
+
+    pub(super) fn locate(self, source: &Source, root: &Node<'a>) -> Located {
+        let span = first_line(self.span, &source.text);
+        Located {
+            rule: self.rule,
+            severity: self.severity,
+            message: self.message,
+            span,
+            start: source.position(span.start),
+            end: source.position(span.end),
+            path: format!("${}", root.path_to(self.node).unwrap_or_default()),
+            label: self.label,
+            also: self
+                .also
+                .into_iter()
+                .map(|(span, label)| (first_line(span, &source.text), label))
+                .collect(),
+        }
+    }
+}
+
+/// A caret under a whole object says less than one under its beginning.
+fn first_line(span: Span, text: &str) -> Span {
+    let whole = text.get(span.start..span.end).unwrap_or("");
+    let line = whole.lines().next().unwrap_or("").trim_end();
+    Span {
+        start: span.start,
+        end: span.start + line.len(),
+    }
+}

@@ -1,0 +1,79 @@
+use std::collections::BTreeSet;
+
+use crate::core::step::Step;
+use crate::tools::check::rules::examples::{Example, WEB};
+use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::model::{Sidecar, Task};
+
+/// The whole trick of the sidecar is to be stopped first.
+pub(in crate::tools::check) const RULE: Rule = Rule {
+    id: "PS001",
+    name: "the sidecar does not depend on the app",
+    severity: Severity::Error,
+    compose: true,
+    why: "ECS stops a container only after those that depend on it. Without the dependency the app gets its \
+          SIGTERM together with the sidecar, and there is nothing left to drain. A dependency does not reach \
+          further than one step: the sidecar must name each container that it drains.",
+    mend: "Give the sidecar a `dependsOn` with `\"condition\": \"START\"` for each container that its steps are for.",
+    source: "Amazon ECS container agent, agent/engine/dependencygraph/graph.go, verifyShutdownOrder; \
+             Amazon ECS developer guide, Container dependency: \"for container shutdown it is reversed\"",
+    example: Example {
+        passing: WEB,
+        breaking: (
+            "      \"dependsOn\": [{\"containerName\": \"app\", \"condition\": \"START\"}],\n",
+            "",
+        ),
+    },
+    check,
+};
+
+fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    for sidecar in Sidecar::all(task) {
+        let own = sidecar.container;
+        if own.more_dependencies {
+            continue;
+        }
+        let mut needed = drained(task, &sidecar);
+        // Who is drained by an `ack` is not said: it must be one of them.
+        let named = task.apps().any(|app| own.depends_directly_on(&app.name.text));
+        if needed.is_empty() && !named && !task.more_containers {
+            needed.extend(task.apps().map(|app| app.name.text.as_ref()));
+        }
+        for name in needed {
+            let turned_round = task
+                .container(name)
+                .is_some_and(|app| app.depends_directly_on(&own.name.text));
+            if !own.depends_directly_on(name) && !turned_round {
+                findings
+                    .at(
+                        own.name.node,
+                        format!(
+                            "`{}` does not depend on `{name}`: both get SIGTERM at the same time",
+                            own.name.text
+                        ),
+                    )
+                    .label("stops together with the app");
+            }
+        }
+    }
+}
+
+/// The containers that the steps are for.
+fn drained<'t>(task: &'t Task<'_>, sidecar: &Sidecar<'_, '_>) -> BTreeSet<&'t str> {
+    let names = sidecar
+        .steps
+        .known()
+        .iter()
+        .filter_map(|step| match (&step.container, &step.step) {
+            (Some(container), _) => Some(container.as_str()),
+            (None, Step::Call(call)) => Some(call.url.host()),
+            (None, Step::Signal(signal)) => Some(signal.container.as_str()),
+            (None, Step::Ack) => None,
+        });
+    let own = sidecar.container.name.text.as_ref();
+    names
+        .filter_map(|name| task.container(name))
+        .map(|container| container.name.text.as_ref())
+        .filter(|name| *name != own)
+        .collect()
+}

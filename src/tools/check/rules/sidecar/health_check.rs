@@ -1,0 +1,55 @@
+use crate::tools::check::rules::examples::{Example, WEB};
+use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::model::{Task, Value};
+
+/// What a check that cannot work would run.
+const NOT_IN_THE_IMAGE: [&str; 5] = ["sh", "bash", "curl", "wget", "nc"];
+
+/// A blind sidecar should show.
+pub(in crate::tools::check) const RULE: Rule = Rule {
+    id: "PS041",
+    name: "the sidecar has no health check that works",
+    severity: Severity::Warning,
+    compose: false,
+    why: "ECS does not look at the health check of an image. Without one in the task definition nobody sees that a \
+          watcher has gone blind. The image has no shell and no curl: a check that needs them fails for ever.",
+    mend: "Set `\"healthCheck\": {\"command\": [\"CMD\", \"/ecs-prestop\", \"health\"]}` on the sidecar.",
+    source: "Amazon ECS developer guide, Determine Amazon ECS task health using container health checks",
+    example: Example {
+        passing: WEB,
+        breaking: (
+            "[\"CMD\", \"/ecs-prestop\", \"health\"]",
+            "[\"CMD-SHELL\", \"curl -f http://localhost:9911/healthz\"]",
+        ),
+    },
+    check,
+};
+
+fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    for sidecar in task.sidecars() {
+        let name = &sidecar.name.text;
+        match &sidecar.health_check {
+            Value::Absent => {
+                findings
+                    .at(sidecar.name.node, format!("`{name}` has no health check"))
+                    .label("no healthCheck");
+            }
+            Value::Known(words, node) if needs_more_than_the_image(words) => {
+                findings
+                    .at(node, format!("the health check of `{name}` needs a shell or a tool that the image does not have"))
+                    .label("no such program in the image");
+            }
+            Value::Known(..) | Value::Unknown(_) => {}
+        }
+    }
+}
+
+fn needs_more_than_the_image(words: &[std::borrow::Cow<'_, str>]) -> bool {
+    let mut words = words.iter().map(AsRef::as_ref);
+    let program = match words.next() {
+        Some("CMD-SHELL") => return true,
+        Some("CMD") => words.next(),
+        first => first,
+    };
+    program.is_some_and(|program| NOT_IN_THE_IMAGE.contains(&program.rsplit('/').next().unwrap_or(program)))
+}

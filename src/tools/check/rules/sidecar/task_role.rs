@@ -1,0 +1,36 @@
+use crate::tools::check::rules::examples::{Example, WEB};
+use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::model::{Sidecar, Task};
+
+/// Calls to AWS need somebody to make them as.
+pub(in crate::tools::check) const RULE: Rule = Rule {
+    id: "PS044",
+    name: "a setting needs AWS, but the task has no role",
+    severity: Severity::Error,
+    compose: false,
+    why: "Settings that ask AWS for something use the credentials of the task role. Without one those calls are \
+          refused, and the sidecar drains without them.",
+    mend: "Give the task a `taskRoleArn` with the policies that `task-definitions/iam` has for each setting.",
+    source: "Amazon ECS developer guide, Amazon ECS task IAM role",
+    example: Example {
+        passing: WEB,
+        breaking: ("  \"taskRoleArn\": \"arn:aws:iam::111122223333:role/web\",\n", ""),
+    },
+    check,
+};
+
+fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    if !task.task_role.is_absent() {
+        return;
+    }
+    for sidecar in Sidecar::all(task) {
+        if let Some(setting) = sidecar.aws_feature() {
+            findings
+                .at(
+                    sidecar.place(setting),
+                    format!("{setting} needs a task role, and the task has none"),
+                )
+                .label("no taskRoleArn");
+        }
+    }
+}

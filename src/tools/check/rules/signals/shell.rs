@@ -1,0 +1,105 @@
+use std::collections::BTreeSet;
+
+use crate::tools::check::rules::examples::{Example, PLAIN};
+use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::document::Node;
+use crate::tools::model::{Container, Task, Value};
+
+use super::pid1::{Ends, First, first};
+
+/// SIGTERM goes to the shell, and ends there.
+pub(in crate::tools::check) const RULE: Rule = Rule {
+    id: "PS020",
+    name: "a shell as PID 1 swallows SIGTERM",
+    severity: Severity::Warning,
+    compose: true,
+    why: "SIGTERM goes to the first process of the container only. A shell that waits for a command does not hand \
+          it on, and as PID 1 it does not even end: the app goes on until SIGKILL. npm, yarn and pnpm start the app \
+          through a shell, and whether a signal passes depends on their version. An init process does not mend it: \
+          then the shell ends, and the app is killed with it.",
+    mend: "Start the app itself (`[\"node\", \"server.js\"]`), or begin the script's last command with `exec`: \
+           `sh -c \"migrate && exec node server.js\"`. \
+           A loop needs a `trap`.",
+    source: "pid_namespaces(7); Docker build checks, JSONArgsRecommended; AWS containers blog, Graceful shutdowns with \
+             ECS; nodejs/docker-node, Best Practices, CMD; npm/cli #6547",
+    example: Example {
+        passing: PLAIN,
+        breaking: (
+            "[\"java\", \"-jar\", \"app.jar\"]",
+            "[\"sh\", \"-c\", \"./migrate && java -jar app.jar\"]",
+        ),
+    },
+    check,
+};
+
+fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    // Containers of one YAML anchor share their script.
+    let mut seen = BTreeSet::new();
+    for container in &task.containers {
+        let Some(words) = container.arguments().filter(|_| !task.ends_early(container)) else {
+            continue;
+        };
+        let Some(first) = first(&words) else { continue };
+        let name = &container.name.text;
+        let unless = super::unless_entry_point(container);
+        let (word, severity, message, label) = match first {
+            First::Shell {
+                shell,
+                script,
+                ends: Ends::AsOneCommand,
+            } => (
+                script,
+                Severity::Note,
+                format!(
+                    "`{name}` starts its app through `{shell} -c`: whether SIGTERM reaches it depends on the shell"
+                ),
+                "write `exec` before it",
+            ),
+            First::Shell {
+                shell,
+                script,
+                ends: Ends::WithCommand,
+            } => (
+                script,
+                Severity::Warning,
+                format!("`{shell}` is the first process of `{name}`{unless}, and keeps SIGTERM from its app"),
+                "`exec` the last command",
+            ),
+            First::Shell {
+                shell,
+                script,
+                ends: Ends::WithLoop,
+            } => (
+                script,
+                Severity::Warning,
+                format!(
+                    "`{shell}` is the first process of `{name}`{unless}, and its loop goes on after SIGTERM"
+                ),
+                "`trap 'exit 0' TERM` first",
+            ),
+            First::Runner(runner) => (
+                words.first().copied().unwrap_or(runner),
+                Severity::Warning,
+                format!("`{name}` starts its app through `{runner}`: SIGTERM may not reach it"),
+                "start the app itself",
+            ),
+            First::Program(_) => continue,
+        };
+        let node = place(container, word);
+        if seen.insert(node.span) {
+            findings.at(node, message).severity(severity).label(label);
+        }
+    }
+}
+
+/// The node of a word of entry point or command; the whole where compose splits a text.
+fn place<'a>(container: &Container<'a>, word: &str) -> &'a Node<'a> {
+    for part in [&container.entry_point, &container.command] {
+        if let Value::Known(words, node) = part
+            && let Some(index) = words.iter().position(|own| std::ptr::eq(own.as_ref(), word))
+        {
+            return node.items().get(index).unwrap_or(node);
+        }
+    }
+    container.name.node
+}

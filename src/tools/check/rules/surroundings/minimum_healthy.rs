@@ -1,0 +1,40 @@
+use crate::tools::check::rules::examples::{Example, TEMPLATE};
+use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::model::Task;
+
+/// A gap in every deployment.
+pub(in crate::tools::check) const RULE: Rule = Rule {
+    id: "PS053",
+    name: "a deployment stops all tasks before it starts new ones",
+    severity: Severity::Warning,
+    compose: false,
+    why: "`MinimumHealthyPercent` is what must go on running during a deployment, as a share of the desired count and \
+          rounded up. At 0 all tasks may be stopped before a new one runs, however well each of them drains.",
+    mend: "Set it to 100 with a `MaximumPercent` of 200, unless two versions must never run side by side.",
+    source: "Amazon ECS API reference, DeploymentConfiguration, minimumHealthyPercent",
+    example: Example {
+        passing: TEMPLATE,
+        breaking: ("MinimumHealthyPercent: 100", "MinimumHealthyPercent: 0"),
+    },
+    check,
+};
+
+fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    for service in &task.services {
+        // A daemon cannot have two tasks on one instance.
+        let none = service.minimum_healthy_percent.known() == Some(&0) && !service.is_daemon;
+        // A worker's queue waits; whoever calls a service does not.
+        let called = service.desired.known() != Some(&0) && service.is_called;
+        if let (Some(node), true) = (service.minimum_healthy_percent.node(), none && called) {
+            findings
+                .at(
+                    node,
+                    format!(
+                        "a deployment of `{}` may stop all tasks before it starts a new one",
+                        service.name
+                    ),
+                )
+                .label("nothing has to stay");
+        }
+    }
+}

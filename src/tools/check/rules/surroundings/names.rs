@@ -1,0 +1,41 @@
+use std::collections::BTreeSet;
+
+use crate::tools::check::rules::examples::{Example, PLAIN};
+use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::model::{NAMELESS, Task};
+
+/// Everything else here goes by names.
+pub(in crate::tools::check) const RULE: Rule = Rule {
+    id: "PS060",
+    name: "a container without a name, or with another's",
+    severity: Severity::Error,
+    compose: false,
+    why: "ECS refuses a task definition in which a container has no name or two have the same. Dependencies, steps and \
+          signals find their container by it.",
+    mend: "Give each container a name of its own.",
+    source: "Amazon ECS API reference, ContainerDefinition, name",
+    example: Example {
+        passing: PLAIN,
+        breaking: ("      \"name\": \"app\",\n", ""),
+    },
+    check,
+};
+
+fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    let mut seen = BTreeSet::new();
+    for container in &task.containers {
+        let name = container.name.text.as_ref();
+        if name == NAMELESS || name.is_empty() {
+            findings
+                .at(container.node, "a container without a name")
+                .label("no name");
+        } else if !seen.insert(name) {
+            findings
+                .at(
+                    container.name.node,
+                    format!("a second container with the name `{name}`"),
+                )
+                .label("the same name");
+        }
+    }
+}

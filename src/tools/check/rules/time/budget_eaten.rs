@@ -1,0 +1,70 @@
+use std::time::Duration;
+
+use crate::core::deadline::CEILING;
+use crate::tools::check::rules::examples::{Example, WEB};
+use crate::tools::check::rules::seconds;
+use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::model::{Host, Sidecar, Task};
+
+/// Less than this is no drain.
+const LEAST: Duration = Duration::from_secs(5);
+
+/// Time that is spent before it is there.
+pub(in crate::tools::check) const RULE: Rule = Rule {
+    id: "PS015",
+    name: "settle time or reserve eat the budget of the drain",
+    severity: Severity::Warning,
+    compose: true,
+    why: "A drain has what is left of the stop timeout, or of the 120 s of a Spot notice less PRESTOP_RESERVE, once \
+          PRESTOP_SETTLE is over. The settle time is cut to half of that.",
+    mend: "Raise the stop timeout, or lower PRESTOP_SETTLE or PRESTOP_RESERVE.",
+    source: "README, The deadline",
+    example: Example {
+        passing: WEB,
+        breaking: (
+            "{\"name\": \"PRESTOP_SETTLE\", \"value\": \"10s\"}",
+            "{\"name\": \"PRESTOP_SETTLE\", \"value\": \"60s\"}",
+        ),
+    },
+    check,
+};
+
+fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    for sidecar in Sidecar::all(task) {
+        let Ok(config) = &sidecar.settings else { continue };
+        let told = ["PRESTOP_STOP_TIMEOUT", "PRESTOP_RESERVE", "PRESTOP_SETTLE"];
+        if told.iter().any(|setting| sidecar.is_unknown(setting)) {
+            continue;
+        }
+        let limits = config.policy.limits;
+        let on_sigterm = limits.stop_timeout.budget();
+        let on_spot = CEILING.saturating_sub(limits.reserve.get());
+        let host_goes = matches!(task.host(), Host::Goes(_) | Host::MayGo);
+        let (budget, eater) = if host_goes && on_spot < on_sigterm {
+            (on_spot, "PRESTOP_RESERVE")
+        } else {
+            (on_sigterm, "PRESTOP_STOP_TIMEOUT")
+        };
+        let settle = config.policy.settle;
+        let left = budget - settle.min(budget / 2);
+        let (place, message) = if settle > budget / 2 {
+            (
+                "PRESTOP_SETTLE",
+                format!(
+                    "PRESTOP_SETTLE is {}, but only {} of it count: half of the {} that a drain has",
+                    seconds(settle.as_secs_f64()),
+                    seconds((budget / 2).as_secs_f64()),
+                    seconds(budget.as_secs_f64())
+                ),
+            )
+        } else if left < LEAST {
+            (
+                eater,
+                format!("{eater} leaves {} to the drain", seconds(left.as_secs_f64())),
+            )
+        } else {
+            continue;
+        };
+        findings.at(sidecar.place(place), message);
+    }
+}

@@ -1,0 +1,41 @@
+use crate::tools::check::rules::examples::{Example, PLAIN};
+use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::model::Task;
+
+/// The default is a choice that nobody made.
+pub(in crate::tools::check) const RULE: Rule = Rule {
+    id: "PS010",
+    name: "the app has no stopTimeout",
+    severity: Severity::Warning,
+    compose: false,
+    why: "Without `stopTimeout` the app is killed 30 s after its SIGTERM, on EC2 after what the agent of that \
+          instance was told. Requests and jobs that take longer are cut off, and nobody chose that.",
+    mend: "Set `stopTimeout` to what the app needs at most to finish, in seconds; Fargate takes 2 to 120.",
+    source: "Amazon ECS API reference, ContainerDefinition, stopTimeout; Amazon ECS container agent, \
+             ECS_CONTAINER_STOP_TIMEOUT",
+    example: Example {
+        passing: PLAIN,
+        breaking: ("      \"stopTimeout\": 60,\n", ""),
+    },
+    check,
+};
+
+fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    for app in task.apps() {
+        if app.stop_timeout_s.is_absent() {
+            let limit = match task.on_fargate() {
+                Some(true) => "30 s after SIGTERM",
+                _ => "30 s after SIGTERM, or when the agent's own default says",
+            };
+            findings
+                .at(
+                    app.name.node,
+                    format!(
+                        "`{}` has no stopTimeout: what it has not finished is cut off {limit}",
+                        app.name.text
+                    ),
+                )
+                .label("no stopTimeout");
+        }
+    }
+}

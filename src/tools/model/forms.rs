@@ -1,0 +1,137 @@
+//! Recognises the form of a document and finds the task definitions in it.
+
+use crate::tools::document::{Kind, Node, Span};
+
+use super::{Form, Task, Value, compose, ecs, template};
+
+/// Why a document holds no task definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoTask {
+    /// It is of no form that is known here.
+    Foreign {
+        /// What was expected.
+        message: String,
+        /// Where.
+        at: usize,
+    },
+    /// It is a template without an `AWS::ECS::TaskDefinition`, or a compose file without services.
+    Empty,
+}
+
+/// The task definitions of a document, at least one.
+///
+/// # Errors
+/// Where there is none.
+pub fn tasks<'a>(root: &'a Node<'a>) -> Result<Vec<Task<'a>>, NoTask> {
+    let tasks = if let Some(inner) = root
+        .get("taskDefinition")
+        .filter(|node| node.get("containerDefinitions").is_some())
+    {
+        vec![of_api(Form::Describe, inner)?]
+    } else if root.get("containerDefinitions").is_some() {
+        vec![of_api(Form::Register, root)?]
+    } else if let Some(resources) = root
+        .get("Resources")
+        .filter(|node| matches!(node.kind, Kind::Map(_)))
+    {
+        template::tasks(resources)
+    } else if let Some(services) = root
+        .get("services")
+        .filter(|node| matches!(node.kind, Kind::Map(_)))
+    {
+        vec![compose::task(root, services, key_span(root, "services"))]
+    } else if is_list_of_containers(root) {
+        vec![list_of_containers(root)]
+    } else {
+        return Err(foreign(root));
+    };
+    if tasks
+        .iter()
+        .all(|task| task.containers.is_empty() && !task.more_containers && task.form == Form::Compose)
+    {
+        return Err(NoTask::Empty);
+    }
+    Ok(tasks)
+}
+
+fn of_api<'a>(form: Form, node: &'a Node<'a>) -> Result<Task<'a>, NoTask> {
+    let family = node.get("family").and_then(Node::text);
+    let Some(list) = node.get("containerDefinitions") else {
+        return Err(foreign(node));
+    };
+    if !matches!(list.kind, Kind::List(_)) {
+        return Err(NoTask::Foreign {
+            message: format!(
+                "containerDefinitions is {}: expected a list of containers",
+                list.describe()
+            ),
+            at: list.span.start,
+        });
+    }
+    let at = match family {
+        Some(_) => key_span(node, "family"),
+        None => key_span(node, "containerDefinitions"),
+    };
+    Ok(ecs::task(
+        form,
+        family.unwrap_or("task").to_owned(),
+        at,
+        node,
+        list,
+    ))
+}
+
+/// What belongs to the task as a whole stands elsewhere.
+fn list_of_containers<'a>(root: &'a Node<'a>) -> Task<'a> {
+    let task = ecs::task(
+        Form::Containers,
+        "containers".to_owned(),
+        first_byte(root),
+        root,
+        root,
+    );
+    Task {
+        compatibilities: Value::Unknown(root),
+        network_mode: Value::Unknown(root),
+        pid_mode: Value::Unknown(root),
+        task_role: Value::Unknown(root),
+        ..task
+    }
+}
+
+fn is_list_of_containers(root: &Node<'_>) -> bool {
+    root.items()
+        .first()
+        .is_some_and(|first| first.get("name").is_some() && first.get("image").is_some())
+}
+
+fn key_span(node: &Node<'_>, key: &str) -> Span {
+    let entry = node.entries().iter().find(|entry| entry.key == key);
+    entry.map_or_else(|| first_byte(node), |entry| entry.key_span)
+}
+
+fn first_byte(node: &Node<'_>) -> Span {
+    Span {
+        start: node.span.start,
+        end: node.span.start + 1,
+    }
+}
+
+fn foreign(root: &Node<'_>) -> NoTask {
+    let found = match &root.kind {
+        Kind::Map(entries) if entries.is_empty() => "an empty object".to_owned(),
+        Kind::Map(_) if root.get("family").is_some() => "a task definition without its containers".to_owned(),
+        Kind::Map(entries) if entries.iter().any(|entry| entry.value.get("image").is_some()) => {
+            "what may be a compose file of version 1, which has no `services`".to_owned()
+        }
+        Kind::Map(_) => "an object without any of them".to_owned(),
+        _ => root.describe().to_owned(),
+    };
+    NoTask::Foreign {
+        message: format!(
+            "no task definition: expected `containerDefinitions` (ECS), `taskDefinition` (describe-task-definition), \
+             `Resources` (CloudFormation) or `services` (compose), found {found}"
+        ),
+        at: root.span.start,
+    }
+}

@@ -1,0 +1,172 @@
+//! The settings of a sidecar in a file, read by the code that reads them at run time.
+
+use crate::config::{Config, Problem};
+use crate::core::step::{LabelError, Plan, PlannedStep};
+use crate::core::task;
+
+use super::{Container, Task, Value};
+
+/// Nobody has a use for more than one; what a file of hundreds says of each is not told.
+const MAX_SIDECARS: usize = 4;
+
+/// A sidecar and what it is set to do.
+#[derive(Debug)]
+pub struct Sidecar<'t, 'a> {
+    /// Its container.
+    pub container: &'t Container<'a>,
+    /// What `run` would make of its settings, those left out that the file does not tell.
+    pub settings: Result<Config, Vec<Problem>>,
+    /// What it would do to drain.
+    pub steps: Steps,
+}
+
+/// What a sidecar would do to drain.
+#[derive(Debug)]
+pub enum Steps {
+    /// These, and what is wrong with labels that are left out.
+    Known(Vec<PlannedStep>, Vec<LabelError>),
+    /// Nothing at all: it would refuse to start.
+    None(Vec<LabelError>),
+    /// The file does not say.
+    Unknown,
+}
+
+impl Steps {
+    /// The steps, as far as they are known.
+    pub fn known(&self) -> &[PlannedStep] {
+        match self {
+            Steps::Known(steps, _) => steps,
+            Steps::None(_) | Steps::Unknown => &[],
+        }
+    }
+}
+
+impl<'t, 'a> Sidecar<'t, 'a> {
+    /// Every sidecar of a task.
+    pub fn all(task: &'t Task<'a>) -> impl Iterator<Item = Sidecar<'t, 'a>> {
+        task.sidecars()
+            .take(MAX_SIDECARS)
+            .map(|container| Sidecar::of(task, container))
+    }
+
+    fn of(task: &'t Task<'a>, container: &'t Container<'a>) -> Sidecar<'t, 'a> {
+        let settings = Config::read(|name| flag(container, name), environment(container));
+        let steps = match &settings {
+            Ok(config) => steps(task, container, config),
+            Err(_) => Steps::Unknown,
+        };
+        Sidecar {
+            container,
+            settings,
+            steps,
+        }
+    }
+
+    /// Whether a setting is there with a value that the file does not tell, or may come from elsewhere.
+    pub fn is_unknown(&self, variable: &str) -> bool {
+        is_unknown(self.container, variable)
+    }
+
+    /// Where to point for a setting: its value, else the sidecar's name.
+    pub fn place(&self, variable: &str) -> &'a super::Node<'a> {
+        let named = self.container.variable(variable).map(|variable| variable.node);
+        let secret = self
+            .container
+            .secrets
+            .iter()
+            .find(|secret| secret.text == variable);
+        named
+            .or(secret.map(|secret| secret.node))
+            .unwrap_or(self.container.name.node)
+    }
+
+    /// Whether a boolean setting or a word is given exactly so.
+    pub fn says(&self, variable: &str, word: &str) -> bool {
+        let value = self
+            .container
+            .variable(variable)
+            .and_then(|variable| variable.value.known());
+        value.is_some_and(|value| value == word)
+    }
+}
+
+fn is_unknown(container: &Container<'_>, variable: &str) -> bool {
+    match container.variable(variable) {
+        Some(variable) => matches!(variable.value, Value::Unknown(_)),
+        None => container.more_environment || container.secrets.iter().any(|secret| secret.text == variable),
+    }
+}
+
+fn environment<'t>(container: &'t Container<'_>) -> impl Iterator<Item = (String, String)> + 't {
+    container.environment.iter().filter_map(|variable| {
+        let value = variable.value.known()?;
+        Some((variable.name.to_string(), value.to_string()))
+    })
+}
+
+/// A flag among the words of `command`: `--stop-timeout 90s` or `--stop-timeout=90s`.
+fn flag(container: &Container<'_>, name: &str) -> Option<String> {
+    let words = container.command.known()?;
+    let long = format!("--{name}");
+    words.iter().enumerate().find_map(|(index, word)| {
+        let rest = word.strip_prefix(long.as_str())?;
+        let value = match rest.strip_prefix('=') {
+            Some(value) => Some(value),
+            None if rest.is_empty() => words.get(index + 1).map(AsRef::as_ref),
+            None => None,
+        };
+        value.filter(|value| !value.contains('$')).map(ToOwned::to_owned)
+    })
+}
+
+fn steps(task: &Task<'_>, container: &Container<'_>, config: &Config) -> Steps {
+    if let Some(plan) = Plan::from_setting(&config.drain) {
+        return Steps::Known(plan.steps().to_vec(), Vec::new());
+    }
+    if is_unknown(container, "PRESTOP_DRAIN") {
+        return Steps::Unknown;
+    }
+    let (plan, errors) = Plan::from_labels(&as_metadata(task));
+    let more = task.more_containers || task.containers.iter().any(|container| container.more_labels);
+    match plan {
+        Some(plan) => Steps::Known(plan.steps().to_vec(), errors),
+        None if more => Steps::Unknown,
+        None => Steps::None(errors),
+    }
+}
+
+/// The containers with their labels, as the task metadata would show them.
+fn as_metadata(task: &Task<'_>) -> task::Task {
+    let containers = task.containers.iter().map(|container| task::Container {
+        name: container.name.text.to_string(),
+        labels: container
+            .labels
+            .iter()
+            .map(|(name, (text, _))| (name.to_string(), text.to_string()))
+            .collect(),
+        ..task::Container::default()
+    });
+    task::Task {
+        containers: containers.collect(),
+        ..task::Task::default()
+    }
+}
+
+/// The settings that need to call AWS, and the values that ask for it.
+const AWS_FEATURES: [(&str, &str); 5] = [
+    ("PRESTOP_DEREGISTER", "true"),
+    ("PRESTOP_DRAIN_INSTANCE", "true"),
+    ("PRESTOP_AFTER_DRAIN", "stop-task"),
+    ("PRESTOP_STOP_TIMEOUT", "auto"),
+    ("PRESTOP_PROTECT", "true"),
+];
+
+impl Sidecar<'_, '_> {
+    /// The first setting that needs the task role.
+    pub fn aws_feature(&self) -> Option<&'static str> {
+        let wanted = AWS_FEATURES
+            .iter()
+            .find(|(variable, word)| self.says(variable, word));
+        wanted.map(|(variable, _)| *variable)
+    }
+}

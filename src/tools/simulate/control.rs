@@ -1,0 +1,122 @@
+//! `/_simulate/…`: what can be announced, taken back and broken, and in which words.
+
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::json;
+
+use super::faults::Fault;
+use super::{World, instance_metadata};
+use crate::config;
+use crate::core::notice::Action;
+
+impl World {
+    /// `POST` makes it so, `DELETE` takes it back, `GET` only shows.
+    pub(super) fn control(&mut self, method: &Method, what: &str, query: Query<'_>) -> Result<(), String> {
+        let on = *method != Method::DELETE;
+        if *method == Method::GET {
+            return Ok(());
+        }
+        let metadata = &mut self.instance_metadata;
+        match what {
+            "spot" => {
+                metadata.spot = None;
+                if on {
+                    let action = query.get("action").unwrap_or("terminate");
+                    let action = match action {
+                        "terminate" => Action::Terminate,
+                        "stop" => Action::Stop,
+                        "hibernate" => Action::Hibernate,
+                        other => {
+                            return Err(format!(
+                                "action is `{other}`: allowed is terminate, stop or hibernate"
+                            ));
+                        }
+                    };
+                    metadata.announce_spot(action, query.duration("in", 120)?);
+                }
+            }
+            "rebalance" => metadata.rebalance = on.then(jiff::Timestamp::now),
+            "maintenance" => {
+                let state = query.get("state").unwrap_or("active").to_owned();
+                if !["active", "completed", "canceled"].contains(&state.as_str()) {
+                    return Err(format!(
+                        "state is `{state}`: allowed is active, completed or canceled"
+                    ));
+                }
+                let code = query.get("code").unwrap_or("system-reboot").to_owned();
+                let left = query.duration("in", 120)?;
+                metadata.maintenance = on.then(|| instance_metadata::Maintenance::new(code, state, left));
+            }
+            "autoscaling" => {
+                let state = query.get("state").unwrap_or("Terminated");
+                metadata.autoscaling = on.then(|| state.to_owned());
+            }
+            "tokens" => metadata.expire_tokens(),
+            "container" => {
+                let name = query.get("name").ok_or("name is missing: which container?")?;
+                let known = match (query.get("id"), query.get("status")) {
+                    (Some(id), _) => self.definition.set_docker_id(name, id),
+                    (None, status) => self.definition.set_status(name, status.unwrap_or("STOPPED")),
+                };
+                if !known {
+                    return Err(format!(
+                        "name is `{name}`: the task has {}",
+                        self.definition.names().join(", ")
+                    ));
+                }
+            }
+            "fault" if on => self.faults.set(Fault::parse(query)?),
+            "fault" => self.faults.clear(),
+            other => {
+                return Err(format!(
+                    "`{other}` cannot be simulated: there are spot, rebalance, maintenance, autoscaling, tokens, container and fault"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn state(&mut self) -> serde_json::Value {
+        json!({
+            "containers": self.definition.names(),
+            "spot": self.instance_metadata.spot.is_some(),
+            "rebalance": self.instance_metadata.rebalance.is_some(),
+            "maintenance": self.instance_metadata.maintenance.is_some(),
+            "autoscaling": self.instance_metadata.autoscaling,
+            "aws": self.aws.state(),
+            "protected": self.task_protection.is_on(),
+            "faults": self.faults.describe(),
+        })
+    }
+}
+
+/// The parameters of a control request.
+#[derive(Clone, Copy)]
+pub(super) struct Query<'a>(pub(super) &'a str);
+
+impl<'a> Query<'a> {
+    pub(super) fn get(self, name: &str) -> Option<&'a str> {
+        let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
+        pairs
+            .filter(|(_, value)| !value.is_empty())
+            .find_map(|(key, value)| (key == name).then_some(value))
+    }
+
+    pub(super) fn duration(self, name: &str, default_s: u64) -> Result<Duration, String> {
+        match self.get(name) {
+            None => Ok(Duration::from_secs(default_s)),
+            Some(text) => config::duration(text)
+                .ok_or_else(|| format!("{name} is `{text}`: write a duration such as 120s")),
+        }
+    }
+
+    pub(super) fn number(self, name: &str) -> Result<Option<u32>, String> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        text.parse()
+            .map(Some)
+            .map_err(|_| format!("{name} is `{text}`: write a number"))
+    }
+}

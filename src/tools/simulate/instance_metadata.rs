@@ -1,0 +1,159 @@
+//! The stand-in's instance metadata: tokens and the items that announce an end.
+//!
+//! Status codes and shapes as recorded from the metadata mock that AWS publishes (AEMM).
+
+use std::time::Duration;
+
+use hyper::{HeaderMap, Method, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{INSTANCE_ID, Reply, header, text, with_type};
+use crate::core::notice::Action;
+use crate::sidecar::watch::items::Item;
+
+/// The longest that a token lives: six hours.
+const MAX_TTL: u64 = 21_600;
+
+/// Tokens beyond these push the oldest out.
+const MAX_TOKENS: usize = 256;
+
+/// What is announced.
+#[derive(Default)]
+pub(super) struct InstanceMetadata {
+    /// Whether it answers without a token.
+    pub(super) version_1: bool,
+    pub(super) spot: Option<(Action, Timestamp)>,
+    pub(super) rebalance: Option<Timestamp>,
+    pub(super) maintenance: Option<Maintenance>,
+    pub(super) autoscaling: Option<String>,
+    tokens: Vec<(String, Instant)>,
+    made: u64,
+}
+
+/// A scheduled event.
+pub(super) struct Maintenance {
+    code: String,
+    state: String,
+    not_before: Timestamp,
+}
+
+impl Maintenance {
+    pub(super) fn new(code: String, state: String, left: Duration) -> Maintenance {
+        Maintenance {
+            code,
+            state,
+            not_before: after(left),
+        }
+    }
+}
+
+impl InstanceMetadata {
+    pub(super) fn announce_spot(&mut self, action: Action, left: Duration) {
+        self.spot = Some((action, after(left)));
+    }
+
+    pub(super) fn expire_tokens(&mut self) {
+        self.tokens.clear();
+    }
+
+    pub(super) fn tokens_made(&self) -> u64 {
+        self.made
+    }
+
+    pub(super) fn answer(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> Reply {
+        match (method, path) {
+            (&Method::PUT, "/latest/api/token") => return self.new_token(headers),
+            (&Method::GET, _) => {}
+            _ => return text(StatusCode::METHOD_NOT_ALLOWED, ""),
+        }
+        if !self.allowed(headers) {
+            return page(StatusCode::UNAUTHORIZED, "401 - Unauthorized");
+        }
+        match self.item(path) {
+            Some(body) => text(StatusCode::OK, &body),
+            None => page(StatusCode::NOT_FOUND, "404 - Not Found"),
+        }
+    }
+
+    fn new_token(&mut self, headers: &HeaderMap) -> Reply {
+        let ttl = header(headers, "x-aws-ec2-metadata-token-ttl-seconds").and_then(|ttl| ttl.parse().ok());
+        let Some(ttl) = ttl.filter(|ttl| (1..=MAX_TTL).contains(ttl)) else {
+            return page(StatusCode::BAD_REQUEST, "400 - Bad Request");
+        };
+        if self.tokens.len() >= MAX_TOKENS {
+            self.tokens.remove(0);
+        }
+        self.made += 1;
+        let token = format!("simulated-token-{}==", self.made);
+        self.tokens
+            .push((token.clone(), Instant::now() + Duration::from_secs(ttl)));
+        let mut reply = text(StatusCode::OK, &token);
+        reply
+            .headers_mut()
+            .insert("x-aws-ec2-metadata-token-ttl-seconds", ttl.into());
+        reply
+    }
+
+    fn allowed(&self, headers: &HeaderMap) -> bool {
+        match header(headers, "x-aws-ec2-metadata-token") {
+            None => self.version_1,
+            Some(token) => self
+                .tokens
+                .iter()
+                .any(|(known, until)| known == token && Instant::now() < *until),
+        }
+    }
+
+    /// `None` is a 404.
+    fn item(&self, path: &str) -> Option<String> {
+        let item = Item::ALL.into_iter().find(|item| item.path() == path);
+        match item {
+            Some(Item::Spot) => {
+                let (action, time) = self.spot.as_ref()?;
+                Some(format!("{:#}", json!({"action": action, "time": seconds(*time)})))
+            }
+            Some(Item::Rebalance) => Some(json!({"noticeTime": seconds(self.rebalance?)}).to_string()),
+            Some(Item::Maintenance) => {
+                let events = self.maintenance.iter().map(|event| {
+                    json!({
+                        "NotBefore": event.not_before.strftime("%-d %b %Y %H:%M:%S GMT").to_string(),
+                        "NotAfter": after(Duration::from_secs(7200)).strftime("%-d %b %Y %H:%M:%S GMT").to_string(),
+                        "Code": event.code,
+                        "Description": "scheduled by the stand-in",
+                        "EventId": "instance-event-0d59937288b749b32",
+                        "State": event.state,
+                    })
+                });
+                Some(format!("{:#}", serde_json::Value::from_iter(events)))
+            }
+            Some(Item::Autoscaling) => {
+                Some(self.autoscaling.clone().unwrap_or_else(|| "InService".to_owned()))
+            }
+            None => match path {
+                "/latest/meta-data/instance-id" => Some(INSTANCE_ID.to_owned()),
+                "/latest/meta-data/instance-life-cycle" => Some("spot".to_owned()),
+                "/latest/meta-data/placement/region" => Some("eu-central-1".to_owned()),
+                _ => None,
+            },
+        }
+    }
+}
+
+fn after(left: Duration) -> Timestamp {
+    let left = SignedDuration::try_from(left).unwrap_or(SignedDuration::MAX);
+    Timestamp::now().saturating_add(left).unwrap_or(Timestamp::MAX)
+}
+
+fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// EC2 answers errors with a page for browsers.
+fn page(status: StatusCode, title: &str) -> Reply {
+    let body = format!(
+        "<?xml version=\"1.0\"?>\n<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n"
+    );
+    with_type(status, "text/html", body)
+}
