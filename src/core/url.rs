@@ -7,7 +7,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use hyper::Uri;
+use fluent_uri::pct_enc::EStr;
+use fluent_uri::{Uri, UriRef};
 
 /// Many servers take no longer ones; it also bounds what a `Location` can make the sidecar keep.
 const MAX_LENGTH: usize = 2048;
@@ -86,25 +87,25 @@ impl HttpUrl {
         self.with_target(&format!("{}{suffix}", self.target.trim_end_matches('/')))
     }
 
-    /// Resolves a reference, such as a `Location` header, against this URL.
+    /// Resolves a reference, such as a `Location` header, against this URL (RFC 3986, section 5).
     ///
     /// # Errors
     /// Where it leads away from plain HTTP or cannot be parsed.
     pub fn join(&self, reference: &str) -> Result<HttpUrl, UrlError> {
-        let path = self.target.split('?').next().unwrap_or("/");
-        let directory = &path[..=path.rfind('/').unwrap_or(0)];
-        let target = match reference {
-            "" => return Ok(self.clone()),
-            absolute if absolute.contains("://") => return absolute.parse(),
-            other_host if other_host.starts_with("//") => {
-                return format!("http:{other_host}").parse();
-            }
-            rooted if rooted.starts_with('/') => rooted.to_owned(),
-            query if query.starts_with('?') => format!("{path}{query}"),
-            relative => format!("{directory}{relative}"),
-        };
-        // Parsed again, because a server may send anything in a header.
-        format!("http://{}{target}", self.authority()).parse()
+        if reference.len() > MAX_LENGTH {
+            return Err(UrlError::TooLong);
+        }
+        let invalid = |why: &dyn fmt::Display| UrlError::Invalid(why.to_string());
+        let base = self.to_string();
+        let base = Uri::parse(base.as_str()).map_err(|why| invalid(&why))?;
+        let reference = UriRef::parse(reference).map_err(|why| invalid(&why))?;
+        let whole = reference.resolve_against(&base).map_err(|why| invalid(&why))?;
+        whole.as_str().parse()
+    }
+
+    /// Whether both are the same server, as far as a URL tells.
+    pub fn same_server(&self, other: &HttpUrl) -> bool {
+        self.host.eq_ignore_ascii_case(&other.host) && self.port == other.port
     }
 }
 
@@ -122,20 +123,17 @@ impl FromStr for HttpUrl {
         if !lower.starts_with("http://") {
             return Err(UrlError::NotHttp);
         }
-        let uri: Uri = text
-            .parse()
-            .map_err(|why: hyper::http::uri::InvalidUri| UrlError::Invalid(why.to_string()))?;
+        let uri = Uri::parse(text).map_err(|why| UrlError::Invalid(why.to_string()))?;
         let authority = uri.authority().ok_or(UrlError::NoHost)?;
-        if authority.as_str().contains('@') {
+        if authority.has_userinfo() {
             return Err(UrlError::UserInfo);
         }
         let host = authority.host().trim_matches(['[', ']']);
         if host.is_empty() {
             return Err(UrlError::NoHost);
         }
-        let after_host = &authority.as_str()[authority.host().len()..];
-        let port = match after_host.strip_prefix(':') {
-            None => 80,
+        let port = match authority.port().map(EStr::as_str) {
+            None | Some("") => 80,
             Some(digits) => match digits.parse() {
                 Ok(port) if port > 0 => port,
                 _ => {
@@ -145,12 +143,16 @@ impl FromStr for HttpUrl {
                 }
             },
         };
+        let path = Some(uri.path().as_str())
+            .filter(|path| !path.is_empty())
+            .unwrap_or("/");
         Ok(HttpUrl {
             host: host.to_owned(),
             port,
-            target: uri
-                .path_and_query()
-                .map_or_else(|| "/".to_owned(), ToString::to_string),
+            target: match uri.query() {
+                Some(query) => format!("{path}?{}", query.as_str()),
+                None => path.to_owned(),
+            },
         })
     }
 }
@@ -225,10 +227,63 @@ mod tests {
             ("http://other:9/z", "http://other:9/z"),
             ("//other/z", "http://other/z"),
             ("", "http://app:8080/v1/drain?x=1"),
+            ("/z?next=http://b/", "http://app:8080/z?next=http://b/"),
         ] {
             assert_eq!(base.join(reference).unwrap().to_string(), whole, "{reference}");
         }
         assert_eq!(base.join("https://elsewhere/"), Err(UrlError::Https));
-        assert!(base.join("/with space").is_err());
+        for bad in ["/with space", "mailto:me", "http:g", "http://[", "//", "http://"] {
+            assert!(base.join(bad).is_err(), "{bad}");
+        }
+        assert_eq!(base.join(&"x".repeat(MAX_LENGTH + 1)), Err(UrlError::TooLong));
+    }
+
+    /// The examples of RFC 3986, sections 5.4.1 and 5.4.2, without the fragments, which no request carries.
+    #[test]
+    fn references_are_resolved_as_rfc_3986_shows_it() {
+        let base = url("http://a/b/c/d;p?q");
+        for (reference, whole) in [
+            ("g", "http://a/b/c/g"),
+            ("./g", "http://a/b/c/g"),
+            ("g/", "http://a/b/c/g/"),
+            ("/g", "http://a/g"),
+            ("//g", "http://g/"),
+            ("?y", "http://a/b/c/d;p?y"),
+            ("g?y", "http://a/b/c/g?y"),
+            ("#s", "http://a/b/c/d;p?q"),
+            ("g#s", "http://a/b/c/g"),
+            ("g?y#s", "http://a/b/c/g?y"),
+            (";x", "http://a/b/c/;x"),
+            ("g;x", "http://a/b/c/g;x"),
+            ("g;x?y#s", "http://a/b/c/g;x?y"),
+            ("", "http://a/b/c/d;p?q"),
+            (".", "http://a/b/c/"),
+            ("./", "http://a/b/c/"),
+            ("..", "http://a/b/"),
+            ("../", "http://a/b/"),
+            ("../g", "http://a/b/g"),
+            ("../..", "http://a/"),
+            ("../../", "http://a/"),
+            ("../../g", "http://a/g"),
+            ("../../../g", "http://a/g"),
+            ("../../../../g", "http://a/g"),
+            ("/./g", "http://a/g"),
+            ("/../g", "http://a/g"),
+            ("g.", "http://a/b/c/g."),
+            (".g", "http://a/b/c/.g"),
+            ("g..", "http://a/b/c/g.."),
+            ("..g", "http://a/b/c/..g"),
+            ("./../g", "http://a/b/g"),
+            ("./g/.", "http://a/b/c/g/"),
+            ("g/./h", "http://a/b/c/g/h"),
+            ("g/../h", "http://a/b/c/h"),
+            ("g;x=1/./y", "http://a/b/c/g;x=1/y"),
+            ("g;x=1/../y", "http://a/b/c/y"),
+            ("g?y/./x", "http://a/b/c/g?y/./x"),
+            ("g?y/../x", "http://a/b/c/g?y/../x"),
+        ] {
+            assert_eq!(base.join(reference).unwrap().to_string(), whole, "{reference}");
+        }
+        assert!(base.join("g:h").is_err(), "another scheme");
     }
 }
