@@ -27,7 +27,7 @@ use crate::core::leases::{Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MI
 use crate::core::notice::{Notice, Reason};
 use crate::core::url::HttpUrl;
 use crate::sidecar::drain::call::wall_clock;
-use crate::sidecar::http::{Ask, Network};
+use crate::sidecar::http::{Ask, Network, Way};
 use crate::sidecar::mailbox::{Mailbox, Message};
 use crate::sidecar::protection::{Desk, What, protected_until};
 use crate::sidecar::status::Status;
@@ -190,7 +190,12 @@ impl Endpoints {
             .as_ref()
             .and_then(|task| task.container(url.host()));
         let known = known.map_or_else(Vec::new, crate::core::task::Container::reached_at);
-        match timeout(READY_LIMIT, self.network.ask(Ask::get(url), &known)).await {
+        match timeout(
+            READY_LIMIT,
+            self.network.ask(Ask::get(url), &mut Way::known(&known)),
+        )
+        .await
+        {
             Ok(Ok(answer)) if answer.status().is_success() => text(StatusCode::OK, "ready\n"),
             Ok(Ok(answer)) => unready(url, &format!("HTTP {}", answer.status().as_u16())),
             Ok(Err(why)) => unready(url, &why.to_string()),
@@ -441,7 +446,7 @@ pub async fn ask_health(listen: SocketAddr) -> Result<(), String> {
         .parse()
         .map_err(|why| format!("{address}: {why}"))?;
     timeout(LIMIT, async {
-        let answer = Network::system(1).ask(Ask::get(&url), &[]).await;
+        let answer = Network::system(1).ask(Ask::get(&url), &mut Way::default()).await;
         let answer = answer.map_err(|why| format!("no sidecar answers at {address}: {why}"))?;
         let status = answer.status();
         let body = answer.text(MAX_BODY).await.map_err(|why| why.to_string())?;

@@ -63,6 +63,9 @@ pub enum Trouble {
     /// DNS knows no such name, or does not answer.
     #[error("{0}")]
     NoName(String),
+    /// DNS has not answered yet; the lookup goes on.
+    #[error("the name `{0}` is still being looked up")]
+    SlowName(String),
     /// No way there, or no means to go: no route, no file descriptors.
     #[error("cannot connect ({0})")]
     Unreachable(String),
@@ -90,7 +93,7 @@ pub struct Ask<'a> {
     pub method: &'static str,
     /// Where to.
     pub url: &'a HttpUrl,
-    /// What goes with it; `Host` is added.
+    /// What goes with it; `Host` is added where it is not among them.
     pub headers: HeaderMap,
     /// Empty for none.
     pub body: String,
@@ -121,17 +124,49 @@ impl<'a> Ask<'a> {
     }
 }
 
+/// The way to one server, kept for as long as it is asked: a name that takes longer to look up than one call
+/// waits for it is not looked up anew by the next.
+#[derive(Default)]
+pub struct Way {
+    /// The addresses of the host; empty where DNS is asked.
+    known: Vec<IpAddr>,
+    /// A lookup that has not ended.
+    lookup: Option<Later<io::Result<Vec<IpAddr>>>>,
+}
+
+impl Way {
+    /// The way to a host whose addresses the caller knows; with none DNS is asked.
+    pub fn known(addresses: &[IpAddr]) -> Way {
+        Way {
+            known: addresses.to_vec(),
+            lookup: None,
+        }
+    }
+
+    /// From now on only that address is asked.
+    pub fn pin(&mut self, address: IpAddr) {
+        *self = Way::known(&[address]);
+    }
+}
+
 /// The head of an answer has arrived; its body may still be coming.
 pub struct Answer {
     response: Response<Incoming>,
-    /// Holds the connection until the body has ended; missing where it is kept for the next call.
-    _connection: Option<Connection>,
+    /// Who answers.
+    peer: SocketAddr,
+    /// Holds the connection until the body has ended.
+    _connection: Connection,
 }
 
 impl Answer {
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         self.response.status()
+    }
+
+    /// Who answers.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// A header as text, where it is there and is text.
@@ -144,14 +179,7 @@ impl Answer {
     /// # Errors
     /// Where it is longer than `limit` bytes or breaks off.
     pub async fn text(mut self, limit: usize) -> Result<String, Trouble> {
-        let mut kept = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            if kept.len() + chunk.len() > limit {
-                return Err(Trouble::TooLarge(limit));
-            }
-            kept.extend_from_slice(&chunk);
-        }
-        Ok(String::from_utf8_lossy(&kept).into_owned())
+        text(self.response.body_mut(), limit).await
     }
 
     /// Waits until the body has ended, however long that takes, and keeps none of it.
@@ -159,18 +187,29 @@ impl Answer {
     /// # Errors
     /// Where it breaks off.
     pub async fn finish(mut self) -> Result<(), Trouble> {
-        while self.chunk().await?.is_some() {}
+        while chunk(self.response.body_mut()).await?.is_some() {}
         Ok(())
     }
+}
 
-    async fn chunk(&mut self) -> Result<Option<Bytes>, Trouble> {
-        while let Some(frame) = self.response.body_mut().frame().await {
-            if let Ok(data) = frame.map_err(|why| trouble(&why))?.into_data() {
-                return Ok(Some(data));
-            }
+async fn text(body: &mut Incoming, limit: usize) -> Result<String, Trouble> {
+    let mut kept = Vec::new();
+    while let Some(chunk) = chunk(body).await? {
+        if kept.len() + chunk.len() > limit {
+            return Err(Trouble::TooLarge(limit));
         }
-        Ok(None)
+        kept.extend_from_slice(&chunk);
     }
+    Ok(String::from_utf8_lossy(&kept).into_owned())
+}
+
+async fn chunk(body: &mut Incoming) -> Result<Option<Bytes>, Trouble> {
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(|why| trouble(&why))?.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
 }
 
 impl Network {
@@ -191,60 +230,116 @@ impl Network {
     /// Connects, asks, and returns once the head of the answer is there. There is no time limit
     /// after connecting: dropping the future ends the call.
     ///
-    /// `known`: the addresses of the host where the caller knows them; otherwise DNS is asked.
-    ///
     /// # Errors
     /// See [`Trouble`].
-    pub async fn ask(&self, ask: Ask<'_>, known: &[IpAddr]) -> Result<Answer, Trouble> {
-        let mut connection = self.connect(ask.url, known).await?;
+    pub async fn ask(&self, ask: Ask<'_>, way: &mut Way) -> Result<Answer, Trouble> {
+        let (stream, peer) = self.stream(ask.url.host(), ask.url.port(), way).await?;
+        let mut connection = Connection::open(stream).await?;
         let ask = ask.header(CONNECTION, "close");
         let response = connection.send(ask).await?;
         Ok(Answer {
             response,
-            _connection: Some(connection),
+            peer,
+            _connection: connection,
         })
     }
 
-    async fn connect(&self, url: &HttpUrl, known: &[IpAddr]) -> Result<Connection, Trouble> {
-        Connection::open(self.stream(url.host(), url.port(), known).await?).await
-    }
-
-    /// Connects to a host, by one of the `known` addresses or by those that its name has.
+    /// Connects to a host, and tells by which of its addresses.
     ///
     /// # Errors
-    /// See [`Trouble`].
-    pub async fn stream(&self, host: &str, port: u16, known: &[IpAddr]) -> Result<Box<dyn Stream>, Trouble> {
-        let addresses = timeout(CONNECT_LIMIT, self.addresses(host, known));
-        let addresses = addresses.await.map_err(|_| Trouble::ConnectTimeout)??;
+    /// See [`Trouble`]. With several addresses [`Trouble::Refused`] means that each refused which this host
+    /// can use: an app with a full accept queue at 127.0.0.1 is not refusing because nobody listens at ::1.
+    pub async fn stream(
+        &self,
+        host: &str,
+        port: u16,
+        way: &mut Way,
+    ) -> Result<(Box<dyn Stream>, SocketAddr), Trouble> {
+        let addresses = self.addresses(host, way).await?;
         // One that swallows packets must not use up the time of the next.
         let share = CONNECT_LIMIT / u32::try_from(addresses.len().max(1)).unwrap_or(1);
-        let mut last = Trouble::NoName(format!("the name `{host}` has no address"));
+        let mut failed = Failed::NoAddress;
         for ip in addresses {
-            match timeout(share, self.0.connect(SocketAddr::new(ip, port))).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(why)) => last = connect_trouble(&why),
-                Err(_) => last = Trouble::ConnectTimeout,
-            }
+            let address = SocketAddr::new(ip, port);
+            failed = failed.max(match timeout(share, self.0.connect(address)).await {
+                Ok(Ok(stream)) => return Ok((stream, address)),
+                Ok(Err(why)) => Failed::of(&why),
+                Err(_) => Failed::Silent,
+            });
         }
-        Err(last)
+        Err(failed.trouble(host))
     }
 
-    async fn addresses(&self, host: &str, known: &[IpAddr]) -> Result<Vec<IpAddr>, Trouble> {
+    /// Whether that address refuses connections: nobody listens there any more.
+    pub async fn refuses(&self, address: SocketAddr) -> bool {
+        let connected = timeout(CONNECT_LIMIT, self.0.connect(address)).await;
+        matches!(connected, Ok(Err(why)) if matches!(Failed::of(&why), Failed::Refused))
+    }
+
+    async fn addresses(&self, host: &str, way: &mut Way) -> Result<Vec<IpAddr>, Trouble> {
+        if !way.known.is_empty() {
+            return Ok(way.known.clone());
+        }
         if let Ok(ip) = host.parse() {
             return Ok(vec![ip]);
-        }
-        if !known.is_empty() {
-            return Ok(known.to_vec());
         }
         if host == "localhost" {
             // Never anything else (RFC 6761), so that no resolver can delay it.
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
-        let found = self.0.lookup(host.to_owned()).await;
+        let lookup = way.lookup.get_or_insert_with(|| self.0.lookup(host.to_owned()));
+        let Ok(found) = timeout(CONNECT_LIMIT, lookup).await else {
+            return Err(Trouble::SlowName(host.to_owned()));
+        };
+        way.lookup = None;
         let mut found =
             found.map_err(|why| Trouble::NoName(format!("the name `{host}` is not known: {why}")))?;
         found.truncate(MAX_ADDRESSES);
         Ok(found)
+    }
+}
+
+/// Why no address of a host could be connected to. Of several the greatest counts: whoever may be there
+/// outranks those who are not.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Failed {
+    /// The name has none.
+    NoAddress,
+    /// This host has no way to use such an address, as in a namespace without IPv6.
+    Unusable(String),
+    Refused,
+    /// No way there, or no means to go.
+    Unreachable(String),
+    /// Taken, and reset at once.
+    Reset,
+    /// The time is over; a full accept queue looks like this.
+    Silent,
+}
+
+impl Failed {
+    fn of(why: &io::Error) -> Failed {
+        match why.kind() {
+            io::ErrorKind::TimedOut => Failed::Silent,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Failed::Reset,
+            io::ErrorKind::ConnectionRefused => Failed::Refused,
+            io::ErrorKind::AddrNotAvailable | io::ErrorKind::NetworkUnreachable => {
+                Failed::Unusable(why.to_string())
+            }
+            _ if why.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
+                Failed::Unusable(why.to_string())
+            }
+            _ => Failed::Unreachable(why.to_string()),
+        }
+    }
+
+    fn trouble(self, host: &str) -> Trouble {
+        match self {
+            Failed::NoAddress => Trouble::NoName(format!("the name `{host}` has no address")),
+            Failed::Unusable(why) | Failed::Unreachable(why) => Trouble::Unreachable(why),
+            Failed::Refused => Trouble::Refused,
+            Failed::Reset => Trouble::Closed,
+            Failed::Silent => Trouble::ConnectTimeout,
+        }
     }
 }
 
@@ -286,7 +381,7 @@ impl Connection {
             .map_err(|_| Trouble::NotHttp(ask.url.to_string()))?;
         *request.headers_mut() = ask.headers;
         if let Ok(host) = HeaderValue::from_str(&ask.url.authority()) {
-            request.headers_mut().insert(HOST, host);
+            request.headers_mut().entry(HOST).or_insert(host);
         }
         self.sender
             .send_request(request)
@@ -350,15 +445,15 @@ impl Regular {
         }
         let mut connection = match kept {
             Some(connection) => connection,
-            None => self.network.connect(ask.url, &[]).await?,
+            None => {
+                let way = &mut Way::default();
+                let (stream, _) = self.network.stream(ask.url.host(), ask.url.port(), way).await?;
+                Connection::open(stream).await?
+            }
         };
-        let response = connection.send(ask).await?;
+        let mut response = connection.send(ask).await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let answer = Answer {
-            response,
-            _connection: None,
-        };
-        let body = answer.text(self.max_body).await?;
+        let body = text(response.body_mut(), self.max_body).await?;
         let whole = Whole {
             status,
             headers,
@@ -398,15 +493,6 @@ impl Dial for System {
             stream.set_nodelay(true)?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
-    }
-}
-
-fn connect_trouble(why: &io::Error) -> Trouble {
-    match why.kind() {
-        io::ErrorKind::TimedOut => Trouble::ConnectTimeout,
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Trouble::Closed,
-        io::ErrorKind::ConnectionRefused => Trouble::Refused,
-        _ => Trouble::Unreachable(why.to_string()),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::core::timeline::Outcome;
 use crate::core::url::HttpUrl;
 use crate::sidecar::aws::protection::tell;
 use crate::sidecar::drain::call::wall_clock;
-use crate::sidecar::http::{Ask, Network};
+use crate::sidecar::http::{Ask, Network, Way};
 use crate::sidecar::status::{Calls, Lease, ProtectionReport, Status};
 
 /// Requests wait their turn when it is full; each is taken in microseconds.
@@ -319,7 +319,7 @@ async fn ask_app(
         let task = Arc::clone(&status.borrow().task);
         let container = task.as_ref().as_ref().and_then(|task| task.container(url.host()));
         let known = container.map_or_else(Vec::new, Container::reached_at);
-        let busy = match timeout(BUSY_LIMIT, network.ask(Ask::get(&url), &known)).await {
+        let busy = match timeout(BUSY_LIMIT, network.ask(Ask::get(&url), &mut Way::known(&known))).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => Ok(true),
             Ok(Ok(answer)) if answer.status() == StatusCode::NO_CONTENT => Ok(false),
             Ok(Ok(answer)) => Err(format!("HTTP {}", answer.status().as_u16())),

@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config;
 use crate::core::url::HttpUrl;
-use crate::sidecar::http::{Ask, Network};
+use crate::sidecar::http::{Ask, Network, Way};
 use crate::sidecar::mailbox;
 use crate::sidecar::watch::signals::{Signals, pipe_of};
 use crate::tools::say;
@@ -392,13 +392,13 @@ fn base(sidecar: &str) -> Result<HttpUrl, String> {
 }
 
 async fn status(network: &Network, ask: Ask<'_>) -> Option<StatusCode> {
-    Some(network.ask(ask, &[]).await.ok()?.status())
+    Some(network.ask(ask, &mut Way::default()).await.ok()?.status())
 }
 
 async fn acknowledge(network: &Network, sidecar: &HttpUrl) -> Result<(), String> {
     say("a notice is there: takes no other job");
     let told = network
-        .ask(Ask::new("POST", &sidecar.append("/drained")), &[])
+        .ask(Ask::new("POST", &sidecar.append("/drained")), &mut Way::default())
         .await;
     match told {
         Ok(answer) => say(&format!("POST /drained: {}", answer.status().as_u16())),

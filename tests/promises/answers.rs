@@ -104,9 +104,12 @@ async fn after_a_202_a_busy_answer_is_asked_again_and_a_403_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_or_closed_after_a_202_means_that_the_app_has_exited() {
-    for does in [Does::Refuses, Does::Closes] {
-        let played = drained_by(&[answer(202), does]).await;
+async fn refused_after_a_202_means_that_the_app_has_exited() {
+    for script in [
+        vec![answer(202), Does::Refuses],
+        vec![answer(202), Does::Closes, Does::Refuses],
+    ] {
+        let played = drained_by(&script).await;
         assert_eq!(played.code, Code::Drained);
         assert!(
             played.details().contains("the app has exited"),
@@ -116,20 +119,195 @@ async fn refused_or_closed_after_a_202_means_that_the_app_has_exited() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_app_that_exits_in_the_middle_of_its_answer_has_drained() {
-    let half = format!("{}half", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n");
-    let played = drained_by(&[Does::AnswersAndCloses(half)]).await;
-    assert_eq!(played.code, Code::Drained);
+/// The first part of an answer of a thousand bytes.
+fn broken_off() -> Does {
+    Does::AnswersAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc".to_owned())
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_for_five_seconds_after_a_call_was_taken_means_that_the_app_has_exited() {
+async fn an_app_that_exits_in_the_middle_of_its_answer_has_drained() {
+    let played = drained_by(&[broken_off(), Does::Refuses]).await;
+    assert_eq!((played.code, played.requests.len()), (Code::Drained, 1));
+    assert!(played.ended_at < 2.2, "{}", played.ended_at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_breaks_off_says_nothing_of_an_app_that_still_listens() {
+    let closed_after_202 = vec![answer(202), Does::Closes];
+    for script in [vec![broken_off()], closed_after_202] {
+        let played = drained_by(&script).await;
+        assert_eq!(
+            (played.code, played.ended_at),
+            (Code::Deadline, 31.0),
+            "{}",
+            played.details()
+        );
+    }
+    let played = drained_by(&[broken_off(), Does::Hangs, answer(200)]).await;
+    assert_eq!(played.code, Code::Drained, "it is asked again");
+    assert!(played.details().contains("HTTP 200"), "{}", played.details());
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_for_five_seconds_after_a_call_that_was_no_2xx_says_nothing_of_the_app() {
     for does in [Does::Closes, answer(503)] {
         let played = drained_by(&[does, Does::Refuses]).await;
-        assert_eq!(played.code, Code::Drained);
+        assert_eq!(played.code, Code::Failed, "{}", played.details());
         assert!((7.0..7.6).contains(&played.ended_at), "{}", played.ended_at);
     }
+}
+
+/// Two addresses lead to a container that shares the network: 127.0.0.1 and ::1.
+async fn at_two_addresses(v4: &[Does], v6: &[Does]) -> Played {
+    Play::new(&ONE_CALL, &[])
+        .listens("127.0.0.1:8080", v4)
+        .listens("[::1]:8080", v6)
+        .sigterm_at_2()
+        .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_accept_queue_at_one_address_outranks_a_refusal_at_the_other() {
+    let full = [Does::NeverConnects];
+    for (v4, v6) in [(&full, &[Does::Refuses]), (&[Does::Refuses], &full)] {
+        let played = at_two_addresses(v4, v6).await;
+        assert_eq!(
+            (played.code, played.ended_at),
+            (Code::Deadline, 31.0),
+            "{}",
+            played.details()
+        );
+    }
+    // The same once a call has been taken, and once a 202 has come from the overloaded address.
+    let overloaded = [answer(202), Does::NeverConnects, Does::NeverConnects, answer(200)];
+    let played = at_two_addresses(&overloaded, &[Does::Refuses]).await;
+    assert_eq!((played.code, played.requests.len()), (Code::Drained, 2));
+    assert!(played.details().contains("HTTP 200"), "{}", played.details());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_this_host_cannot_use_hides_no_refusal() {
+    let no_v6 = [Does::NoSuchAddress];
+    let played = at_two_addresses(&[answer(202), Does::Refuses], &no_v6).await;
+    assert_eq!(played.code, Code::Drained, "the app has exited after its 202");
+    assert!(played.ended_at < 3.0, "{}", played.ended_at);
+    let played = at_two_addresses(&[Does::Refuses], &no_v6).await;
+    assert_eq!(played.code, Code::Failed, "nobody listens");
+    assert!((7.0..7.1).contains(&played.ended_at), "{}", played.ended_at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_address_that_gave_a_202_can_have_exited() {
+    let second = [answer(202), Does::Refuses];
+    let played = at_two_addresses(&[Does::Refuses, answer(503)], &second).await;
+    assert_eq!(played.code, Code::Drained);
+    assert_eq!(
+        played.requests.len(),
+        1,
+        "the other address is not asked any more"
+    );
+}
+
+fn accepted(location: &str) -> Does {
+    Does::Answers(response(202, &format!("Location: {location}\r\n"), ""))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_location_is_resolved_as_rfc_3986_has_it() {
+    for (location, asked) in [
+        ("../state/7", "GET /state/7 HTTP/1.1"),
+        ("./a/./b/../c", "GET /a/c HTTP/1.1"),
+        (
+            "/state?next=http://app:8080/x",
+            "GET /state?next=http://app:8080/x HTTP/1.1",
+        ),
+        ("?next=http://app/", "GET /drain?next=http://app/ HTTP/1.1"),
+        ("/state#part", "GET /state HTTP/1.1"),
+    ] {
+        let played = drained_by(&[accepted(location), answer(200)]).await;
+        assert_eq!(played.requests[1].line(), asked, "{location}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_location_that_cannot_be_used_turns_no_404_into_drained() {
+    for location in ["https://app/state", "/with space", "http://[", "mailto:me"] {
+        let played = drained_by(&[accepted(location), answer(404)]).await;
+        assert_eq!(
+            (played.code, played.ended_at),
+            (Code::Deadline, 31.0),
+            "{location}: {}",
+            played.details()
+        );
+        let played = drained_by(&[accepted(location), answer(404), answer(200)]).await;
+        assert_eq!(played.code, Code::Drained, "{location}: the URL itself is asked");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_location_on_a_port_where_nobody_listens_says_nothing_of_the_app() {
+    for location in ["http://app/state", "http://app:81/state", "//app:81/state"] {
+        let played = drained_by(&[accepted(location), answer(202), answer(200)]).await;
+        assert_eq!(played.code, Code::Drained, "{location}: {}", played.details());
+        assert_eq!(
+            played.requests[1].line(),
+            "GET /drain HTTP/1.1",
+            "{location}: asked again where the 202 came from"
+        );
+        let played = drained_by(&[accepted(location)]).await;
+        assert_eq!(
+            (played.code, played.ended_at),
+            (Code::Deadline, 31.0),
+            "{location}"
+        );
+        let played = drained_by(&[accepted(location), Does::Refuses]).await;
+        assert_eq!(
+            played.code,
+            Code::Drained,
+            "{location}: the app itself has exited"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_404_of_somebody_else_is_not_the_apps() {
+    let play =
+        Play::new(&ONE_CALL, &[accepted("http://app:81/state")]).listens("127.0.0.1:81", &[answer(404)]);
+    let played = play.sigterm_at_2().await;
+    assert_eq!(
+        (played.code, played.ended_at),
+        (Code::Deadline, 31.0),
+        "{}",
+        played.details()
+    );
+    // One that has said 202 itself may say that it is done.
+    let play = Play::new(&ONE_CALL, &[accepted("http://app:81/state")])
+        .listens("127.0.0.1:81", &[answer(202), answer(404)]);
+    assert_eq!(play.sigterm_at_2().await.code, Code::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_token_goes_to_the_host_and_port_of_the_url_only_and_is_in_no_line() {
+    let variables = [ONE_CALL[0], ("PRESTOP_DRAIN_TOKEN", "s3cret")];
+    let play = Play::new(
+        &variables,
+        &[accepted("http://app:81/s3cret"), accepted("/mine"), answer(200)],
+    )
+    .listens("127.0.0.1:81", &[answer(503), Does::Refuses]);
+    let played = play.sigterm_at_2().await;
+    assert_eq!(played.code, Code::Drained);
+    for request in &played.requests {
+        let foreign = request.header("host").is_some_and(|host| host.ends_with(":81"));
+        assert_eq!(request.header("authorization").is_none(), foreign, "{request:?}");
+    }
+    let echoes = [
+        accepted("http://s3cret.example/state"),
+        Does::AnswersAndCloses("HTTP/1.1 s3cret\r\n\r\n".to_owned()),
+        answer(403),
+    ];
+    let played = Play::new(&variables, &echoes).sigterm_at_2().await;
+    let story = serde_json::to_string(&played.ending.report).unwrap();
+    assert!(!story.contains("s3cret"), "{story}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,7 +489,11 @@ async fn the_request_tells_why_how_long_and_who() {
         .await;
     let first = &played.requests[0];
     assert_eq!(first.line(), "POST /drain HTTP/1.1");
-    assert_eq!(first.header("host"), Some("app:8080"));
+    assert_eq!(
+        first.header("host"),
+        Some("localhost:8080"),
+        "`app` leads to loopback"
+    );
     assert_eq!(first.header("content-type"), Some("application/json"));
     assert_eq!(first.header("prestop-reason"), Some("sigterm"));
     assert_eq!(first.header("prestop-seconds-left"), Some("29.0"));

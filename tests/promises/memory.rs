@@ -48,6 +48,8 @@ pub(crate) enum Does {
     NoRoute,
     /// Does not even finish the handshake.
     NeverConnects,
+    /// This host has no such address: a namespace without IPv6.
+    NoSuchAddress,
 }
 
 /// An answer with a body.
@@ -125,12 +127,17 @@ impl Played {
     }
 }
 
+/// An address and what happens there.
+type Listener = (SocketAddr, VecDeque<Does>);
+
 #[derive(Clone)]
 struct World {
     start: Instant,
     stand_in: StandIn,
-    /// The last entry stays.
+    /// Port 8080 of every address that has no script of its own. The last entry stays.
     script: Arc<Mutex<VecDeque<Does>>>,
+    /// Addresses with a script of their own; the last entry of each stays.
+    scripts: Arc<Mutex<Vec<Listener>>>,
     requests: Arc<Mutex<Vec<Request>>>,
     lookups: Arc<Mutex<Vec<String>>>,
     names: Arc<Mutex<Vec<(String, IpAddr)>>>,
@@ -157,6 +164,7 @@ impl Play {
                 start: Instant::now(),
                 stand_in,
                 script: Arc::new(Mutex::new(script.iter().cloned().collect())),
+                scripts: Arc::default(),
                 requests: Arc::default(),
                 lookups: Arc::default(),
                 names: Arc::default(),
@@ -177,6 +185,17 @@ impl Play {
             .lock()
             .unwrap()
             .push((name.to_owned(), address.parse().unwrap()));
+        self
+    }
+
+    /// What listens at an address, where it is not the script of the app.
+    pub(crate) fn listens(self, address: &str, script: &[Does]) -> Play {
+        let script = script.iter().cloned().collect();
+        self.world
+            .scripts
+            .lock()
+            .unwrap()
+            .push((address.parse().unwrap(), script));
         self
     }
 
@@ -270,6 +289,10 @@ impl Dial for World {
             if host == "slow-dns" {
                 sleep(Duration::from_secs(3600)).await;
             }
+            if host == "late-dns" {
+                // The first name server is dead: libc asks the second one after its 5 s.
+                sleep(Duration::from_secs(5)).await;
+            }
             if found.is_empty() {
                 Err(io::Error::other("no such name"))
             } else {
@@ -306,25 +329,30 @@ impl World {
             tokio::spawn(async move { stand_in.converse(theirs, address.ip()).await });
             return Ok(Box::new(ours));
         }
-        if address.port() != 8080 {
-            return refused();
-        }
-        let does = {
-            let mut script = self.script.lock().unwrap();
-            if script.len() > 1 {
-                script.pop_front()
-            } else {
-                script.front().cloned()
-            }
-        };
-        match does {
+        match self.next_act(address) {
             None | Some(Does::Refuses) => refused(),
+            Some(Does::NoSuchAddress) => Err(io::ErrorKind::AddrNotAvailable.into()),
             Some(Does::NoRoute) => Err(io::ErrorKind::HostUnreachable.into()),
             Some(Does::NeverConnects) => std::future::pending().await,
             Some(does) => {
                 tokio::spawn(self.converse(theirs, does));
                 Ok(Box::new(ours))
             }
+        }
+    }
+
+    fn next_act(&self, address: SocketAddr) -> Option<Does> {
+        let mut scripts = self.scripts.lock().unwrap();
+        let mut app = self.script.lock().unwrap();
+        let script = match scripts.iter_mut().find(|(own, _)| *own == address) {
+            Some((_, script)) => script,
+            None if address.port() == 8080 => &mut *app,
+            None => return None,
+        };
+        if script.len() > 1 {
+            script.pop_front()
+        } else {
+            script.front().cloned()
         }
     }
 
@@ -346,7 +374,9 @@ impl World {
                 send(&mut stream, &second).await;
             }
             Does::AnswersAndCloses(bytes) => return send(&mut stream, &bytes).await,
-            Does::Closes | Does::Refuses | Does::NoRoute | Does::NeverConnects => return,
+            Does::Closes | Does::Refuses | Does::NoRoute | Does::NeverConnects | Does::NoSuchAddress => {
+                return;
+            }
             Does::Hangs => {}
         }
         // Open until the other side has enough.

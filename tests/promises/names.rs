@@ -85,6 +85,16 @@ async fn a_dns_that_hangs_holds_nothing_up_beyond_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lookup_that_takes_five_seconds_is_waited_for_and_not_begun_anew() {
+    let drain = [("PRESTOP_DRAIN", "http://late-dns:8080/drain")];
+    let play = Play::new(&drain, &[answer(200)]).name("late-dns", "10.0.0.7");
+    let played = play.sigterm_at_2().await;
+    assert_eq!(played.code, Code::Drained, "{}", played.details());
+    assert_eq!(played.lookups.len(), 1);
+    assert!((7.0..9.1).contains(&played.ended_at), "{}", played.ended_at);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_label_of_the_container_is_the_step_where_no_setting_is() {
     let labels = json!({"prestop.drain": "PUT :8080/quit", "prestop.order": "3"});
     let played = Play::with(task("awsvpc", labels.clone()), &[], &[answer(200)])

@@ -25,7 +25,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::sidecar::http::{Network, Stream, Trouble};
+use crate::sidecar::http::{Network, Stream, Trouble, Way};
 
 /// The longest answer that is asked for, a service with all its events, is some 100 KiB.
 /// Parsed it takes many times its text.
@@ -135,12 +135,14 @@ impl Sender {
     }
 
     async fn connect(&self, host: &str, port: u16, secure: bool) -> Result<Box<dyn Stream>, ConnectorError> {
-        let stream = self
+        let (stream, _) = self
             .network
-            .stream(host, port, &[])
+            .stream(host, port, &mut Way::default())
             .await
             .map_err(|why| match why {
-                Trouble::ConnectTimeout | Trouble::TimedOut(_) => ConnectorError::timeout(why.into()),
+                Trouble::ConnectTimeout | Trouble::SlowName(_) | Trouble::TimedOut(_) => {
+                    ConnectorError::timeout(why.into())
+                }
                 other => ConnectorError::io(other.into()),
             })?;
         if !secure {

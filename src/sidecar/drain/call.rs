@@ -3,23 +3,23 @@
 //! `Course::judge` is the answers table of the contract, as a pure function; the rest of the
 //! module sends requests and waits between them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use backon::BackoffBuilder as _;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, LOCATION, RETRY_AFTER};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use tokio::time::{Instant as Clock, sleep};
+use tokio::time::{Instant as Clock, sleep, timeout};
 
 use crate::core::lifecycle::Progress;
 use crate::core::notice::{Action, Reason};
 use crate::core::step::{Call, Method, PlannedStep};
 use crate::core::timeline::Outcome;
 use crate::core::url::HttpUrl;
-use crate::sidecar::http::{Answer, Ask, Trouble};
+use crate::sidecar::http::{Answer, Ask, Trouble, Way};
 
-use super::{Drain, Urgency};
+use super::{Drain, MAX_LOGGED, Urgency};
 
 /// Between two questions of an app that answered 202, where it names no other time.
 const POLL_PAUSE: Duration = Duration::from_millis(500);
@@ -31,6 +31,11 @@ const NOBODY_LIMIT: Duration = Duration::from_secs(5);
 /// The first pause after a failed try, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What is read of an answer that fails the step, to show it, and how long that may take: most errors say
+/// in their first line what is wrong.
+const MAX_BODY: usize = 4096;
+const BODY_LIMIT: Duration = Duration::from_millis(500);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PRESTOP_REASON: HeaderName = HeaderName::from_static("prestop-reason");
@@ -69,17 +74,41 @@ enum Verdict {
     Finished(u16),
     /// The app has exited or says so: drained.
     Drained(String),
-    /// Nobody listens, and nobody ever said yes: drained if ECS knows that the container is STOPPED;
-    /// over after [`NOBODY_LIMIT`].
+    /// The connection ended early, from an address that has said yes: drained if nobody listens there any
+    /// more, else the same again.
+    AgainUnlessGone(String, SocketAddr),
+    /// Nobody listens: drained if ECS knows the container as STOPPED; over after [`NOBODY_LIMIT`].
     NobodyYet(String),
-    /// The same again, unless ECS knows that the container is STOPPED.
+    /// The same again, unless ECS knows the container as STOPPED.
     AgainUnlessStopped(String),
-    /// Under way: ask there, after that.
-    Ask(HttpUrl, Duration),
+    /// Under way: ask that, after a while.
+    Ask(Next, Duration),
+    /// Back to the URL whose `Location` led to somebody who does not answer for the app.
+    Home(String),
     /// The same again, after that or with backoff.
     Again(String, Option<Duration>),
     /// For good.
     Failed(String),
+}
+
+/// What is asked next while the drain is under way.
+#[derive(Clone, Debug, PartialEq)]
+enum Next {
+    /// A URL of the server that gave the 202.
+    Here(HttpUrl, Missing),
+    /// A URL of a server of which nothing is known yet.
+    Elsewhere(HttpUrl),
+}
+
+/// What a 404 or 410 means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    /// Before a 202: the app has no such path.
+    Fails,
+    /// The drain is done, and its state is no longer to be had.
+    Done,
+    /// The URL is not the one that the app wanted to be asked.
+    SaysNothing,
 }
 
 /// What the calls of one step have shown so far.
@@ -90,58 +119,76 @@ struct Course {
     /// What to ask next.
     method: Method,
     url: HttpUrl,
-    /// A 202 came: it is all about the question whether it is done.
-    under_way: bool,
-    /// How far the app has ever been reached: if it cannot be any more, it has exited.
+    missing: Missing,
     contact: Contact,
-    /// Whether a `Location` has led to another host.
-    foreign: bool,
+    /// Set while the server of `url` has never answered for the app: the URL whose `Location` led there, and
+    /// who gave that answer.
+    home: Option<(HttpUrl, SocketAddr)>,
 }
 
-/// How far a call has got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// How far the server that is asked has been reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Contact {
     /// Nobody listened yet.
     Never,
-    /// Somebody took a call, without a yes: perhaps an app that is starting, restarting or
-    /// overloaded. Refused for long from now on means that it has exited.
+    /// Somebody took a call, without a yes: perhaps an app that is starting, restarting or overloaded.
     Taken,
-    /// A 2xx came; refused or broken off from now on means that the app has exited.
-    Good,
+    /// This address and port gave a 2xx. It alone can say by a refusal that the app has exited.
+    Good(SocketAddr),
 }
 
 impl Course {
+    fn new(call: String, method: Method, url: HttpUrl) -> Course {
+        Course {
+            call,
+            method,
+            url,
+            missing: Missing::Fails,
+            contact: Contact::Never,
+            home: None,
+        }
+    }
+
     /// The answers table of the contract.
     fn judge(&self, reply: &Reply) -> Verdict {
-        match reply {
+        let verdict = match reply {
             Reply::Trouble(trouble) => self.judge_trouble(trouble),
             Reply::Status {
                 code,
                 retry_after,
                 location,
-            } => match code {
-                202 => {
-                    let pause = retry_after.unwrap_or(POLL_PAUSE).max(FIRST_PAUSE);
-                    Verdict::Ask(self.poll_url(location.as_deref()), pause)
-                }
-                code @ 200..=299 => Verdict::Finished(*code),
-                404 | 410 if self.under_way => Verdict::Drained(format!("under way, then {code}")),
-                408 | 425 | 429 | 500..=599 => Verdict::Again(
-                    format!("HTTP {code}"),
-                    retry_after.map(|pause| pause.max(FIRST_PAUSE)),
-                ),
-                300..=499 => Verdict::Failed(self.failure(*code)),
-                code => Verdict::Again(format!("HTTP {code}, which answers no drain call"), None),
-            },
+            } => self.judge_status(*code, *retry_after, location.as_deref()),
+        };
+        match verdict {
+            Verdict::Finished(_) | Verdict::Ask(..) => verdict,
+            // Its lookup goes on.
+            _ if matches!(reply, Reply::Trouble(Trouble::SlowName(_))) => verdict,
+            _ if self.home.is_some() => Verdict::Home(format!("{}: {}", self.url, reply.in_words())),
+            _ => verdict,
+        }
+    }
+
+    fn judge_status(&self, code: u16, retry_after: Option<Duration>, location: Option<&str>) -> Verdict {
+        let pause = retry_after.map(|pause| pause.max(FIRST_PAUSE));
+        match code {
+            202 => Verdict::Ask(self.next(location), pause.unwrap_or(POLL_PAUSE)),
+            200..=299 => Verdict::Finished(code),
+            404 | 410 if self.missing == Missing::Done => Verdict::Drained(format!("under way, then {code}")),
+            404 | 410 if self.missing == Missing::SaysNothing => Verdict::Again(
+                format!("HTTP {code}, but the Location of the 202 could not be asked"),
+                pause,
+            ),
+            408 | 425 | 429 | 500..=599 => Verdict::Again(format!("HTTP {code}"), pause),
+            300..=499 => Verdict::Failed(self.failure(code)),
+            _ => Verdict::Again(format!("HTTP {code}, which answers no drain call"), None),
         }
     }
 
     fn judge_trouble(&self, trouble: &Trouble) -> Verdict {
         let why = trouble.to_string();
         match (trouble, self.contact) {
-            (Trouble::Refused | Trouble::Closed, Contact::Good) => {
-                Verdict::Drained(format!("the app has exited: {why}"))
-            }
+            (Trouble::Refused, Contact::Good(_)) => Verdict::Drained(format!("the app has exited: {why}")),
+            (Trouble::Closed, Contact::Good(address)) => Verdict::AgainUnlessGone(why, address),
             (Trouble::Refused | Trouble::NoName(_), _) => Verdict::NobodyYet(why),
             // Perhaps the container is gone, and its address with it.
             (Trouble::ConnectTimeout | Trouble::Unreachable(_), _) => Verdict::AgainUnlessStopped(why),
@@ -150,21 +197,85 @@ impl Course {
     }
 
     /// Where a 202 says that the state of the drain is to be found.
-    fn poll_url(&self, location: Option<&str>) -> HttpUrl {
-        location
-            .and_then(|location| self.url.join(location).ok())
-            .unwrap_or_else(|| self.url.clone())
+    fn next(&self, location: Option<&str>) -> Next {
+        match location.map(|location| self.url.join(location)) {
+            None => Next::Here(self.url.clone(), Missing::Done),
+            Some(Ok(url)) if url.same_server(&self.url) => Next::Here(url, Missing::Done),
+            Some(Ok(url)) => Next::Elsewhere(url),
+            Some(Err(_)) => Next::Here(self.url.clone(), Missing::SaysNothing),
+        }
     }
 
     fn failure(&self, code: u16) -> String {
         let look_at = match code {
-            401 | 403 => "does the app expect another token than PRESTOP_DRAIN_TOKEN?",
+            400 | 421 => {
+                "does the app check the Host header? It is the URL's own, and `localhost` where the host is a container                  that shares this network; write the host that the app knows. Else look into the app's log"
+            }
+            401 => "does the app expect another token than PRESTOP_DRAIN_TOKEN?",
+            403 => {
+                "does the app expect another token than PRESTOP_DRAIN_TOKEN, or another Host than the URL's?"
+            }
             404 | 410 => "is the path right, and does this version of the app have it?",
             405 => "does the app expect another method? Write it before the URL",
             300..=399 => "redirects are not followed: write the final URL",
             _ => "look into the app's log",
         };
         format!("{} was answered {code}: {look_at}", self.call)
+    }
+
+    /// Takes up what a reply has shown of the server.
+    fn note(&mut self, reply: &Reply, peer: Option<SocketAddr>) {
+        self.contact = match (reply, peer) {
+            (Reply::Status { code: 200..=299, .. }, Some(peer)) => Contact::Good(peer),
+            (Reply::Status { .. } | Reply::Trouble(Trouble::Closed | Trouble::NotHttp(_)), _)
+                if self.contact == Contact::Never =>
+            {
+                Contact::Taken
+            }
+            _ => self.contact,
+        };
+    }
+
+    /// Asks that from now on.
+    fn turn_to(&mut self, next: Next) {
+        self.method = Method::Get;
+        match (next, self.contact) {
+            (Next::Elsewhere(url), Contact::Good(peer)) => {
+                self.home = Some((std::mem::replace(&mut self.url, url), peer));
+                self.contact = Contact::Never;
+            }
+            (Next::Here(url, missing), _) => {
+                (self.url, self.missing, self.home) = (url, missing, None);
+            }
+            // A 202 that nobody gave.
+            (Next::Elsewhere(_), _) => {}
+        }
+    }
+
+    /// Asks again where the 202 came from.
+    fn turn_home(&mut self) {
+        if let Some((url, peer)) = self.home.take() {
+            (self.url, self.missing, self.contact) = (url, Missing::SaysNothing, Contact::Good(peer));
+        }
+    }
+
+    /// The way to what is asked now; `app` are the addresses of the call in the plan.
+    fn way(&self, app: &[IpAddr]) -> Way {
+        match (self.contact, &self.home) {
+            (Contact::Good(peer), _) => Way::known(&[peer.ip()]),
+            (_, None) => Way::known(app),
+            (_, Some((url, _))) if url.host().eq_ignore_ascii_case(self.url.host()) => Way::known(app),
+            (_, Some(_)) => Way::default(),
+        }
+    }
+}
+
+impl Reply {
+    fn in_words(&self) -> String {
+        match self {
+            Reply::Status { code, .. } => format!("HTTP {code}"),
+            Reply::Trouble(trouble) => trouble.to_string(),
+        }
     }
 }
 
@@ -173,65 +284,70 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
     // Since when nobody listens.
     let mut nobody_since: Option<Clock> = None;
     let mut urgency = drain.urgency.clone();
-    let mut addresses = addresses(drain, planned, call).await;
-    let mut course = Course {
-        call: planned.step.to_string(),
-        method: call.method,
-        url: call.url.clone(),
-        under_way: false,
-        contact: Contact::Never,
-        foreign: false,
-    };
+    let server = server(drain, planned, call).await;
+    let mut course = Course::new(planned.step.to_string(), call.method, call.url.clone());
+    let mut way = course.way(&server.addresses);
     let mut pauses = pauses();
     loop {
         urgency.mark_unchanged();
-        let reply = request(drain, planned, &course, &addresses).await;
-        let (reply, answer) = match reply {
+        let ask = request(drain, planned, call, &course, &server);
+        let (reply, answer) = match drain.network.ask(ask, &mut way).await {
             Ok(answer) => (reply_of(&answer), Some(answer)),
             Err(trouble) => (Reply::Trouble(trouble), None),
         };
         if let Reply::Status { code, .. } = reply {
-            let call = drain.for_the_log(&format!("{} {}", course.method.as_str(), course.url));
+            let call = format!("{} {}", course.method.as_str(), course.url);
             drain.tell(planned, Progress::Called { call, status: code }).await;
         }
         let mut verdict = course.judge(&reply);
         if !matches!(verdict, Verdict::NobodyYet(_)) {
             nobody_since = None;
         }
-        course.contact = course.contact.max(reached(&reply));
-        if let (Verdict::Finished(code), Some(answer)) = (&verdict, answer) {
-            let code = *code;
-            verdict = match answer.finish().await {
-                Ok(()) => Verdict::Finished(code),
-                Err(trouble) => course.judge_trouble(&trouble),
+        course.note(&reply, answer.as_ref().map(Answer::peer));
+        if let Contact::Good(peer) = course.contact {
+            way.pin(peer.ip());
+        }
+        match (&verdict, answer) {
+            (Verdict::Finished(_), Some(answer)) => {
+                if let Err(trouble) = answer.finish().await {
+                    verdict = course.judge(&Reply::Trouble(trouble));
+                }
+            }
+            (Verdict::Failed(why), Some(answer)) => {
+                verdict = Verdict::Failed(format!("{why}{}", what_it_said(answer).await));
+            }
+            _ => {}
+        }
+        if let Verdict::AgainUnlessGone(why, address) = verdict {
+            verdict = if drain.network.refuses(address).await {
+                Verdict::Drained(format!("the app has exited: {why}"))
+            } else {
+                Verdict::AgainUnlessStopped(why)
             };
         }
         let pause = match verdict {
             Verdict::Finished(code) => return Outcome::Drained(format!("HTTP {code}")),
             Verdict::Drained(how) => return Outcome::Drained(how),
             Verdict::Failed(why) => return Outcome::Failed(why),
-            Verdict::Ask(url, after) => {
-                if url.host() != course.url.host() {
-                    // Somebody else, of whom nothing is known and who gets no token.
-                    (addresses, course.contact, course.foreign) = (Vec::new(), Contact::Never, true);
-                }
-                (course.method, course.url, course.under_way) = (Method::Get, url, true);
+            Verdict::Ask(next, after) => {
+                course.turn_to(next);
+                way = course.way(&server.addresses);
                 pauses = self::pauses();
                 within_deadline(after, drain)
+            }
+            Verdict::Home(why) => {
+                course.turn_home();
+                way = course.way(&server.addresses);
+                let pause = within_deadline(pauses.next().unwrap_or(LONGEST_PAUSE), drain);
+                retry(drain, planned, why, pause).await
             }
             Verdict::NobodyYet(why) => {
                 if let Some(name) = stopped(drain, planned).await {
                     return Outcome::Drained(format!("container `{name}` is STOPPED"));
                 }
                 let waited = nobody_since.get_or_insert_with(Clock::now).elapsed();
-                if waited >= NOBODY_LIMIT && course.contact == Contact::Never {
-                    return Outcome::Failed(nobody(&course.call, &why));
-                }
                 if waited >= NOBODY_LIMIT {
-                    return Outcome::Drained(format!(
-                        "the app has exited: {why} for {} s",
-                        NOBODY_LIMIT.as_secs()
-                    ));
+                    return Outcome::Failed(nobody(&course, &why));
                 }
                 let pause = pauses.next().unwrap_or(LONGEST_PAUSE).min(NOBODY_LIMIT - waited);
                 retry(drain, planned, why, pause).await
@@ -248,6 +364,7 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
                 let pause = within_deadline(pause, drain);
                 retry(drain, planned, why, pause).await
             }
+            Verdict::AgainUnlessGone(why, _) => retry(drain, planned, why, FIRST_PAUSE).await,
         };
         tokio::select! {
             () = sleep(pause) => {}
@@ -257,11 +374,27 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
     }
 }
 
-fn nobody(call: &str, why: &str) -> String {
-    format!(
-        "{call}: {why} for {} s. Is the app up, is this its port, and does it listen on this address?",
-        NOBODY_LIMIT.as_secs()
-    )
+/// What an answer that fails the step says in its body, as far as it says it at once.
+async fn what_it_said(answer: Answer) -> String {
+    match timeout(BODY_LIMIT, answer.text(MAX_BODY)).await {
+        Ok(Ok(body)) if !body.trim().is_empty() => {
+            let body: String = body.trim().chars().take(MAX_LOGGED).collect();
+            format!(" (it says: {body})")
+        }
+        _ => String::new(),
+    }
+}
+
+fn nobody(course: &Course, why: &str) -> String {
+    let (call, limit) = (&course.call, NOBODY_LIMIT.as_secs());
+    match course.contact {
+        Contact::Never => format!(
+            "{call}: {why} for {limit} s. Is the app up, is this its port, and does it listen on this address?"
+        ),
+        _ => format!(
+            "{call}: {why} for {limit} s, from an app that took a call and never said 2xx. Whether it has drained is not              known: does it exit in the middle of a call? Let it answer 202 before"
+        ),
+    }
 }
 
 async fn retry(drain: &Drain, planned: &PlannedStep, why: String, after: Duration) -> Duration {
@@ -291,37 +424,42 @@ fn left(urgency: &Urgency) -> Duration {
         .saturating_duration_since(Clock::now().into_std())
 }
 
-fn reached(reply: &Reply) -> Contact {
-    match reply {
-        Reply::Status { code: 200..=299, .. } => Contact::Good,
-        Reply::Status { .. } | Reply::Trouble(Trouble::Closed | Trouble::NotHttp(_)) => Contact::Taken,
-        Reply::Trouble(_) => Contact::Never,
-    }
+/// Where the URL of the plan leads.
+struct Server {
+    /// Empty for DNS.
+    addresses: Vec<IpAddr>,
+    /// What the `Host` header says in place of the URL's own host.
+    host: Option<&'static str>,
 }
 
-/// Where the host of the URL is reached, if it is a container of the task; empty for DNS.
-async fn addresses(drain: &Drain, planned: &PlannedStep, call: &Call) -> Vec<IpAddr> {
+async fn server(drain: &Drain, planned: &PlannedStep, call: &Call) -> Server {
     let named = |task: &crate::core::task::Task| {
         let container = planned.container_in(task)?;
         Some((container.shares_network, container.reached_at()))
     };
-    if call.url.ip().is_some() {
-        return Vec::new();
+    let elsewhere = Server {
+        addresses: Vec::new(),
+        host: None,
+    };
+    if call.url.ip().is_some() || call.url.host() == "localhost" {
+        return elsewhere;
     }
     let known = drain.task.as_ref().as_ref().and_then(named);
-    match known {
+    let found = match known {
         // Loopback does not change; a container that was restarted has another address.
-        Some((shared, addresses)) if shared || drain.fresh => addresses,
-        None if drain.task.is_some() => Vec::new(),
+        Some((shared, _)) if shared || drain.fresh => known,
+        None if drain.task.is_some() => None,
         known => {
             let fresh = (drain.ask_task)().await;
-            fresh
-                .as_ref()
-                .and_then(named)
-                .or(known)
-                .map_or_else(Vec::new, |(_, addresses)| addresses)
+            fresh.as_ref().and_then(named).or(known)
         }
-    }
+    };
+    found.map_or(elsewhere, |(shared, addresses)| Server {
+        addresses,
+        // A name of the task definition is none that an app checks its `Host` against (Django's ALLOWED_HOSTS,
+        // Caddy's admin endpoint); where it leads to loopback, most of them know that name.
+        host: shared.then_some("localhost"),
+    })
 }
 
 /// The step's container, where ECS says that it has stopped.
@@ -331,12 +469,13 @@ async fn stopped(drain: &Drain, planned: &PlannedStep) -> Option<String> {
     container.stopped.then(|| container.name.clone())
 }
 
-async fn request(
+fn request<'a>(
     drain: &Drain,
     planned: &PlannedStep,
-    course: &Course,
-    known: &[IpAddr],
-) -> Result<Answer, Trouble> {
+    call: &Call,
+    course: &'a Course,
+    server: &Server,
+) -> Ask<'a> {
     let urgency = *drain.urgency.borrow();
     // Tenths are enough for people, and for programs that plan ahead.
     let seconds_left = (left(&urgency).as_secs_f64() * 10.0).floor() / 10.0;
@@ -344,16 +483,19 @@ async fn request(
         .header(IDEMPOTENCY_KEY, &format!("{}-{}", drain.key, planned.number))
         .header(PRESTOP_REASON, urgency.notice.reason.as_str())
         .header(PRESTOP_SECONDS_LEFT, &format!("{seconds_left:.1}"));
-    if let Some(token) = &drain.token
-        && !course.foreign
-    {
-        ask = ask.header(AUTHORIZATION, &format!("Bearer {token}"));
+    if course.url.same_server(&call.url) {
+        if let Some(host) = server.host {
+            ask = ask.header(HOST, &format!("{host}:{}", course.url.port()));
+        }
+        if let Some(token) = &drain.token {
+            ask = ask.header(AUTHORIZATION, &format!("Bearer {token}"));
+        }
     }
     if course.method.has_body() {
         ask = ask.header(CONTENT_TYPE, "application/json");
         ask.body = body(drain, planned, &urgency, seconds_left);
     }
-    drain.network.ask(ask, known).await
+    ask
 }
 
 fn body(drain: &Drain, planned: &PlannedStep, urgency: &Urgency, seconds_left: f64) -> String {
@@ -407,14 +549,19 @@ fn retry_after(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    fn good() -> Contact {
+        Contact::Good("127.0.0.1:80".parse().unwrap())
+    }
+
     fn course(contact: Contact, under_way: bool) -> Course {
         Course {
-            call: "POST http://app/drain".to_owned(),
-            method: Method::Post,
-            url: "http://app/drain".parse().unwrap(),
-            under_way,
+            missing: if under_way { Missing::Done } else { Missing::Fails },
             contact,
-            foreign: false,
+            ..Course::new(
+                "POST http://app/drain".to_owned(),
+                Method::Post,
+                "http://app/drain".parse().unwrap(),
+            )
         }
     }
 
@@ -439,7 +586,7 @@ mod tests {
                 "{code}"
             );
             assert_eq!(
-                course(Contact::Good, true).judge(&status(code)),
+                course(good(), true).judge(&status(code)),
                 Verdict::Finished(code),
                 "{code}"
             );
@@ -454,23 +601,23 @@ mod tests {
             location: location.map(str::to_owned),
         };
         let ask = |reply| match course(Contact::Never, false).judge(&reply) {
-            Verdict::Ask(url, after) => (url.to_string(), after),
+            Verdict::Ask(Next::Here(url, missing), after) => (url.to_string(), missing, after),
             other => panic!("{other:?}"),
         };
         assert_eq!(
             ask(reply(None, None)),
-            ("http://app/drain".to_owned(), POLL_PAUSE)
+            ("http://app/drain".to_owned(), Missing::Done, POLL_PAUSE)
         );
         let second = Some(Duration::from_secs(1));
         assert_eq!(
             ask(reply(Some("/d/7"), second)),
-            ("http://app/d/7".to_owned(), Duration::from_secs(1))
+            ("http://app/d/7".to_owned(), Missing::Done, Duration::from_secs(1))
         );
         let unusable = reply(Some("https://x/"), None);
         assert_eq!(
-            ask(unusable).0,
-            "http://app/drain",
-            "a Location that cannot be asked is as good as none"
+            ask(unusable),
+            ("http://app/drain".to_owned(), Missing::SaysNothing, POLL_PAUSE),
+            "the URL itself is asked, and its 404 says nothing"
         );
     }
 
@@ -478,7 +625,7 @@ mod tests {
     fn a_404_or_410_says_that_it_is_done_after_a_202_and_fails_the_step_before() {
         for code in [404, 410] {
             assert!(matches!(
-                course(Contact::Good, true).judge(&status(code)),
+                course(good(), true).judge(&status(code)),
                 Verdict::Drained(_)
             ));
             assert!(matches!(
@@ -489,12 +636,11 @@ mod tests {
     }
 
     #[test]
-    fn refused_or_closed_after_a_2xx_means_that_the_app_has_exited() {
+    fn refused_after_a_2xx_means_that_the_app_has_exited_and_closed_that_it_is_to_be_seen() {
         for under_way in [false, true] {
-            for trouble in [Trouble::Refused, Trouble::Closed] {
-                let verdict = course(Contact::Good, under_way).judge(&Reply::Trouble(trouble));
-                assert!(matches!(verdict, Verdict::Drained(_)), "{verdict:?}");
-            }
+            let verdict = |trouble| course(good(), under_way).judge(&Reply::Trouble(trouble));
+            assert!(matches!(verdict(Trouble::Refused), Verdict::Drained(_)));
+            assert!(matches!(verdict(Trouble::Closed), Verdict::AgainUnlessGone(..)));
         }
         let overloaded = course(Contact::Taken, false).judge(&Reply::Trouble(Trouble::Closed));
         assert!(matches!(overloaded, Verdict::Again(..)), "{overloaded:?}");
@@ -502,7 +648,7 @@ mod tests {
 
     #[test]
     fn trouble_on_this_side_or_on_the_way_says_nothing_of_the_app() {
-        for contact in [Contact::Never, Contact::Taken, Contact::Good] {
+        for contact in [Contact::Never, Contact::Taken, good()] {
             for trouble in [
                 Trouble::ConnectTimeout,
                 Trouble::Unreachable("no route".to_owned()),
@@ -525,7 +671,7 @@ mod tests {
             };
             let again = Verdict::Again(format!("HTTP {code}"), Some(Duration::from_secs(3)));
             assert_eq!(course(Contact::Never, false).judge(&reply), again);
-            assert_eq!(course(Contact::Good, true).judge(&reply), again);
+            assert_eq!(course(good(), true).judge(&reply), again);
         }
         for trouble in [Trouble::Closed, Trouble::NotHttp("x".to_owned())] {
             let verdict = course(Contact::Never, false).judge(&Reply::Trouble(trouble));

@@ -68,25 +68,40 @@ pub struct Drain {
 impl Drain {
     /// Does a step, however long it takes.
     pub async fn carry_out(self, planned: PlannedStep) -> Outcome {
-        match &planned.step {
+        let outcome = match &planned.step {
             Step::Call(call) => call::carry_out(&self, &planned, call).await,
             Step::Signal(step) => signal::carry_out(&self, &planned, step).await,
             Step::Ack => Outcome::Failed("an ack is waited for, not carried out".to_owned()),
+        };
+        match outcome {
+            Outcome::Drained(how) => Outcome::Drained(self.masked(&how)),
+            Outcome::Done(how) => Outcome::Done(self.masked(&how)),
+            Outcome::Failed(why) => Outcome::Failed(self.masked(&why)),
         }
     }
 
+    /// The one way out for what a server made up: short enough, and without the token.
     async fn tell(&self, step: &PlannedStep, progress: Progress) {
+        let shown = |text: String| self.masked(&text).chars().take(MAX_LOGGED).collect();
+        let progress = match progress {
+            Progress::Called { call, status } => Progress::Called {
+                call: shown(call),
+                status,
+            },
+            Progress::Retrying { why, after } => Progress::Retrying {
+                why: shown(why),
+                after,
+            },
+        };
         // Without a listener the process is about to end.
         let _ = self.mailbox.send(Message::Progress(step.number, progress)).await;
     }
 
-    /// What a server made up, short enough and without the token.
-    fn for_the_log(&self, text: &str) -> String {
-        let text = match &self.token {
-            Some(token) => text.replace(token.as_ref(), "…"),
+    fn masked(&self, text: &str) -> String {
+        match self.token.as_deref().filter(|token| !token.is_empty()) {
+            Some(token) => text.replace(token, "…").replace(&percent_encoded(token), "…"),
             None => text.to_owned(),
-        };
-        text.chars().take(MAX_LOGGED).collect()
+        }
     }
 
     fn identity(&self) -> Identity {
@@ -95,4 +110,17 @@ impl Drain {
             .as_ref()
             .map_or_else(Identity::default, |task| task.identity.clone())
     }
+}
+
+/// As a URL shows it (RFC 3986, section 2.3: what is not unreserved is encoded).
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
 }

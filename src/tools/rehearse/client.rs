@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::core::url::HttpUrl;
-use crate::sidecar::http::{Ask, Network};
+use crate::sidecar::http::{Ask, Network, Way};
 
 /// Between two quick requests, and between two slow ones.
 const QUICK_EVERY: Duration = Duration::from_millis(50);
@@ -102,7 +102,7 @@ impl Clients {
 pub(super) async fn ask(url: HttpUrl) -> bool {
     let network = Network::system(1);
     let whole = async {
-        let answer = network.ask(Ask::get(&url), &[]).await.ok()?;
+        let answer = network.ask(Ask::get(&url), &mut Way::default()).await.ok()?;
         let good = answer.status().is_success();
         answer.finish().await.ok()?;
         good.then_some(())
