@@ -17,8 +17,12 @@ use ecs_prestop::tools::{add, check};
 use ecs_prestop::tools::{rehearse, sample_app, simulate};
 use tokio::net::TcpListener;
 
-/// Names that may be looked up at once: two containers' and the metadata's may be slow together.
-const LOOKUPS: usize = 4;
+/// Names of drain calls that may be looked up at once: a task has ten containers at most (ECS developer guide,
+/// *service quotas*), and one that hangs must not hold up the others.
+const DRAIN_LOOKUPS: usize = 10;
+
+/// The task metadata, the instance metadata, the ECS agent and the busy URL.
+const METADATA_LOOKUPS: usize = 4;
 
 /// The endpoints of two services, and one more for credentials.
 const AWS_LOOKUPS: usize = 3;
@@ -127,7 +131,8 @@ fn run(matches: Option<&ArgMatches>) -> ExitCode {
         let ending = run::run(
             config,
             Networks {
-                drain: Network::system(LOOKUPS),
+                drain: Network::system(DRAIN_LOOKUPS),
+                metadata: Network::system(METADATA_LOOKUPS),
                 aws: Network::system(AWS_LOOKUPS),
             },
             telemetry.clone(),

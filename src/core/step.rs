@@ -284,7 +284,19 @@ impl PlannedStep {
 
 /// At least one step, sorted by order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan(Vec<PlannedStep>);
+pub struct Plan {
+    steps: Vec<PlannedStep>,
+    source: PlanSource,
+}
+
+/// Where a plan comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanSource {
+    /// `PRESTOP_DRAIN`, which wins over everything.
+    Setting,
+    /// The containers' labels, as far as ECS lists the containers.
+    Labels,
+}
 
 impl Plan {
     /// The plan of `PRESTOP_DRAIN`: one step after the other. `None` without a step.
@@ -293,7 +305,7 @@ impl Plan {
             .iter()
             .zip(0_i64..)
             .map(|(step, order)| (order, None, step.clone()));
-        Plan::numbered(ordered.collect())
+        Plan::numbered(ordered.collect(), PlanSource::Setting)
     }
 
     /// The plan of the containers' labels, and what is wrong with those that are left out. `None`
@@ -321,10 +333,10 @@ impl Plan {
         }
         steps.sort_by_key(|(order, ..)| *order);
         steps.truncate(MAX_STEPS);
-        (Plan::numbered(steps), errors)
+        (Plan::numbered(steps, PlanSource::Labels), errors)
     }
 
-    fn numbered(steps: Vec<(i64, Option<String>, Step)>) -> Option<Plan> {
+    fn numbered(steps: Vec<(i64, Option<String>, Step)>, source: PlanSource) -> Option<Plan> {
         let planned: Vec<PlannedStep> = steps
             .into_iter()
             .zip(1..)
@@ -335,20 +347,36 @@ impl Plan {
                 step,
             })
             .collect();
-        (!planned.is_empty()).then_some(Plan(planned))
+        (!planned.is_empty()).then_some(Plan {
+            steps: planned,
+            source,
+        })
     }
 
     /// All steps, lower orders first.
     pub fn steps(&self) -> &[PlannedStep] {
-        &self.0
+        &self.steps
     }
 
-    /// The lowest order above `order`, or the lowest of all.
-    pub fn next_order(&self, order: Option<i64>) -> Option<i64> {
-        self.0
-            .iter()
-            .map(|step| step.order)
-            .find(|next| order.is_none_or(|order| *next > order))
+    /// Where it comes from.
+    pub fn source(&self) -> PlanSource {
+        self.source
+    }
+
+    /// Takes up the steps of containers that have none in this plan yet, and returns those. Their numbers
+    /// follow the present ones, which are in keys that apps may have seen.
+    pub fn add_from(&mut self, other: Plan) -> Vec<PlannedStep> {
+        let mut added = Vec::new();
+        for step in other.steps {
+            let known = self.steps.iter().any(|own| own.container == step.container);
+            if !known && self.steps.len() < MAX_STEPS {
+                let number = self.steps.len() + 1;
+                added.push(PlannedStep { number, ..step });
+                self.steps.extend(added.last().cloned());
+            }
+        }
+        self.steps.sort_by_key(|step| step.order);
+        added
     }
 }
 
@@ -462,9 +490,6 @@ mod tests {
                 "3 5 ack"
             ]
         );
-        assert_eq!(plan.next_order(None), Some(-1));
-        assert_eq!(plan.next_order(Some(0)), Some(5));
-        assert_eq!(plan.next_order(Some(5)), None);
     }
 
     #[test]

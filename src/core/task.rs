@@ -1,7 +1,6 @@
 //! What is known of this ECS task: its identity and its containers.
 //!
-//! Plain data. The shell reads it from the task metadata endpoint ([`crate::sidecar::aws::task_metadata`]);
-//! plans, calls and log lines use it.
+//! Plain data. The shell reads it from the task metadata endpoint; plans, calls and log lines use it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -39,6 +38,10 @@ pub struct Task {
     pub containers: Vec<Container>,
     /// The `DockerId`s of this container and of the agent's own.
     pub internal_ids: Vec<String>,
+    /// Whether ECS is still making containers: there may be more of them, with labels, than are listed.
+    pub starting: bool,
+    /// Whether ECS wants the task to be STOPPED.
+    pub stopping: bool,
 }
 
 /// A container of the task.
@@ -62,6 +65,14 @@ impl Task {
     /// The container of that name.
     pub fn container(&self, name: &str) -> Option<&Container> {
         self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// The names of the containers, as ECS lists them.
+    pub fn names(&self) -> Vec<&str> {
+        self.containers
+            .iter()
+            .map(|container| container.name.as_str())
+            .collect()
     }
 
     /// The container that a call to `host` reaches: the one of that name, or the only one there is

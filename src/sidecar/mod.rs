@@ -5,7 +5,7 @@
 //! - [`drain`]: how a step is done
 //! - [`aws`]: what is asked of AWS
 //! - [`protection`]: task protection at work, beside the drain
-//! - [`http`]: the one small HTTP client
+//! - [`http`]: the one small HTTP client; [`task_metadata`]: what ECS says of this task
 //! - [`endpoints`], [`status`], [`telemetry`]: what others may see
 
 pub mod aws;
@@ -16,5 +16,6 @@ pub mod mailbox;
 pub mod protection;
 pub mod run;
 pub mod status;
+pub mod task_metadata;
 pub mod telemetry;
 pub mod watch;

@@ -103,7 +103,10 @@ pub(crate) struct Played {
     /// Seconds since the play began.
     pub(crate) ended_at: f64,
     pub(crate) requests: Vec<Request>,
+    /// Of drain calls.
     pub(crate) lookups: Vec<String>,
+    /// Of everything else.
+    pub(crate) other_lookups: Vec<String>,
 }
 
 impl Played {
@@ -213,10 +216,14 @@ impl Play {
             start: self.world.start,
             stand_in: self.stand_in,
         };
-        let network = Network::new(self.world.clone());
+        let others = World {
+            lookups: Arc::default(),
+            ..self.world.clone()
+        };
         let networks = run::Networks {
-            drain: network.clone(),
-            aws: network,
+            drain: Network::new(self.world.clone()),
+            metadata: Network::new(others.clone()),
+            aws: Network::new(others.clone()),
         };
         let run = run::run(config, networks, Telemetry::default(), (mailbox, messages), None);
         let acts = async {
@@ -230,12 +237,14 @@ impl Play {
         };
         let requests = self.world.requests.lock().unwrap().clone();
         let lookups = self.world.lookups.lock().unwrap().clone();
+        let other_lookups = others.lookups.lock().unwrap().clone();
         Played {
             code: ending.code,
             ending,
             ended_at: self.world.start.elapsed().as_secs_f64(),
             requests,
             lookups,
+            other_lookups,
         }
     }
 

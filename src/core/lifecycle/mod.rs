@@ -10,10 +10,14 @@ use serde::Serialize;
 
 use crate::core::deadline::{CEILING, Limits, StopTimeout};
 use crate::core::notice::{Cause, Notice, Reason};
-use crate::core::step::{MAX_STEPS, Plan, PlannedStep, Step};
+use crate::core::step::{MAX_STEPS, Plan, PlanSource, PlannedStep, Step};
 use crate::core::timeline::{AwsCall, Outcome, Timeline, What, millis};
 
 pub use report::{Report, StepReport};
+
+/// What the task metadata may delay the first step: its two calls answer from the agent's memory. A reading
+/// that takes longer goes on, and what it finds is still done.
+const LABELS_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the settings say about the course of a shutdown.
 #[derive(Clone, Copy, Debug)]
@@ -61,8 +65,8 @@ pub enum Event {
     Timeout,
     /// Somebody saw a reason to stop.
     Notice(Notice),
-    /// The containers' labels have been read.
-    Plan(Plan),
+    /// The containers' labels have been read: the plan of them, if there is any.
+    Labels(Option<Plan>),
     /// Somebody posted to `/drained`, naming the container or not.
     Ack(Option<String>),
     /// A running step has something to tell.
@@ -103,7 +107,7 @@ pub enum Progress {
 /// What the lifecycle wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Read the labels again: without them there is no plan.
+    /// Read the labels again: ECS lists containers as it makes them, and there may be more by now.
     ReadLabels,
     /// Start this step. An `ack` needs no hands and is never commanded.
     Start(PlannedStep),
@@ -169,6 +173,8 @@ pub struct Lifecycle {
     budget: Option<Budget>,
     /// What became of each step of the plan, by number - 1; longer than the plan never.
     steps: Vec<StepState>,
+    /// While the labels are read again: how long the first step waits for that at most.
+    reading: Option<Instant>,
     /// Who posted to `/drained` while there was no plan yet.
     early_acks: Vec<Option<String>>,
     /// While the target groups have not let go: how long the first step waits for that at most.
@@ -224,6 +230,7 @@ impl Lifecycle {
             phase: Phase::Watching,
             budget: None,
             steps: vec![StepState::Pending; steps],
+            reading: None,
             early_acks: Vec::new(),
             leaving: None,
             asked: Vec::new(),
@@ -255,9 +262,10 @@ impl Lifecycle {
         match event {
             Event::Timeout => {}
             Event::Notice(notice) => self.merge(notice, now, &mut commands),
-            Event::Plan(plan) => {
-                if self.plan.is_none() {
-                    self.adopt(plan, now);
+            Event::Labels(plan) => {
+                self.reading = None;
+                if let Some(plan) = plan {
+                    self.adopt(plan, now, &mut commands);
                 }
             }
             Event::Ack(container) => self.acknowledge(container, now),
@@ -299,19 +307,15 @@ impl Lifecycle {
                 }
                 _ if now >= deadline => return self.strike(now, commands),
                 Phase::Settling { until } if now < self.first_step_at(until) => return,
-                Phase::Settling { .. } => match self.plan.as_ref().and_then(|plan| plan.next_order(None)) {
+                Phase::Settling { .. } => match self.next_order() {
                     Some(order) => self.start(order, now, commands),
                     None => return,
                 },
-                Phase::Draining { order } => {
-                    if self.running_in(order) {
-                        return;
-                    }
-                    match self.plan.as_ref().and_then(|plan| plan.next_order(Some(order))) {
-                        Some(next) => self.start(next, now, commands),
-                        None => self.finish(now, commands),
-                    }
-                }
+                Phase::Draining { .. } if self.any_runs() => return,
+                Phase::Draining { .. } => match self.next_order() {
+                    Some(order) => self.start(order, now, commands),
+                    None => self.finish(now, commands),
+                },
             }
         }
     }
@@ -353,15 +357,16 @@ impl Lifecycle {
             self.ask_aws_about(notice.reason, first_notice, now, commands);
         }
         let settle = self.policy.settle.min(left / 2);
-        if let Some(leaving) = &mut self.leaving {
-            *leaving = (*leaving).min(now + left / 2);
+        for wait in [&mut self.leaving, &mut self.reading].into_iter().flatten() {
+            *wait = (*wait).min(now + left / 2);
         }
         if first_notice {
             if !settle.is_zero() {
                 let for_ms = millis(settle);
                 self.timeline.record(now, What::Settle { for_ms });
             }
-            if self.plan.is_none() {
+            if !self.plan_is_set() {
+                self.reading = Some(now + LABELS_LIMIT.min(left / 2));
                 commands.push(Command::ReadLabels);
             }
             self.phase = Phase::Settling { until: now + settle };
@@ -371,11 +376,37 @@ impl Lifecycle {
         }
     }
 
-    fn adopt(&mut self, plan: Plan, now: Instant) {
-        self.steps = vec![StepState::Pending; plan.steps().len()];
-        self.plan = Some(plan);
-        for container in std::mem::take(&mut self.early_acks) {
-            self.acknowledge(container, now);
+    /// The first plan, or what a later reading adds to it.
+    fn adopt(&mut self, plan: Plan, now: Instant, commands: &mut Vec<Command>) {
+        let Some(known) = &mut self.plan else {
+            self.steps = vec![StepState::Pending; plan.steps().len()];
+            self.plan = Some(plan);
+            for container in std::mem::take(&mut self.early_acks) {
+                self.acknowledge(container, now);
+            }
+            return;
+        };
+        if known.source() == PlanSource::Setting {
+            return;
+        }
+        let added = known.add_from(plan);
+        self.steps
+            .resize(self.steps.len() + added.len(), StepState::Pending);
+        match self.phase {
+            // Their turn would have been by now.
+            Phase::Draining { order } => {
+                for step in added.into_iter().filter(|step| step.order <= order) {
+                    self.start_step(step, now, commands);
+                }
+            }
+            Phase::Waiting if !added.is_empty() => {
+                let order = added.iter().map(|step| step.order).max().unwrap_or_default();
+                self.phase = Phase::Draining { order };
+                for step in added {
+                    self.start_step(step, now, commands);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -385,25 +416,35 @@ impl Lifecycle {
         let group: Vec<PlannedStep> = plan
             .steps()
             .iter()
-            .filter(|step| step.order == order)
+            .filter(|step| {
+                step.order == order
+                    && !matches!(
+                        self.steps[step.number - 1],
+                        StepState::Running(_) | StepState::Ended(_)
+                    )
+            })
             .cloned()
             .collect();
         for step in group {
-            let index = step.number - 1;
-            let acked = self.steps[index] == StepState::Acked;
-            self.steps[index] = StepState::Running(now);
-            self.timeline.record(
-                now,
-                What::StepStart {
-                    step: step.number,
-                    does: step.step.to_string(),
-                },
-            );
-            match step.step {
-                Step::Ack if acked => self.end_step(step.number, acknowledged(), now),
-                Step::Ack => {}
-                Step::Call(_) | Step::Signal(_) => commands.push(Command::Start(step)),
-            }
+            self.start_step(step, now, commands);
+        }
+    }
+
+    fn start_step(&mut self, step: PlannedStep, now: Instant, commands: &mut Vec<Command>) {
+        let index = step.number - 1;
+        let acked = self.steps[index] == StepState::Acked;
+        self.steps[index] = StepState::Running(now);
+        self.timeline.record(
+            now,
+            What::StepStart {
+                step: step.number,
+                does: step.step.to_string(),
+            },
+        );
+        match step.step {
+            Step::Ack if acked => self.end_step(step.number, acknowledged(), now),
+            Step::Ack => {}
+            Step::Call(_) | Step::Signal(_) => commands.push(Command::Start(step)),
         }
     }
 
@@ -515,7 +556,14 @@ impl Lifecycle {
 
     /// When the first step may start, if nothing more comes.
     fn first_step_at(&self, settled: Instant) -> Instant {
-        self.leaving.map_or(settled, |leaving| leaving.max(settled))
+        let waits = [self.leaving, self.reading];
+        waits.into_iter().flatten().fold(settled, Instant::max)
+    }
+
+    /// Whether labels have nothing to add.
+    fn plan_is_set(&self) -> bool {
+        let plan = self.plan.as_ref();
+        plan.is_some_and(|plan| plan.source() == PlanSource::Setting)
     }
 
     fn ask_aws_about(&mut self, reason: Reason, first: bool, now: Instant, commands: &mut Vec<Command>) {
@@ -605,12 +653,17 @@ impl Lifecycle {
             .any(|notice| notice.reason == Reason::Sigterm)
     }
 
-    fn running_in(&self, order: i64) -> bool {
-        self.plan.as_ref().is_some_and(|plan| {
-            plan.steps().iter().any(|step| {
-                step.order == order && matches!(self.steps[step.number - 1], StepState::Running(_))
-            })
-        })
+    fn any_runs(&self) -> bool {
+        let mut steps = self.steps.iter();
+        steps.any(|state| matches!(state, StepState::Running(_)))
+    }
+
+    /// The lowest order with a step that has not begun.
+    fn next_order(&self) -> Option<i64> {
+        let steps = self.plan.iter().flat_map(Plan::steps);
+        let waiting =
+            steps.filter(|step| matches!(self.steps[step.number - 1], StepState::Pending | StepState::Acked));
+        waiting.map(|step| step.order).min()
     }
 
     fn code_of_steps(&self) -> Code {

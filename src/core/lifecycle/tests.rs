@@ -430,11 +430,67 @@ fn a_notice_during_settle_brings_the_deadline_forward_and_shortens_it() {
 #[test]
 fn equal_orders_go_together_and_lower_ones_before() {
     let mut play = Play::new(policy(30, 10, 0), Some(plan(&[5, -1, 5, 0], "http://x/")));
-    assert_eq!(play.sigterm(0.0), ["start 1"]);
+    assert_eq!(play.sigterm(0.0), ["read labels"]);
+    assert_eq!(play.on(0.1, Event::Labels(None)), ["start 1"]);
     assert_eq!(play.drained(1.0, 1), ["start 2"]);
     assert_eq!(play.drained(2.0, 2), ["start 3", "start 4"]);
     assert_eq!(play.drained(3.0, 4), [""; 0]);
     assert_eq!(play.drained(4.0, 3), ["drop", "exit 0"]);
+}
+
+#[test]
+fn labels_that_are_read_again_delay_the_first_step_by_a_second_at_most() {
+    let mut play = Play::new(policy(30, 10, 0), Some(plan(&[0], "http://x/")));
+    assert_eq!(play.sigterm(0.0), ["read labels"]);
+    assert_eq!(play.timeout(), Some(1.0));
+    assert_eq!(play.on(1.0, Event::Timeout), ["start 1"]);
+    // A stop timeout of 2 s leaves 1.8 s, and no more than half of that is spent on reading.
+    let mut play = Play::new(policy(2, 0, 0), Some(plan(&[0], "http://x/")));
+    play.sigterm(0.0);
+    assert_eq!(play.timeout(), Some(0.9));
+}
+
+#[test]
+fn a_label_that_is_read_later_is_added_and_no_step_is_done_twice() {
+    let first = || Some(plan(&[0], "http://x/"));
+    let both = || Event::Labels(Some(plan(&[0, 3], "http://x/")));
+    // At the notice.
+    let mut play = Play::new(policy(30, 10, 0), first());
+    play.sigterm(0.0);
+    assert_eq!(play.on(0.1, both()), ["start 1"]);
+    assert_eq!(play.drained(1.0, 1), ["start 2"]);
+    assert_eq!(play.drained(2.0, 2), ["drop", "exit 0"]);
+    // While its turn is still to come.
+    let mut play = Play::new(policy(30, 10, 0), first());
+    play.sigterm(0.0);
+    play.on(1.0, Event::Timeout);
+    assert_eq!(play.on(1.5, both()), [""; 0]);
+    assert_eq!(play.drained(2.0, 1), ["start 2"]);
+    // After its turn, or once all others have drained.
+    let mut play = Play::new(policy(30, 10, 0), Some(plan(&[5], "http://x/")));
+    play.notice(0.0, Reason::Manual, None);
+    play.on(1.0, Event::Timeout);
+    assert_eq!(play.on(1.5, both()), ["start 2"]);
+    assert_eq!(play.on(1.6, both()), [""; 0]);
+    assert_eq!(play.drained(2.0, 2), [""; 0]);
+    assert_eq!(play.drained(2.0, 1), [""; 0], "drained, and waiting");
+    assert_eq!(
+        play.on(2.5, Event::Labels(Some(plan(&[5, 3, 0], "http://x/")))),
+        ["start 3"]
+    );
+    assert_eq!(play.sigterm(3.0), [""; 0], "the third one runs");
+    assert_eq!(play.drained(4.0, 3), ["drop", "exit 0"]);
+}
+
+#[test]
+fn a_setting_wins_over_every_label() {
+    let mut play = Play::one_call(policy(30, 10, 0));
+    assert_eq!(
+        play.on(0.0, Event::Labels(Some(plan(&[0, 1], "http://x/")))),
+        [""; 0]
+    );
+    assert_eq!(play.sigterm(0.0), ["start 1"]);
+    assert_eq!(play.drained(1.0, 1), ["drop", "exit 0"]);
 }
 
 #[test]
@@ -470,7 +526,10 @@ fn without_a_plan_labels_are_read_again_and_the_step_starts_as_soon_as_they_are(
     let mut play = Play::new(policy(30, 10, 0), None);
     assert_eq!(play.sigterm(0.0), ["read labels"]);
     assert_eq!(play.timeout(), Some(29.0));
-    assert_eq!(play.on(4.0, Event::Plan(plan(&[0], "http://x/"))), ["start 1"]);
+    assert_eq!(
+        play.on(4.0, Event::Labels(Some(plan(&[0], "http://x/")))),
+        ["start 1"]
+    );
 
     let mut play = Play::new(policy(30, 10, 0), None);
     play.sigterm(0.0);
@@ -482,14 +541,20 @@ fn an_ack_before_the_plan_is_known_is_not_lost() {
     let mut play = Play::new(policy(30, 10, 0), None);
     play.sigterm(0.0);
     assert_eq!(play.on(0.1, Event::Ack(None)), [""; 0]);
-    assert_eq!(play.on(0.4, Event::Plan(plan(&[0], "ack"))), ["drop", "exit 0"]);
+    assert_eq!(
+        play.on(0.4, Event::Labels(Some(plan(&[0], "ack")))),
+        ["drop", "exit 0"]
+    );
 }
 
 #[test]
 fn a_plan_that_comes_while_settling_waits_for_its_end() {
     let mut play = Play::new(policy(30, 10, 3), None);
     play.sigterm(0.0);
-    assert_eq!(play.on(0.4, Event::Plan(plan(&[0], "http://x/"))), [""; 0]);
+    assert_eq!(
+        play.on(0.4, Event::Labels(Some(plan(&[0], "http://x/")))),
+        [""; 0]
+    );
     assert_eq!(play.on(3.0, Event::Timeout), ["start 1"]);
 }
 
@@ -691,7 +756,7 @@ proptest! {
                     launch_type: Some("FARGATE".to_owned()),
                     ..Cause::default()
                 }),
-                Happening::Plan => Event::Plan(the_plan.clone()),
+                Happening::Plan => Event::Labels(Some(the_plan.clone())),
                 Happening::Progress(step) => Event::Progress(step, Progress::Called { call: String::new(), status: 503 }),
             };
             let was_over = lifecycle.ended().is_some();

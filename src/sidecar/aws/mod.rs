@@ -1,9 +1,9 @@
-//! What is asked of AWS: the ECS agent's task metadata and task protection, the ECS API, load balancing.
+//! What is asked of AWS: task protection by the ECS agent, the ECS API, load balancing.
 //!
 //! Each module turns one service's answers into plain data of the core and never lets a strange
 //! answer become an error of the drain. The SDK is known in this room only, and no client is made
 //! until it is needed.
-//! - [`task_metadata`], [`protection`]: the agent's endpoints
+//! - [`protection`]: the agent's endpoint
 //! - [`clients`]: credentials, region, endpoints, limits; [`connector`]: how its calls leave
 //! - [`contained`]: what if the SDK panics
 //! - [`failure`]: what can come in place of an answer, and what to do about it
@@ -16,7 +16,6 @@ pub mod ecs;
 pub mod failure;
 pub mod load_balancing;
 pub mod protection;
-pub mod task_metadata;
 
 pub use clients::Aws;
 pub use failure::Failure;

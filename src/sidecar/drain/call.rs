@@ -450,7 +450,7 @@ async fn server(drain: &Drain, planned: &PlannedStep, call: &Call) -> Server {
         Some((shared, _)) if shared || drain.fresh => known,
         None if drain.task.is_some() => None,
         known => {
-            let fresh = (drain.ask_task)().await;
+            let fresh = drain.ask_task().await;
             fresh.as_ref().and_then(named).or(known)
         }
     };
@@ -464,7 +464,7 @@ async fn server(drain: &Drain, planned: &PlannedStep, call: &Call) -> Server {
 
 /// The step's container, where ECS says that it has stopped.
 async fn stopped(drain: &Drain, planned: &PlannedStep) -> Option<String> {
-    let task = (drain.ask_task)().await?;
+    let task = drain.ask_task().await?;
     let container = planned.container_in(&task)?;
     container.stopped.then(|| container.name.clone())
 }

@@ -8,8 +8,6 @@ pub mod call;
 pub mod processes;
 pub mod signal;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,6 +20,7 @@ use crate::core::task::{Identity, Task};
 use crate::core::timeline::Outcome;
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{Mailbox, Message};
+use crate::sidecar::task_metadata::TaskMetadata;
 
 /// The most of a call that a log line quotes: a `Location` may be long, and each is kept for the end.
 const MAX_LOGGED: usize = 200;
@@ -35,13 +34,6 @@ pub struct Urgency {
     pub deadline: Instant,
 }
 
-/// Asks ECS for the present state of the task; `None` where it does not answer in time.
-pub type AskTask = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<Task>> + Send>> + Send + Sync>;
-
-/// Asks which container a metadata URI belongs to; `None` where nobody answers.
-pub type ContainerAt =
-    Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send + Sync>;
-
 /// What every step of a shutdown shares.
 #[derive(Clone)]
 pub struct Drain {
@@ -53,10 +45,8 @@ pub struct Drain {
     pub task: Arc<Option<Task>>,
     /// Whether it was read after the notice, so that asking again would only cost time.
     pub fresh: bool,
-    /// For what must be fresh.
-    pub ask_task: AskTask,
-    /// For signal steps.
-    pub container_at: ContainerAt,
+    /// For what must be fresh; missing outside of ECS.
+    pub metadata: Option<TaskMetadata>,
     /// The first part of the idempotency key: the task's id, or one that this process made up.
     pub key: Arc<str>,
     /// Goes with each call as a bearer token.
@@ -102,6 +92,11 @@ impl Drain {
             Some(token) => text.replace(token, "…").replace(&percent_encoded(token), "…"),
             None => text.to_owned(),
         }
+    }
+
+    /// The present state of the task; `None` where ECS does not answer in time.
+    async fn ask_task(&self) -> Option<Task> {
+        self.metadata.as_ref()?.read().await.ok()
     }
 
     fn identity(&self) -> Identity {

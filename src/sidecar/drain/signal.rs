@@ -76,8 +76,9 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, step: &Signa
 
 /// The metadata URI of that container, by asking those that processes have in their environment.
 async fn uri_of(drain: &Drain, processes: &Processes, container: &str) -> Option<String> {
+    let metadata = drain.metadata.as_ref()?;
     for uri in processes.metadata_uris().into_iter().take(MAX_URIS) {
-        if (drain.container_at)(uri.clone()).await.as_deref() == Some(container) {
+        if metadata.container_at(&uri).await.as_deref() == Some(container) {
             return Some(uri);
         }
     }

@@ -65,7 +65,7 @@ impl Sidecar {
         if self.cloud.aws.is_some() {
             return;
         }
-        let network = self.aws_network.clone();
+        let network = self.networks.aws.clone();
         let Some(aws) = Aws::new(self.config.aws.clone(), network, &task.identity) else {
             return;
         };

@@ -18,13 +18,13 @@ use crate::core::notice::{Notice, Reason};
 use crate::core::step::Plan;
 use crate::core::task::Task;
 use crate::core::timeline::{Outcome, millis};
-use crate::sidecar::aws::task_metadata;
-use crate::sidecar::drain::{AskTask, ContainerAt, Drain, Urgency};
+use crate::sidecar::drain::{Drain, Urgency};
 use crate::sidecar::endpoints::{self, Endpoints};
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{Mailbox, Message, Signal, WatchState};
 use crate::sidecar::protection;
 use crate::sidecar::status::Status;
+use crate::sidecar::task_metadata::TaskMetadata;
 use crate::sidecar::telemetry::Telemetry;
 use crate::sidecar::watch::instance_metadata::InstanceMetadata;
 use aws_side::Cloud;
@@ -52,8 +52,10 @@ pub struct Ending {
 /// The networks of the sidecar's parts: a name that hangs in one must not hold up another.
 #[derive(Clone)]
 pub struct Networks {
-    /// For metadata and drain calls.
+    /// For drain calls.
     pub drain: Network,
+    /// For what the host and the ECS agent answer, and for the busy URL.
+    pub metadata: Network,
     /// For the calls to AWS.
     pub aws: Network,
 }
@@ -96,8 +98,9 @@ pub async fn run(
 
 struct Sidecar {
     config: Config,
-    network: Network,
-    aws_network: Network,
+    networks: Networks,
+    /// What ECS says of this task; missing outside of ECS.
+    metadata: Option<TaskMetadata>,
     telemetry: Telemetry,
     mailbox: Mailbox,
     cloud: Cloud,
@@ -131,6 +134,8 @@ struct Sidecar {
 
 impl Sidecar {
     fn new(config: Config, networks: Networks, telemetry: Telemetry, mailbox: Mailbox) -> Sidecar {
+        let metadata = config.task_metadata.clone();
+        let metadata = metadata.map(|uri| TaskMetadata::new(networks.metadata.clone(), uri));
         let lifecycle = Lifecycle::new(config.policy, Plan::from_setting(&config.drain));
         let task = Arc::new(None);
         let status = watch::Sender::new(Arc::new(Status {
@@ -145,8 +150,8 @@ impl Sidecar {
         }));
         Sidecar {
             config,
-            network: networks.drain,
-            aws_network: networks.aws,
+            metadata,
+            networks,
             telemetry,
             mailbox,
             cloud: Cloud::default(),
@@ -183,7 +188,7 @@ impl Sidecar {
             };
             self.companions.spawn(endpoints::serve(listener, endpoints));
         }
-        if self.config.task_metadata.is_some() {
+        if self.metadata.is_some() {
             // The first answer, whatever it is, lets the log start: its lines name the task.
             self.read_task();
             return;
@@ -206,7 +211,7 @@ impl Sidecar {
         let Some(agent) = self.config.agent.clone().filter(|_| self.config.protect) else {
             return;
         };
-        let (network, busy_url) = (self.network.clone(), self.config.busy_url.clone());
+        let (network, busy_url) = (self.networks.metadata.clone(), self.config.busy_url.clone());
         let (desk, office) = protection::open(network, agent, busy_url, self.status.subscribe());
         self.companions.spawn(office.run());
         self.desk = Some(desk);
@@ -223,7 +228,7 @@ impl Sidecar {
             .config
             .listen
             .map_or_else(|| "off".to_owned(), |address| address.to_string());
-        let local = self.config.task_metadata.is_none();
+        let local = self.metadata.is_none();
         tracing::info!(
             event = "start",
             version = env!("CARGO_PKG_VERSION"),
@@ -335,44 +340,68 @@ impl Sidecar {
         };
         self.telemetry.identify(&task.identity);
         self.log_start();
-        tracing::info!(
-            event = "watch",
-            watch = "task",
-            message = "task metadata read",
-            containers = task
-                .containers
-                .iter()
-                .map(|c| c.name.as_str())
-                .collect::<Vec<_>>()
-                .join(","),
-            launch_type = task.launch_type.as_deref().unwrap_or("unknown"),
+        let before = self.task.as_ref().as_ref();
+        let (first, news) = (
+            before.is_none(),
+            before.is_none_or(|before| before.names() != task.names()),
         );
+        if news || self.task_trouble.is_some() {
+            tracing::info!(
+                event = "watch",
+                watch = "task",
+                message = "task metadata read",
+                containers = task.names().join(","),
+                launch_type = task.launch_type.as_deref().unwrap_or("unknown"),
+            );
+        }
         self.task_trouble = None;
         self.task = Arc::new(Some(task.clone()));
         self.fresh = self.lifecycle.deadline().is_some();
         self.watch_instance();
         self.look_up(&task);
-        if self.lifecycle.has_plan() {
+        let labels = self.labels_of(&task, news);
+        if first && task.stopping && self.lifecycle.deadline().is_none() {
+            tracing::info!(
+                event = "watch",
+                watch = "task",
+                message =
+                    "ECS wants this task STOPPED already: its SIGTERM came before this process could see it"
+            );
+            labels.into_iter().for_each(|event| self.apply(event));
+            return Some(Event::Notice(self.sigterm()));
+        }
+        labels
+    }
+
+    /// What the labels bring, where there is no setting. Before a notice nothing wrong is let pass, but only a
+    /// task that is complete can be known to have no step.
+    fn labels_of(&mut self, task: &Task, news: bool) -> Option<Event> {
+        if !self.config.drain.is_empty() {
             return None;
         }
-        let (plan, errors) = Plan::from_labels(&task);
+        let (plan, errors) = Plan::from_labels(task);
         let before_notice = self.lifecycle.deadline().is_none();
         let mut complaints: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        if plan.is_none() {
+        let none = plan.is_none() && !self.lifecycle.has_plan() && !task.starting;
+        if none {
             complaints.push(
                 "there is no step: set PRESTOP_DRAIN, or the docker label prestop.drain of a container"
                     .to_owned(),
             );
         }
-        for complaint in &complaints {
+        for complaint in complaints.iter().filter(|_| news) {
             tracing::error!(event = "watch", watch = "task", message = complaint.as_str());
         }
-        if complaints.is_empty() || !before_notice {
-            // Too late to be strict: what can be done is done.
-            return Some(plan.map_or(Event::Refuse(Code::Failed), Event::Plan));
+        if before_notice && !complaints.is_empty() {
+            self.refuse(complaints);
+            return None;
         }
-        self.refuse(complaints);
-        None
+        // After a notice it is too late to be strict: what can be done is done.
+        Some(if none {
+            Event::Refuse(Code::Failed)
+        } else {
+            Event::Labels(plan)
+        })
     }
 
     fn refuse(&mut self, complaints: Vec<String>) {
@@ -393,7 +422,10 @@ impl Sidecar {
             );
             return;
         }
-        let client = InstanceMetadata::new(self.network.clone(), self.config.instance_metadata.clone());
+        let client = InstanceMetadata::new(
+            self.networks.metadata.clone(),
+            self.config.instance_metadata.clone(),
+        );
         self.companions.spawn(crate::sidecar::watch::instance_metadata(
             client,
             self.config.watch.clone(),
@@ -402,19 +434,17 @@ impl Sidecar {
         ));
     }
 
-    /// Reads the task metadata until that succeeds.
+    /// Reads the task metadata until that succeeds and ECS has made all containers.
     fn read_task(&mut self) {
-        let Some(uri) = self.config.task_metadata.clone() else {
+        let Some(metadata) = self.metadata.clone() else {
             return;
         };
-        let (network, mailbox) = (self.network.clone(), self.mailbox.clone());
+        let mailbox = self.mailbox.clone();
         self.companions.spawn(async move {
             let mut pause = FIRST_READ_PAUSE;
             loop {
-                let read = task_metadata::read(&network, &uri)
-                    .await
-                    .map_err(|why| why.to_string());
-                let done = read.is_ok();
+                let read = metadata.read().await.map_err(|why| why.to_string());
+                let done = read.as_ref().is_ok_and(|task| !task.starting);
                 if mailbox.send(Message::Task(read)).await.is_err() || done {
                     return;
                 }
@@ -465,36 +495,15 @@ impl Sidecar {
             .as_ref()
             .and_then(|task| task.identity.task_id());
         Drain {
-            network: self.network.clone(),
+            network: self.networks.drain.clone(),
             urgency,
             task: Arc::clone(&self.task),
             fresh: self.fresh,
-            ask_task: self.ask_task(),
-            container_at: self.container_at(),
+            metadata: self.metadata.clone(),
             key: task_id.unwrap_or(&self.local_key).into(),
             token: self.config.token.clone(),
             mailbox: self.mailbox.clone(),
         }
-    }
-
-    fn ask_task(&self) -> AskTask {
-        let (network, uri) = (self.network.clone(), self.config.task_metadata.clone());
-        Arc::new(move || {
-            let (network, uri) = (network.clone(), uri.clone());
-            Box::pin(async move { task_metadata::read(&network, uri.as_ref()?).await.ok() })
-        })
-    }
-
-    fn container_at(&self) -> ContainerAt {
-        let network = self.network.clone();
-        Arc::new(move |uri| {
-            let network = network.clone();
-            Box::pin(async move {
-                task_metadata::container_name(&network, &uri.parse().ok()?)
-                    .await
-                    .ok()
-            })
-        })
     }
 
     /// Whether the timeline has entries that are not in the log yet.

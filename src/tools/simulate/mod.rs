@@ -218,6 +218,22 @@ impl StandIn {
         self.world().definition.set_status(name, "STOPPED");
     }
 
+    /// ECS has not begun to make that container.
+    pub fn container_not_created(&self, name: &str) {
+        let not_created = task_metadata::NOT_CREATED;
+        self.world().definition.set_status(name, not_created);
+    }
+
+    /// From now on ECS knows that container as RUNNING.
+    pub fn container_running(&self, name: &str) {
+        self.world().definition.set_status(name, "RUNNING");
+    }
+
+    /// From now on ECS wants the task STOPPED.
+    pub fn stopping(&self) {
+        self.world().definition.desired_status = "STOPPED";
+    }
+
     /// A container has this address of its own.
     pub fn container_at(&self, name: &str, address: IpAddr) {
         self.world().definition.resolve(name, vec![address]);

@@ -15,6 +15,9 @@ use tokio::time::Instant;
 use super::{Reply, json_reply, text};
 
 pub(super) const CLUSTER: &str = "laptop";
+/// The status of a container that ECS has not begun to make, and does not list.
+pub(super) const NOT_CREATED: &str = "NONE";
+
 const TASK_ID: &str = "5e0c4bf0d1e24d4e8a4f6a5f7f0c9b11";
 
 /// The task's own address under `awsvpc`.
@@ -59,6 +62,8 @@ pub struct Definition {
     containers: Vec<Container>,
     /// Whether it runs on Fargate Spot; else it runs on an instance.
     pub(super) fargate_spot: bool,
+    /// What ECS wants of the task: `STOPPED` from the moment at which it begins to stop it.
+    pub(super) desired_status: &'static str,
     started: Timestamp,
     allowance: Allowance,
 }
@@ -132,6 +137,7 @@ impl Definition {
             network_mode: value["networkMode"].as_str().unwrap_or("bridge").to_owned(),
             containers,
             fargate_spot: false,
+            desired_status: "RUNNING",
             started: Timestamp::now(),
             allowance: Allowance::default(),
         })
@@ -155,6 +161,7 @@ impl Definition {
             network_mode: "awsvpc".to_owned(),
             containers: vec![container("app"), container("prestop")],
             fargate_spot: false,
+            desired_status: "RUNNING",
             started: Timestamp::now(),
             allowance: Allowance::default(),
         }
@@ -304,15 +311,31 @@ impl Definition {
             "TaskARN": task_arn(),
             "Family": self.family,
             "Revision": self.revision,
-            "DesiredStatus": "RUNNING",
-            "KnownStatus": "RUNNING",
+            "DesiredStatus": self.desired_status,
+            "KnownStatus": self.known_status(),
             "Limits": {"CPU": 0.5, "Memory": 512},
             "PullStartedAt": self.started.to_string(),
             "PullStoppedAt": self.started.to_string(),
             "AvailabilityZone": "eu-central-1a",
             "LaunchType": self.launch_type(),
-            "Containers": self.containers.iter().map(|container| self.container(container)).collect::<Vec<_>>(),
+            "Containers": self.created().map(|container| self.container(container)).collect::<Vec<_>>(),
         })
+    }
+
+    /// ECS lists a container once the agent has begun to make it.
+    fn created(&self) -> impl Iterator<Item = &Container> {
+        self.containers
+            .iter()
+            .filter(|container| container.status != NOT_CREATED)
+    }
+
+    /// That of the container that is furthest behind.
+    fn known_status(&self) -> &str {
+        let behind = self
+            .containers
+            .iter()
+            .find(|container| !matches!(container.status.as_str(), "RUNNING" | "STOPPED"));
+        behind.map_or("RUNNING", |container| &container.status)
     }
 
     fn container(&self, container: &Container) -> Value {

@@ -23,6 +23,17 @@ const CALL_LIMIT: Duration = Duration::from_millis(500);
 /// and the sidecar runs in 6 MB.
 const MAX_ANSWER: usize = 256 * 1024;
 
+/// What a task's `KnownStatus` is before RUNNING (agent, `ecs-agent/api/task/status/taskstatus.go`; Fargate says
+/// PROVISIONING, PENDING and ACTIVATING: ECS developer guide, *Task lifecycle*).
+const BEFORE_RUNNING: [&str; 6] = [
+    "NONE",
+    "MANIFEST_PULLED",
+    "CREATED",
+    "PROVISIONING",
+    "PENDING",
+    "ACTIVATING",
+];
+
 /// Why the metadata could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskMetadataError {
@@ -52,37 +63,45 @@ pub enum TaskMetadataError {
     },
 }
 
-/// Reads the task once: two calls over one connection, within a second.
-///
-/// `uri` is `ECS_CONTAINER_METADATA_URI_V4`: that of this container.
-///
-/// # Errors
-/// Where either call fails; the caller decides whether to try again.
-pub async fn read(network: &Network, uri: &HttpUrl) -> Result<Task, TaskMetadataError> {
-    let mut server = Regular::new(network.clone(), CALL_LIMIT, MAX_ANSWER);
-    let own = document(&mut server, uri).await?;
-    let own_id = text_in(&own, |own: RawContainer<'_>| own.docker_id);
-    let own_name = text_in(&own, |own: RawContainer<'_>| own.name);
-    drop(own);
-    let url = uri.append("/task");
-    let task = document(&mut server, &url).await?;
-    let task = task_of(own_id.as_deref(), &task).map_err(|why| TaskMetadataError::Document { url, why })?;
-    Ok(Task { own_name, ..task })
+/// The endpoint of this container; cheap to clone.
+#[derive(Clone)]
+pub struct TaskMetadata {
+    network: Network,
+    uri: HttpUrl,
 }
 
-/// The name of the container whose metadata URI that is.
-///
-/// # Errors
-/// Where it does not answer, or not with a container.
-pub async fn container_name(network: &Network, uri: &HttpUrl) -> Result<String, TaskMetadataError> {
-    let mut server = Regular::new(network.clone(), CALL_LIMIT, MAX_ANSWER);
-    let container = document(&mut server, uri).await?;
-    text_in(&container, |container: RawContainer<'_>| container.name).ok_or_else(|| {
-        TaskMetadataError::Document {
-            url: uri.clone(),
-            why: "there is no Name in it".to_owned(),
-        }
-    })
+impl TaskMetadata {
+    /// `uri` is `ECS_CONTAINER_METADATA_URI_V4`: that of this container.
+    pub fn new(network: Network, uri: HttpUrl) -> TaskMetadata {
+        TaskMetadata { network, uri }
+    }
+
+    /// Reads the task once: two calls over one connection, within a second.
+    ///
+    /// # Errors
+    /// Where either call fails; the caller decides whether to try again.
+    pub async fn read(&self) -> Result<Task, TaskMetadataError> {
+        let mut server = self.server();
+        let own = document(&mut server, &self.uri).await?;
+        let own_id = text_in(&own, |own: RawContainer<'_>| own.docker_id);
+        let own_name = text_in(&own, |own: RawContainer<'_>| own.name);
+        drop(own);
+        let url = self.uri.append("/task");
+        let task = document(&mut server, &url).await?;
+        let task =
+            task_of(own_id.as_deref(), &task).map_err(|why| TaskMetadataError::Document { url, why })?;
+        Ok(Task { own_name, ..task })
+    }
+
+    /// The name of the container that has this metadata URI; `None` where nobody answers with one.
+    pub async fn container_at(&self, uri: &str) -> Option<String> {
+        let container = document(&mut self.server(), &uri.parse().ok()?).await.ok()?;
+        text_in(&container, |container: RawContainer<'_>| container.name)
+    }
+
+    fn server(&self) -> Regular {
+        Regular::new(self.network.clone(), CALL_LIMIT, MAX_ANSWER)
+    }
 }
 
 async fn document(server: &mut Regular, url: &HttpUrl) -> Result<String, TaskMetadataError> {
@@ -117,6 +136,10 @@ struct RawTask<'a> {
     revision: Option<&'a RawValue>,
     #[serde(borrow)]
     launch_type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    known_status: Option<&'a RawValue>,
+    #[serde(borrow)]
+    desired_status: Option<&'a RawValue>,
     #[serde(borrow)]
     containers: Option<&'a RawValue>,
 }
@@ -182,6 +205,8 @@ fn task_of(own_id: Option<&str>, document: &str) -> Result<Task, String> {
         own_name: None,
         containers,
         internal_ids,
+        starting: text(task.known_status).is_some_and(|status| BEFORE_RUNNING.contains(&status.as_str())),
+        stopping: text(task.desired_status).as_deref() == Some("STOPPED"),
     })
 }
 
