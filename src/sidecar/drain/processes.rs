@@ -18,6 +18,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 /// More processes than this in one task are not looked at.
 const MAX_PROCESSES: usize = 4096;
 
@@ -111,20 +113,21 @@ impl Processes {
         let unreadable = |why: io::Error| Unclear::Unreadable(why.to_string());
         let own = Process::read(&root.join("self")).map_err(unreadable)?;
         let entries = fs::read_dir(root).map_err(unreadable)?;
-        let others = entries
-            .flatten()
-            .filter(|entry| {
-                entry
-                    .file_name()
-                    .to_string_lossy()
-                    .bytes()
-                    .all(|b| b.is_ascii_digit())
-            })
-            .take(MAX_PROCESSES)
-            // Ended in this moment, or hidden from us.
-            .filter_map(|entry| Process::read(&entry.path()).ok())
-            .filter(|process| process.pid != own.pid && !process.ended)
-            .collect();
+        let folders = entries.flatten().filter(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy().bytes().all(|b| b.is_ascii_digit())
+        });
+        let mut others = Vec::new();
+        for folder in folders.take(MAX_PROCESSES) {
+            match Process::read(&folder.path()) {
+                Ok(process) if process.pid != own.pid && !process.ended => others.push(process),
+                Ok(_) => {}
+                // Ended in this moment, or hidden from us.
+                Err(why) if is_gone(&why) || why.kind() == io::ErrorKind::PermissionDenied => {}
+                // One that is left out could be the very one that is looked for.
+                Err(why) => return Err(unreadable(why)),
+            }
+        }
         Ok(Processes { own, others })
     }
 
@@ -268,7 +271,8 @@ impl Process {
                 .and_then(|uid| uid.parse().ok())
                 .unwrap_or(0),
             started: number(19),
-            ended: matches!(stat.first(), Some(&("Z" | "X"))),
+            // A main thread that has ended shows as a zombie while others still work.
+            ended: matches!(stat.first(), Some(&("Z" | "X"))) && field("Threads").parse().unwrap_or(1) <= 1,
             caught: u64::from_str_radix(field("SigCgt"), 16).unwrap_or(0),
             cgroup: fs::read_to_string(folder.join("cgroup")).unwrap_or_default(),
             mounts: fs::read_to_string(folder.join("mountinfo"))
@@ -278,6 +282,15 @@ impl Process {
                 .ok()
                 .and_then(|environ| metadata_uri(&environ)),
         })
+    }
+
+    /// Whether this process has ended: it is no longer there, or only its remains are, or another one has
+    /// got its id. What cannot be read (too many open files) is no end.
+    pub fn has_ended(&self, folder: &Path) -> bool {
+        match Process::read(folder) {
+            Ok(now) => now.ended || now.started != self.started,
+            Err(why) => is_gone(&why),
+        }
     }
 
     fn bears(&self, id: &str) -> bool {
@@ -290,6 +303,11 @@ impl Process {
         let waits = signal == SIGINT && SHELLS.contains(&self.name.as_str());
         self.caught >> (signal - 1) & 1 == 1 && !waits
     }
+}
+
+/// Whether that says that a process is no longer there.
+fn is_gone(why: &io::Error) -> bool {
+    why.kind() == io::ErrorKind::NotFound || why.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 /// The mounts that Docker makes for each container from a folder of its own; under `awsvpc` they are
@@ -444,6 +462,46 @@ mod tests {
         shell.name = "bash".to_owned();
         let all = seen(vec![shell, process(21, 20, "/x")]);
         assert_eq!(all.target("app", None, &[], None, SIGINT).unwrap().pid, 21);
+    }
+
+    #[test]
+    fn only_a_process_that_is_gone_or_a_zombie_has_ended() {
+        let root = std::env::temp_dir().join(format!("ecs-prestop-proc-{}", std::process::id()));
+        let folder = root.join("7");
+        fs::create_dir_all(&folder).unwrap();
+        let is = |state: &str, started: u64, threads: u32| {
+            let numbers = "0 ".repeat(17);
+            fs::write(
+                folder.join("stat"),
+                format!("7 (a) {state} 1 {numbers}{started} 0"),
+            )
+            .unwrap();
+            fs::write(
+                folder.join("status"),
+                format!("Name:\ta\nPid:\t7\nThreads:\t{threads}\n"),
+            )
+            .unwrap();
+        };
+        is("S", 100, 1);
+        let process = Process::read(&folder).unwrap();
+        assert_eq!(process.started, 100);
+        assert!(!process.has_ended(&folder));
+        is("Z", 100, 1);
+        assert!(process.has_ended(&folder));
+        is("Z", 100, 3);
+        assert!(!process.has_ended(&folder), "other threads still work");
+        is("S", 200, 1);
+        assert!(process.has_ended(&folder), "another one has its id");
+        // What cannot be read for another reason, as with EMFILE.
+        fs::remove_file(folder.join("stat")).unwrap();
+        fs::create_dir(folder.join("stat")).unwrap();
+        assert!(!process.has_ended(&folder));
+        fs::create_dir(root.join("self")).unwrap();
+        fs::write(root.join("self/stat"), "1 (me) S 0").unwrap();
+        fs::write(root.join("self/status"), "Name:\tme\nPid:\t1\n").unwrap();
+        assert!(matches!(Processes::read(&root), Err(Unclear::Unreadable(_))));
+        fs::remove_dir_all(&root).unwrap();
+        assert!(process.has_ended(&folder));
     }
 
     #[test]

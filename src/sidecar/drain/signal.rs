@@ -68,7 +68,7 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, step: &Signa
         Err(why) => return Outcome::Failed(format!("{}: {}", planned.step, forbidden(target, why))),
     }
     let folder = PathBuf::from(PROC).join(target.pid.to_string());
-    while still_runs(&folder, target) {
+    while !target.has_ended(&folder) {
         sleep(LOOK_EVERY).await;
     }
     Outcome::Drained(format!("process {} ({}) has ended", target.pid, target.name))
@@ -101,11 +101,6 @@ fn number_of(signal: SignalName) -> Signal {
         SignalName::Term => Signal::TERM,
         SignalName::Winch => Signal::WINCH,
     }
-}
-
-/// The same process, and not only its unburied remains.
-fn still_runs(folder: &Path, target: &Process) -> bool {
-    Process::read(folder).is_ok_and(|now| now.started == target.started && !now.ended)
 }
 
 /// EPERM has several causes, each with its own cure.
