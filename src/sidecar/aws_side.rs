@@ -8,19 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::BackoffBuilder;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::core::deadline::{CEILING, StopTimeout};
-use crate::core::lifecycle::{AfterDrain, Event};
+use crate::core::deadline::{CEILING, Limits, StopTimeout};
+use crate::core::lifecycle::{AfterDrain, AwsPolicy, Event, Policy};
 use crate::core::task::Task;
 use crate::core::timeline::{AwsCall, Outcome};
+use crate::sidecar::aws::clients::Settings;
 use crate::sidecar::aws::contained::contained;
 use crate::sidecar::aws::load_balancing::Target;
 use crate::sidecar::aws::{Aws, Failure};
+use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{AwsNews, Mailbox, Message};
 use crate::sidecar::protection::Desk;
-
-use super::Sidecar;
 
 /// The app is told first: making a client takes some milliseconds of the one thread.
 const BEHIND_THE_DRAIN: Duration = Duration::from_millis(20);
@@ -48,31 +49,66 @@ mod policy {
     pub(super) const WHY: &str = "sidecar-why.json";
 }
 
-/// What is known of AWS's side of this task.
-#[derive(Default)]
-pub(super) struct Cloud {
+/// What is known of AWS's side of this task, and who asks.
+pub struct AwsSide {
+    settings: Settings,
+    network: Network,
+    mailbox: Mailbox,
     /// Missing until the task metadata says which task this is.
     aws: Option<Arc<Aws>>,
     /// Where it is registered, once that is known.
     targets: Option<Vec<Target>>,
     /// Its container instance, once that is known.
     instance: Option<String>,
+    /// What has been asked and has not ended; dropping it drops them.
+    calls: JoinSet<()>,
 }
 
-impl Sidecar {
-    /// Now that the task is known, begins to look up what a shutdown will need.
-    pub(super) fn look_up(&mut self, task: &Task) {
-        if self.cloud.aws.is_some() {
+/// What a look-up is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// What the lifecycle may ask for at a notice.
+    pub policy: Policy,
+    /// Whether the stop timeout is to be looked up.
+    pub stop_timeout: bool,
+}
+
+/// What goes with a call that the lifecycle wants.
+pub struct Circumstances {
+    /// Why the task must stop.
+    pub reason: &'static str,
+    /// Whether its containers are behind ports of the host.
+    pub bridged: bool,
+    /// Where protection is given back.
+    pub desk: Option<Desk>,
+}
+
+impl AwsSide {
+    /// Has asked nothing yet.
+    pub fn new(settings: Settings, network: Network, mailbox: Mailbox) -> AwsSide {
+        AwsSide {
+            settings,
+            network,
+            mailbox,
+            aws: None,
+            targets: None,
+            instance: None,
+            calls: JoinSet::new(),
+        }
+    }
+
+    /// Now that the task is known, begins to look up what a shutdown will need; once.
+    pub fn look_up(&mut self, task: &Task, wanted: Wanted) {
+        if self.aws.is_some() {
             return;
         }
-        let network = self.networks.aws.clone();
-        let Some(aws) = Aws::new(self.config.aws.clone(), network, &task.identity) else {
+        let Some(aws) = Aws::new(self.settings.clone(), self.network.clone(), &task.identity) else {
             return;
         };
         let aws = Arc::new(aws);
-        self.cloud.aws = Some(Arc::clone(&aws));
+        self.aws = Some(Arc::clone(&aws));
         // The look-ups complain for themselves; stopping the task is asked for at the end only.
-        if self.config.policy.after_drain == AfterDrain::StopTask && !self.config.aws.has_credentials {
+        if wanted.policy.after_drain == AfterDrain::StopTask && !self.settings.has_credentials {
             tracing::warn!(
                 event = "watch",
                 watch = "aws",
@@ -83,29 +119,33 @@ impl Sidecar {
                 )
             );
         }
-        let (mailbox, aws_policy) = (self.mailbox.clone(), self.config.policy.aws);
-        if self.config.stop_timeout_auto {
-            let container = task.own_name.clone().unwrap_or_default();
-            self.in_a_moment(look_up_stop_timeout(Arc::clone(&aws), container, mailbox.clone()));
+        let AwsPolicy {
+            deregister,
+            drain_instance,
+            ..
+        } = wanted.policy.aws;
+        let (mailbox, container) = (self.mailbox.clone(), task.own_name.clone().unwrap_or_default());
+        let (sdk, bridged) = (Arc::clone(&aws), task.is_bridged());
+        if wanted.stop_timeout || deregister {
+            self.in_a_moment(async move {
+                // First, since whether the deregistration delays fit depends on it.
+                if wanted.stop_timeout {
+                    look_up_stop_timeout(&sdk, &container, &mailbox).await;
+                }
+                if deregister {
+                    look_up_targets(&sdk, bridged, &mailbox).await;
+                }
+            });
         }
-        if aws_policy.deregister {
-            let budget = self.config.policy.limits.stop_timeout.budget();
-            self.in_a_moment(look_up_targets(
-                Arc::clone(&aws),
-                task.is_bridged(),
-                budget,
-                mailbox.clone(),
-            ));
-        }
-        if aws_policy.drain_instance {
-            self.in_a_moment(look_up_instance(aws, mailbox));
+        if drain_instance {
+            self.in_a_moment(look_up_instance(aws, self.mailbox.clone()));
         }
     }
 
     /// Not all sidecars of an instance at once.
     fn in_a_moment(&mut self, look_up: impl Future<Output = ()> + Send + 'static) {
         let mailbox = self.mailbox.clone();
-        self.companions.spawn(async move {
+        self.calls.spawn(async move {
             sleep(START_SPREAD.mul_f64(share())).await;
             if let Err(why) = contained(look_up).await {
                 say(&mailbox, in_the_sdk(&why), true).await;
@@ -113,16 +153,33 @@ impl Sidecar {
         });
     }
 
-    /// What AWS has said, for the lifecycle; what only concerns the shell is done here.
-    pub(super) fn note_aws(&mut self, news: AwsNews) -> Option<Event> {
+    /// What AWS has said, for the lifecycle, whose present limits are given; what only concerns the shell is
+    /// done here.
+    pub fn note(&mut self, news: AwsNews, limits: Limits) -> Option<Event> {
         match news {
             AwsNews::Ended(call, outcome) => return Some(Event::AwsEnded(call, outcome)),
             AwsNews::Cause(cause) => return Some(Event::Cause(cause)),
-            AwsNews::Targets(targets) => self.cloud.targets = Some(targets),
-            AwsNews::Instance(instance) => self.cloud.instance = instance,
+            AwsNews::Targets(targets) => self.targets = Some(targets),
+            AwsNews::Instance(instance) => self.instance = instance,
             AwsNews::StopTimeout(found) => {
                 let seconds = found.unwrap_or(StopTimeout::DEFAULT.get()).min(CEILING);
                 return StopTimeout::new(seconds).map(Event::StopTimeout);
+            }
+            AwsNews::DeregistrationDelay { group, delay } => {
+                // The first step waits for half of the budget at most.
+                let limit = limits.stop_timeout.budget() / 2;
+                if delay > limit {
+                    tracing::warn!(
+                        event = "watch",
+                        watch = "aws",
+                        message = format!(
+                            "target group {group} keeps connections for {} s, but the drain starts after {} s at the latest: \
+                             lower its deregistration delay, or raise the stop timeout",
+                            delay.as_secs(),
+                            limit.as_secs()
+                        )
+                    );
+                }
             }
             AwsNews::Looked { message, trouble } if trouble => {
                 tracing::warn!(event = "watch", watch = "aws", message);
@@ -133,15 +190,15 @@ impl Sidecar {
     }
 
     /// Carries out what the lifecycle wants asked.
-    pub(super) fn ask_aws(&mut self, call: AwsCall) {
-        let (mailbox, desk, aws) = (self.mailbox.clone(), self.desk.clone(), self.cloud.aws.clone());
-        let (targets, instance) = (self.cloud.targets.clone(), self.cloud.instance.clone());
-        let bridged = self.task.as_ref().as_ref().is_some_and(Task::is_bridged);
-        let reason = self
-            .lifecycle
-            .notice()
-            .map_or("", |notice| notice.reason.as_str());
-        self.companions.spawn(async move {
+    pub fn ask(&mut self, call: AwsCall, circumstances: Circumstances) {
+        let Circumstances {
+            reason,
+            bridged,
+            desk,
+        } = circumstances;
+        let (mailbox, aws) = (self.mailbox.clone(), self.aws.clone());
+        let (targets, instance) = (self.targets.clone(), self.instance.clone());
+        self.calls.spawn(async move {
             if call != AwsCall::Deregister {
                 sleep(BEHIND_THE_DRAIN).await;
             }
@@ -217,29 +274,28 @@ where
     }
 }
 
-async fn look_up_stop_timeout(aws: Arc<Aws>, container: String, mailbox: Mailbox) {
+async fn look_up_stop_timeout(aws: &Aws, container: &str, mailbox: &Mailbox) {
     let otherwise = "the stop timeout is taken to be 30 s";
-    let found = look_up(&mailbox, policy::STOP_TIMEOUT, otherwise, || {
-        aws.stop_timeout_s(&container)
+    let found = look_up(mailbox, policy::STOP_TIMEOUT, otherwise, || {
+        aws.stop_timeout_s(container)
     })
     .await;
     if let Some(seconds) = found {
         let words = seconds.map_or_else(|| "not set, so 30 s".to_owned(), |seconds| format!("{seconds} s"));
         say(
-            &mailbox,
+            mailbox,
             format!("the stop timeout of `{container}` is {words}"),
             false,
         )
         .await;
         let stop_timeout = seconds.map(|seconds| Duration::from_secs(seconds.into()));
-        tell(&mailbox, AwsNews::StopTimeout(stop_timeout)).await;
+        tell(mailbox, AwsNews::StopTimeout(stop_timeout)).await;
     }
 }
 
-async fn look_up_targets(aws: Arc<Aws>, bridged: bool, budget: Duration, mailbox: Mailbox) {
+async fn look_up_targets(aws: &Aws, bridged: bool, mailbox: &Mailbox) {
     let otherwise = "the target groups are looked up at the notice";
-    let Some(targets) = look_up(&mailbox, policy::DEREGISTER, otherwise, || aws.targets(bridged)).await
-    else {
+    let Some(targets) = look_up(mailbox, policy::DEREGISTER, otherwise, || aws.targets(bridged)).await else {
         return;
     };
     let names: Vec<&str> = targets.iter().map(Target::group_name).collect();
@@ -248,25 +304,16 @@ async fn look_up_targets(aws: Arc<Aws>, bridged: bool, budget: Duration, mailbox
     } else {
         format!("target groups to leave at a notice: {}", names.join(", "))
     };
-    say(&mailbox, message, names.is_empty()).await;
-    tell(&mailbox, AwsNews::Targets(targets.clone())).await;
+    say(mailbox, message, names.is_empty()).await;
+    tell(mailbox, AwsNews::Targets(targets.clone())).await;
     for target in &targets {
         let otherwise = "whether its deregistration delay fits is not known";
-        let group = &target.group;
-        let delay = look_up(&mailbox, policy::DEREGISTER, otherwise, || {
-            aws.deregistration_delay(group)
-        })
-        .await;
-        // The first step waits for half of the budget at most.
-        if let Some(delay) = delay.filter(|delay| *delay > budget / 2) {
-            let message = format!(
-                "target group {} keeps connections for {} s, but the drain starts after {} s at the latest: lower its \
-                 deregistration delay, or raise the stop timeout",
-                target.group_name(),
-                delay.as_secs(),
-                (budget / 2).as_secs()
-            );
-            say(&mailbox, message, true).await;
+        let asked = look_up(mailbox, policy::DEREGISTER, otherwise, || {
+            aws.deregistration_delay(&target.group)
+        });
+        if let Some(delay) = asked.await {
+            let group = target.group_name().to_owned();
+            tell(mailbox, AwsNews::DeregistrationDelay { group, delay }).await;
         }
     }
 }

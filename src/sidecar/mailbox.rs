@@ -48,6 +48,13 @@ pub enum AwsNews {
     Instance(Option<String>),
     /// This container's stop timeout; `None` where the task definition has none.
     StopTimeout(Option<Duration>),
+    /// How long one of its target groups keeps connections.
+    DeregistrationDelay {
+        /// The group's name.
+        group: String,
+        /// Its deregistration delay.
+        delay: Duration,
+    },
     /// Something was asked for while all is calm, and what came of it.
     Looked {
         /// In words.

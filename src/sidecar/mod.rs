@@ -3,12 +3,13 @@
 //! - [`run`]: the one loop; [`mailbox`]: its one channel
 //! - [`watch`]: where notices come from
 //! - [`drain`]: how a step is done
-//! - [`aws`]: what is asked of AWS
+//! - [`aws_side`]: the sidecar's dealings with AWS; [`aws`]: how AWS is asked
 //! - [`protection`]: task protection at work, beside the drain
 //! - [`http`]: the one small HTTP client; [`task_metadata`]: what ECS says of this task
 //! - [`endpoints`], [`status`], [`telemetry`]: what others may see
 
 pub mod aws;
+pub mod aws_side;
 pub mod drain;
 pub mod endpoints;
 pub mod http;

@@ -18,6 +18,7 @@ use crate::core::notice::{Notice, Reason};
 use crate::core::step::Plan;
 use crate::core::task::Task;
 use crate::core::timeline::{Outcome, millis};
+use crate::sidecar::aws_side::{AwsSide, Circumstances, Wanted};
 use crate::sidecar::drain::{Drain, Urgency};
 use crate::sidecar::endpoints::{self, Endpoints};
 use crate::sidecar::http::Network;
@@ -27,9 +28,6 @@ use crate::sidecar::status::Status;
 use crate::sidecar::task_metadata::TaskMetadata;
 use crate::sidecar::telemetry::Telemetry;
 use crate::sidecar::watch::instance_metadata::InstanceMetadata;
-use aws_side::Cloud;
-
-mod aws_side;
 
 /// The task metadata is asked again this often at most while it cannot be read.
 const LONGEST_READ_PAUSE: Duration = Duration::from_secs(10);
@@ -103,7 +101,7 @@ struct Sidecar {
     metadata: Option<TaskMetadata>,
     telemetry: Telemetry,
     mailbox: Mailbox,
-    cloud: Cloud,
+    aws_side: AwsSide,
     /// Where task protection is asked for, if it is wanted.
     desk: Option<protection::Desk>,
     lifecycle: Lifecycle,
@@ -136,6 +134,7 @@ impl Sidecar {
     fn new(config: Config, networks: Networks, telemetry: Telemetry, mailbox: Mailbox) -> Sidecar {
         let metadata = config.task_metadata.clone();
         let metadata = metadata.map(|uri| TaskMetadata::new(networks.metadata.clone(), uri));
+        let aws_side = AwsSide::new(config.aws.clone(), networks.aws.clone(), mailbox.clone());
         let lifecycle = Lifecycle::new(config.policy, Plan::from_setting(&config.drain));
         let task = Arc::new(None);
         let status = watch::Sender::new(Arc::new(Status {
@@ -154,7 +153,7 @@ impl Sidecar {
             networks,
             telemetry,
             mailbox,
-            cloud: Cloud::default(),
+            aws_side,
             desk: None,
             lifecycle,
             task,
@@ -221,7 +220,12 @@ impl Sidecar {
         if std::mem::replace(&mut self.log_started, true) {
             return;
         }
-        let Config { policy, watch, .. } = &self.config;
+        let Config {
+            watch,
+            stop_timeout_auto,
+            ..
+        } = &self.config;
+        let policy = self.lifecycle.policy();
         let steps: Vec<String> = self.config.drain.iter().map(ToString::to_string).collect();
         let watch: Vec<&str> = watch.iter().map(|item| item.name()).collect();
         let listen = self
@@ -238,7 +242,9 @@ impl Sidecar {
             } else {
                 steps.join(", ")
             },
-            stop_timeout_ms = millis(policy.limits.stop_timeout.get()),
+            // Not known yet where ECS is asked for it; the answer has a line of its own.
+            stop_timeout_ms = (!stop_timeout_auto).then(|| millis(policy.limits.stop_timeout.get())),
+            stop_timeout = stop_timeout_auto.then_some("auto"),
             reserve_ms = millis(policy.limits.reserve.get()),
             settle_ms = millis(policy.settle),
             watch = if watch.is_empty() {
@@ -286,7 +292,7 @@ impl Sidecar {
                 None
             }
             Message::Task(read) => self.note_task(read),
-            Message::Aws(news) => self.note_aws(news),
+            Message::Aws(news) => self.aws_side.note(news, self.lifecycle.policy().limits),
         }
     }
 
@@ -358,7 +364,11 @@ impl Sidecar {
         self.task = Arc::new(Some(task.clone()));
         self.fresh = self.lifecycle.deadline().is_some();
         self.watch_instance();
-        self.look_up(&task);
+        let wanted = Wanted {
+            policy: *self.lifecycle.policy(),
+            stop_timeout: self.config.stop_timeout_auto,
+        };
+        self.aws_side.look_up(&task, wanted);
         let labels = self.labels_of(&task, news);
         if first && task.stopping && self.lifecycle.deadline().is_none() {
             tracing::info!(
@@ -467,10 +477,24 @@ impl Sidecar {
                             .spawn(async move { (number, drain.carry_out(step).await) });
                     }
                 }
-                Command::Aws(call) => self.ask_aws(call),
+                Command::Aws(call) => {
+                    let circumstances = self.circumstances();
+                    self.aws_side.ask(call, circumstances);
+                }
                 Command::DropSteps => self.steps.abort_all(),
                 Command::Exit(_) => {}
             }
+        }
+    }
+
+    fn circumstances(&self) -> Circumstances {
+        Circumstances {
+            reason: self
+                .lifecycle
+                .notice()
+                .map_or("", |notice| notice.reason.as_str()),
+            bridged: self.task.as_ref().as_ref().is_some_and(Task::is_bridged),
+            desk: self.desk.clone(),
         }
     }
 

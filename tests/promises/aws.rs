@@ -13,7 +13,7 @@ use ecs_prestop::tools::simulate::{Definition, StandIn};
 
 use serde_json::json;
 
-use crate::memory::{Does, Play, Played, answer, response};
+use crate::memory::{Does, Log, Play, Played, answer, response};
 
 const KINDS: [Kind; 9] = [
     Kind::Refuse,
@@ -241,5 +241,53 @@ async fn the_endpoints_are_those_of_the_region_with_fips_and_dual_stack_where_wa
         ),
     ] {
         assert_eq!(hosts(variables).await, [host], "{variables:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_timeout_that_ecs_tells_is_the_only_one_that_anything_is_held_against() {
+    // A delay of 30 s fits into half of 119 s, and not into half of 29 s.
+    for (stop_timeout, warned) in [(120, 0), (30, 1)] {
+        let log = Log::capture();
+        let definition = json!({
+            "family": "web", "networkMode": "awsvpc",
+            "containerDefinitions": [
+                {"name": "app", "portMappings": [{"containerPort": 8080}]},
+                {"name": "prestop", "stopTimeout": stop_timeout}
+            ]
+        });
+        let stand_in = StandIn::new(Definition::from_value(&definition).unwrap());
+        let (task, other) = ("10.0.2.106:8080", "10.0.2.107:8080");
+        stand_in.balance(
+            task.parse().unwrap(),
+            other.parse().unwrap(),
+            Duration::from_secs(30),
+        );
+        let settings = [
+            ("PRESTOP_DRAIN", "POST http://app:8080/drain"),
+            ("PRESTOP_STOP_TIMEOUT", "auto"),
+            ("PRESTOP_DEREGISTER", "true"),
+            ("AWS_ENDPOINT_URL", "http://169.254.170.9"),
+            ("AWS_ACCESS_KEY_ID", "none"),
+            ("AWS_SECRET_ACCESS_KEY", "none"),
+        ];
+        let played = Play::with(stand_in, &settings, &[answer(200)])
+            .play(|director| async move {
+                director.at(60.0).await;
+                director.sigterm().await;
+            })
+            .await;
+        assert_eq!(played.code, Code::Drained);
+        assert_eq!(
+            log.with("keeps connections for 30 s").len(),
+            warned,
+            "{stop_timeout} s"
+        );
+        assert_eq!(log.with("stop_timeout_ms").len(), 0, "it is not known at start");
+        assert_eq!(
+            log.with(&format!("the stop timeout of `prestop` is {stop_timeout} s"))
+                .len(),
+            1
+        );
     }
 }

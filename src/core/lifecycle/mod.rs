@@ -678,6 +678,11 @@ impl Lifecycle {
 
 /// What can be asked of it at any time.
 impl Lifecycle {
+    /// What holds now; the one place where the stop timeout stands that ECS may have told.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// Every reason to stop, once, in the order in which they came.
     pub fn notices(&self) -> &[Notice] {
         self.budget.as_ref().map_or(&[], |budget| &budget.notices)
