@@ -72,6 +72,10 @@ pub(crate) struct Request {
     pub(crate) at: f64,
     /// The whole text.
     pub(crate) text: String,
+    /// Where it came in.
+    pub(crate) by: SocketAddr,
+    /// What was done about it.
+    pub(crate) does: Does,
 }
 
 impl Request {
@@ -103,6 +107,7 @@ pub(crate) struct Played {
     /// Seconds since the play began.
     pub(crate) ended_at: f64,
     pub(crate) requests: Vec<Request>,
+    pub(crate) met: Vec<Met>,
     /// Of drain calls.
     pub(crate) lookups: Vec<String>,
     /// Of everything else.
@@ -130,6 +135,9 @@ impl Played {
     }
 }
 
+/// An address and what happened there to one connection.
+pub(crate) type Met = (SocketAddr, Does);
+
 /// An address and what happens there.
 type Listener = (SocketAddr, VecDeque<Does>);
 
@@ -142,7 +150,11 @@ struct World {
     /// Addresses with a script of their own; the last entry of each stays.
     scripts: Arc<Mutex<Vec<Listener>>>,
     requests: Arc<Mutex<Vec<Request>>>,
+    /// What each connection met.
+    met: Arc<Mutex<Vec<Met>>>,
     lookups: Arc<Mutex<Vec<String>>>,
+    /// The second from which on the app is gone from port 8080, connections and all.
+    exits_at: Option<f64>,
     names: Arc<Mutex<Vec<(String, IpAddr)>>>,
 }
 
@@ -169,7 +181,9 @@ impl Play {
                 script: Arc::new(Mutex::new(script.iter().cloned().collect())),
                 scripts: Arc::default(),
                 requests: Arc::default(),
+                met: Arc::default(),
                 lookups: Arc::default(),
+                exits_at: None,
                 names: Arc::default(),
             },
         }
@@ -188,6 +202,12 @@ impl Play {
             .lock()
             .unwrap()
             .push((name.to_owned(), address.parse().unwrap()));
+        self
+    }
+
+    /// The app exits at that second.
+    pub(crate) fn app_exits_at(mut self, second: f64) -> Play {
+        self.world.exits_at = Some(second);
         self
     }
 
@@ -243,6 +263,7 @@ impl Play {
             ending,
             ended_at: self.world.start.elapsed().as_secs_f64(),
             requests,
+            met: self.world.met.lock().unwrap().clone(),
             lookups,
             other_lookups,
         }
@@ -338,19 +359,36 @@ impl World {
             tokio::spawn(async move { stand_in.converse(theirs, address.ip()).await });
             return Ok(Box::new(ours));
         }
-        match self.next_act(address) {
+        let act = self.next_act(address);
+        self.met
+            .lock()
+            .unwrap()
+            .push((address, act.clone().unwrap_or(Does::Refuses)));
+        match act {
             None | Some(Does::Refuses) => refused(),
             Some(Does::NoSuchAddress) => Err(io::ErrorKind::AddrNotAvailable.into()),
             Some(Does::NoRoute) => Err(io::ErrorKind::HostUnreachable.into()),
             Some(Does::NeverConnects) => std::future::pending().await,
             Some(does) => {
-                tokio::spawn(self.converse(theirs, does));
+                let exit = self.exits_at.filter(|_| address.port() == 8080);
+                let exit = exit.map(|second| self.start + Duration::from_secs_f64(second));
+                tokio::spawn(async move {
+                    let conversation = self.converse(theirs, address, does);
+                    match exit {
+                        Some(exit) => drop(tokio::time::timeout_at(exit, conversation).await),
+                        None => conversation.await,
+                    }
+                });
                 Ok(Box::new(ours))
             }
         }
     }
 
     fn next_act(&self, address: SocketAddr) -> Option<Does> {
+        let gone = |second| self.start.elapsed().as_secs_f64() >= second;
+        if address.port() == 8080 && self.exits_at.is_some_and(gone) {
+            return Some(Does::Refuses);
+        }
         let mut scripts = self.scripts.lock().unwrap();
         let mut app = self.script.lock().unwrap();
         let script = match scripts.iter_mut().find(|(own, _)| *own == address) {
@@ -365,12 +403,17 @@ impl World {
         }
     }
 
-    async fn converse(self, mut stream: DuplexStream, does: Does) {
+    async fn converse(self, mut stream: DuplexStream, by: SocketAddr, does: Does) {
         let Some(text) = read_request(&mut stream).await else {
             return;
         };
         let at = self.start.elapsed().as_secs_f64();
-        self.requests.lock().unwrap().push(Request { at, text });
+        self.requests.lock().unwrap().push(Request {
+            at,
+            text,
+            by,
+            does: does.clone(),
+        });
         match does {
             Does::Answers(bytes) => send(&mut stream, &bytes).await,
             Does::AnswersAfter(seconds, bytes) => {
