@@ -23,6 +23,7 @@ mod containers;
 mod endpoints;
 mod exits;
 mod faults;
+mod house;
 mod names;
 mod notices;
 mod protection;
