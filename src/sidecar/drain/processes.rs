@@ -9,7 +9,8 @@
 //! - `ECS_CONTAINER_METADATA_URI_V4` in `/proc/PID/environ`, which is different for each container of
 //!   a task, on EC2 and Fargate (ECS developer guide, *task metadata endpoint v4*). Reading it
 //!   takes the same uid or `CAP_SYS_PTRACE`, which Fargate allows to add.
-//! - where only one foreign container is to be seen at all, it is that one.
+//! - where, less this container, those known by the two ways above to be others, and the pause process, only
+//!   one is left, it is that one. nginx and everything that sets its process title overwrites its environment.
 //!
 //! How Fargate lays out its cgroups is not documented; there the second way is the one to rely on.
 
@@ -26,10 +27,20 @@ const MAX_PROCESSES: usize = 4096;
 /// How deep a chain of wrappers is followed: a shell in a shell in an init is three.
 const MAX_DEPTH: usize = 16;
 
+/// A task has ten containers; a message names no more processes than that.
+const MAX_CANDIDATES: usize = 10;
+
 /// Shells that catch SIGINT for themselves while they wait for a child.
 const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "zsh", "ksh"];
 
 const SIGINT: u32 = 2;
+
+/// What stands for a container where only one is left.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Group<'a> {
+    Cgroup(&'a str),
+    Root(u32),
+}
 
 /// One process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,15 +87,15 @@ pub enum Unclear {
     Alone(String),
     /// Several containers, and no fact that tells which is which.
     #[error(
-        "{count} other containers are to be seen, and nothing tells which of them is `{container}`: neither is its \
-         DockerId in their cgroups, nor can their environment be read (that takes the same `user`, or the capability \
-         SYS_PTRACE)"
+        "nothing tells which of these is the main process of `{container}`: {candidates}. Neither is its DockerId in \
+         their cgroups, nor can their environment be read (that takes the same `user`, or the capability SYS_PTRACE), \
+         or they have overwritten it, as nginx does"
     )]
     Ambiguous {
         /// The one that is looked for.
         container: String,
-        /// How many there are.
-        count: usize,
+        /// Process id and name of each.
+        candidates: String,
     },
     /// The facts are there, and it is not among them.
     #[error("no process of container `{0}` is to be seen: has it ended, and is the name right?")]
@@ -160,46 +171,97 @@ impl Processes {
         uri: Option<&str>,
         signal: u32,
     ) -> Result<&Process, Unclear> {
-        let by_id = self.all(|process| id.is_some_and(|id| process.bears(id)));
+        let by_id = self.all(|process| id.is_some_and(|id| process.is_of(id)));
         let by_uri = || self.all(|process| uri.is_some() && process.metadata_uri.as_deref() == uri);
         let members = match by_id {
             found if !found.is_empty() => found,
             _ => match by_uri() {
                 found if !found.is_empty() => found,
-                _ => self.only_foreigners(container, other_ids)?,
+                _ => self.the_only_one_left(container, other_ids, uri)?,
             },
         };
         let main = main_process(&members).ok_or_else(|| Unclear::NotThere(container.to_owned()))?;
-        heir(main, &members, signal)
+        receiver(main, &members, signal)
     }
 
-    /// The processes of the only container that is neither this one nor known as another.
-    fn only_foreigners(&self, container: &str, other_ids: &[String]) -> Result<Vec<&Process>, Unclear> {
-        let mut groups: BTreeMap<&str, Vec<&Process>> = BTreeMap::new();
-        for process in &self.others {
-            let known = other_ids.iter().any(|id| process.bears(id));
-            if process.cgroup != self.own.cgroup && !known {
-                groups.entry(&process.cgroup).or_default().push(process);
+    /// The processes of the only container that is neither this one nor known as another: what is left once
+    /// everything that tells its container is set aside.
+    fn the_only_one_left(
+        &self,
+        container: &str,
+        other_ids: &[String],
+        uri: Option<&str>,
+    ) -> Result<Vec<&Process>, Unclear> {
+        let mut foreign = 0;
+        let mut groups: BTreeMap<Group<'_>, Vec<&Process>> = BTreeMap::new();
+        for root in self.roots() {
+            let tree = self.tree(root);
+            if tree.iter().any(|process| self.is_own(process)) {
+                continue;
             }
+            foreign += 1;
+            let another = |process: &&Process| {
+                let told = process.metadata_uri.as_deref();
+                let known = other_ids.iter().any(|id| process.is_of(id));
+                known || told.is_some_and(|told| Some(told) != uri) || process.is_pause()
+            };
+            if tree.iter().any(another) {
+                continue;
+            }
+            // Without cgroups of their own each root stands for itself.
+            let group = if root.cgroup == self.own.cgroup {
+                Group::Root(root.pid)
+            } else {
+                Group::Cgroup(&root.cgroup)
+            };
+            groups.entry(group).or_default().extend(tree);
         }
-        let count = groups.len();
-        let mut groups = groups.into_values();
-        match (groups.next(), count) {
-            (Some(only), 1) => Ok(only),
-            (None, _)
-                if self
-                    .others
-                    .iter()
-                    .all(|process| process.cgroup == self.own.cgroup) =>
-            {
-                Err(Unclear::Alone(container.to_owned()))
-            }
+        let mut left = groups.into_values();
+        match (left.next(), left.next()) {
+            (Some(only), None) => Ok(only),
+            (None, _) if foreign == 0 => Err(Unclear::Alone(container.to_owned())),
             (None, _) => Err(Unclear::NotThere(container.to_owned())),
-            (Some(_), count) => Err(Unclear::Ambiguous {
-                container: container.to_owned(),
-                count,
-            }),
+            (Some(first), Some(second)) => {
+                let all = [first, second].into_iter().chain(left);
+                let named = all.filter_map(|group| main_process(&group));
+                let named: Vec<String> = named
+                    .take(MAX_CANDIDATES)
+                    .map(|process| format!("{} ({})", process.pid, process.name))
+                    .collect();
+                Err(Unclear::Ambiguous {
+                    container: container.to_owned(),
+                    candidates: named.join(", "),
+                })
+            }
         }
+    }
+
+    /// The processes whose parent is outside of this namespace, or is not to be seen.
+    fn roots(&self) -> impl Iterator<Item = &Process> {
+        let visible = |pid: u32| self.own.pid == pid || self.others.iter().any(|other| other.pid == pid);
+        self.others.iter().filter(move |process| !visible(process.parent))
+    }
+
+    /// A process and all that descend from it.
+    fn tree<'a>(&'a self, root: &'a Process) -> Vec<&'a Process> {
+        let mut tree = vec![root];
+        let mut at = 0;
+        while let Some(parent) = tree.get(at).copied() {
+            tree.extend(
+                self.others
+                    .iter()
+                    .filter(|process| process.parent == parent.pid && process.pid != root.pid),
+            );
+            at += 1;
+        }
+        tree
+    }
+
+    /// Whether a process belongs to this container: its own, or a health check that was started in it.
+    fn is_own(&self, process: &Process) -> bool {
+        let own_uri = self.own.metadata_uri.is_some() && process.metadata_uri == self.own.metadata_uri;
+        let same_program = process.cgroup == self.own.cgroup && process.name == self.own.name;
+        own_uri || same_program || process.parent == self.own.pid
     }
 
     fn all(&self, is_member: impl Fn(&Process) -> bool) -> Vec<&Process> {
@@ -217,7 +279,7 @@ fn main_process<'a>(members: &[&'a Process]) -> Option<&'a Process> {
 }
 
 /// From the main process down through wrappers that would swallow the signal.
-fn heir<'a>(main: &'a Process, members: &[&'a Process], signal: u32) -> Result<&'a Process, Unclear> {
+fn receiver<'a>(main: &'a Process, members: &[&'a Process], signal: u32) -> Result<&'a Process, Unclear> {
     let mut process = main;
     for _ in 0..MAX_DEPTH {
         if process.handles(signal) {
@@ -293,7 +355,12 @@ impl Process {
         }
     }
 
-    fn bears(&self, id: &str) -> bool {
+    /// The first process of a shared PID namespace under ECS, and of a pod (agent, `misc/pause-container`).
+    fn is_pause(&self) -> bool {
+        self.pid == 1 && self.name == "pause"
+    }
+
+    fn is_of(&self, id: &str) -> bool {
         !id.is_empty() && (self.cgroup.contains(id) || self.mounts.contains(id))
     }
 
@@ -404,6 +471,40 @@ mod tests {
         );
     }
 
+    /// One PID namespace, cgroups that tell nothing, and an nginx that has overwritten its environment.
+    #[test]
+    fn without_cgroups_and_environment_the_only_one_left_is_the_one() {
+        let at = |pid, parent, name: &str, uri: Option<&str>| Process {
+            name: name.to_owned(),
+            metadata_uri: uri.map(str::to_owned),
+            ..process(pid, parent, "/")
+        };
+        let seen = |others: Vec<Process>| Processes {
+            own: at(7, 0, "ecs-prestop", Some("http://h/v4/own")),
+            others,
+        };
+        let pause = || at(1, 0, "pause", None);
+        let nginx = || catching(QUIT, at(20, 0, "nginx", None));
+        let worker = || at(21, 20, "nginx", None);
+        let app = || at(30, 0, "node", Some("http://h/v4/app"));
+        let health = || at(40, 0, "ecs-prestop", None);
+        let target = |all: &Processes| {
+            let found = all.target("web", Some("id"), &[], None, QUIT);
+            found.map(|process| process.pid)
+        };
+        assert_eq!(
+            target(&seen(vec![pause(), nginx(), worker(), app(), health()])),
+            Ok(20)
+        );
+        assert_eq!(
+            target(&seen(vec![pause(), app()])),
+            Err(Unclear::NotThere("web".to_owned()))
+        );
+        let two = seen(vec![pause(), nginx(), worker(), at(50, 0, "php-fpm", None)]);
+        let why = target(&two).unwrap_err().to_string();
+        assert!(why.contains("20 (nginx), 50 (php-fpm)"), "{why}");
+    }
+
     #[test]
     fn what_cannot_be_told_fails_and_says_why() {
         assert_eq!(
@@ -418,7 +519,7 @@ mod tests {
         let two = seen(vec![process(20, 0, "/x"), process(30, 0, "/y")]);
         let ambiguous = Unclear::Ambiguous {
             container: "app".to_owned(),
-            count: 2,
+            candidates: "20 (p20), 30 (p30)".to_owned(),
         };
         assert_eq!(pid_of(&two, None, None), Err(ambiguous));
         let pause = seen(vec![process(1, 0, "/ecs/t/pause")]);
