@@ -89,7 +89,7 @@ impl Limits {
     /// Never later than [`CEILING`] from now.
     pub fn deadline(&self, notice: &Notice, now: Instant) -> Instant {
         let by_stop_timeout = now + self.stop_timeout.budget();
-        match (notice.reason, notice.host_ends) {
+        match (notice.reason, notice.host_end.at()) {
             (Reason::Sigterm, None) => by_stop_timeout,
             (Reason::Sigterm, Some(end)) => by_stop_timeout.min(self.before_host_ends(end, now)),
             (_, Some(end)) => self.before_host_ends(end, now),
@@ -116,15 +116,10 @@ mod tests {
 
     fn seconds(limits: Limits, reason: Reason, host_ends_in: Option<f64>) -> f64 {
         let now = Instant::now() + Duration::from_secs(1000);
-        let notice = Notice {
-            host_ends: host_ends_in.map(|s| {
-                if s < 0.0 {
-                    now - Duration::from_secs_f64(-s)
-                } else {
-                    now + Duration::from_secs_f64(s)
-                }
-            }),
-            ..Notice::new(reason)
+        let notice = match host_ends_in {
+            None => Notice::new(reason),
+            Some(s) if s < 0.0 => Notice::host_ends_at(reason, now - Duration::from_secs_f64(-s)),
+            Some(s) => Notice::host_ends_at(reason, now + Duration::from_secs_f64(s)),
         };
         (limits.deadline(&notice, now) - now).as_secs_f64()
     }

@@ -3,12 +3,15 @@
 //! A notice is a fact that a watcher saw; what follows from it is decided in [`crate::core::deadline`] and
 //! [`crate::core::lifecycle`].
 
+use std::fmt;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error;
+use serde::{Deserialize, Serialize};
 
 /// Where a notice comes from. The names are part of the contract with users.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// ECS stops the task (or somebody at a terminal presses Ctrl-C).
@@ -51,7 +54,7 @@ impl Reason {
 
 /// What EC2 is going to do with a Spot instance (EC2 user guide, *Spot Instance interruption
 /// notices*).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// The instance is gone for good.
@@ -69,39 +72,35 @@ pub struct Notice {
     pub reason: Reason,
     /// Only with [`Reason::SpotInterruption`].
     pub action: Option<Action>,
-    /// When the host goes away, where that is known. Already monotonic: whoever reads a wall-clock
-    /// time converts it on the spot.
-    pub host_ends: Option<Instant>,
-    /// Whether that is assumed only, because the capacity may be Spot; ECS may know better.
-    pub assumed: bool,
+    /// When the host goes away, as far as that is known.
+    pub host_end: HostEnd,
 }
 
-/// What ECS says of why it stops a task (API reference, *Task*).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Cause {
-    /// `SpotInterruption`, `ServiceSchedulerInitiated`, `UserInitiated` and so on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stop_code: Option<String>,
-    /// In words.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stopped_reason: Option<String>,
-    /// `FARGATE`, `FARGATE_SPOT`, or one of the cluster's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub capacity_provider: Option<String>,
-    /// `EC2`, `FARGATE` and so on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub launch_type: Option<String>,
+/// When the host goes away. Already monotonic: whoever reads a wall-clock time converts it on the spot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostEnd {
+    /// Nobody has said that it does.
+    Unknown,
+    /// It may, since the capacity may be Spot; ECS may know better.
+    Assumed(Instant),
+    /// It does.
+    Known(Instant),
 }
 
-impl Cause {
-    /// Whether the host goes away with the task; `None` where ECS does not say.
-    pub fn host_goes(&self) -> Option<bool> {
-        let capacity = self.capacity_provider.as_deref();
-        match (self.stop_code.as_deref(), capacity) {
-            (Some("SpotInterruption" | "TerminationNotice"), _) => Some(true),
-            (_, Some("FARGATE")) => Some(false),
-            (_, None) if self.launch_type.as_deref() == Some("FARGATE") => Some(false),
-            _ => None,
+impl HostEnd {
+    /// The time to reckon with.
+    pub fn at(self) -> Option<Instant> {
+        match self {
+            HostEnd::Unknown => None,
+            HostEnd::Assumed(end) | HostEnd::Known(end) => Some(end),
+        }
+    }
+
+    /// What is left of it once ECS has said that the host stays.
+    pub fn if_host_stays(self) -> HostEnd {
+        match self {
+            HostEnd::Assumed(_) => HostEnd::Unknown,
+            known => known,
         }
     }
 }
@@ -112,24 +111,116 @@ impl Notice {
         Notice {
             reason,
             action: None,
-            host_ends: None,
-            assumed: false,
+            host_end: HostEnd::Unknown,
         }
     }
 
     /// A notice whose host may end at that time.
     pub fn host_may_end_at(reason: Reason, end: Instant) -> Notice {
         Notice {
-            assumed: true,
-            ..Notice::host_ends_at(reason, end)
+            host_end: HostEnd::Assumed(end),
+            ..Notice::new(reason)
         }
     }
 
     /// A notice of a host that ends at a known time.
     pub fn host_ends_at(reason: Reason, end: Instant) -> Notice {
         Notice {
-            host_ends: Some(end),
+            host_end: HostEnd::Known(end),
             ..Notice::new(reason)
         }
     }
 }
+
+/// What ECS says of why it stops a task (API reference, *Task*).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// Missing while ECS has not made up its mind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_code: Option<StopCode>,
+    /// In words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped_reason: Option<String>,
+    /// Missing where the task was started by launch type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity_provider: Option<CapacityProvider>,
+    /// On what it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub launch_type: Option<LaunchType>,
+}
+
+impl Cause {
+    /// Whether the host goes away with the task; `None` where ECS does not say.
+    pub fn host_goes(&self) -> Option<bool> {
+        match (&self.stop_code, &self.capacity_provider, &self.launch_type) {
+            (Some(StopCode::SpotInterruption | StopCode::TerminationNotice), ..) => Some(true),
+            (_, Some(CapacityProvider::Fargate), _) => Some(false),
+            (_, None, Some(LaunchType::Fargate)) => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// `stopCode` of a task (API reference, *Task*).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the API reference")]
+pub enum StopCode {
+    TaskFailedToStart,
+    EssentialContainerExited,
+    UserInitiated,
+    ServiceSchedulerInitiated,
+    SpotInterruption,
+    TerminationNotice,
+    InfrastructureHealth,
+    /// One that came later than this program.
+    #[serde(untagged)]
+    Other(String),
+}
+
+/// What gives the task its capacity (API reference, *CapacityProvider*).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CapacityProvider {
+    /// Fargate on demand.
+    #[serde(rename = "FARGATE")]
+    Fargate,
+    /// Fargate Spot.
+    #[serde(rename = "FARGATE_SPOT")]
+    FargateSpot,
+    /// One of the cluster's own.
+    #[serde(untagged)]
+    Other(String),
+}
+
+/// On what a task runs (API reference, *Task*, `launchType`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[allow(missing_docs, reason = "the names are those of the API reference")]
+pub enum LaunchType {
+    Ec2,
+    Fargate,
+    External,
+    ManagedInstances,
+    /// One that came later than this program.
+    #[serde(untagged)]
+    Other(String),
+}
+
+/// Reads the name as ECS gives it, and shows it so.
+macro_rules! named_by_ecs {
+    ($($kind:ident),+) => {$(
+        impl From<&str> for $kind {
+            fn from(name: &str) -> $kind {
+                let known: Result<$kind, Error> = $kind::deserialize(name.into_deserializer());
+                known.unwrap_or_else(|_| $kind::Other(name.to_owned()))
+            }
+        }
+
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.serialize(f)
+            }
+        }
+    )+};
+}
+
+named_by_ecs!(StopCode, CapacityProvider, LaunchType);

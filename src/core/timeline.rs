@@ -1,13 +1,15 @@
 //! What happened and when: the record that the log, `/status` and the `exit` line are made of.
 //!
 //! Each entry becomes one log line; the `exit` line repeats them all in milliseconds since the first
-//! notice. Bounded, since an app that answers 503 for two minutes would otherwise fill it.
+//! notice, and tools read them back from there. Bounded, since an app that answers 503 for two minutes
+//! would otherwise fill it.
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::core::notice::{Action, Cause, Reason};
+use crate::core::step::Step;
 
 /// More than a plan of the largest size needs; what an endless retry adds beyond it is counted.
 pub const MAX_ENTRIES: usize = 256;
@@ -29,7 +31,7 @@ pub struct Entry {
 }
 
 /// What can happen; the names of the variants are those of the log's events.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event")]
 pub enum What {
     /// A reason to stop was seen, or seen again with a stricter end.
@@ -54,8 +56,9 @@ pub enum What {
     StepStart {
         /// Its number in the plan.
         step: usize,
-        /// As text: `POST http://app:8080/drain`.
-        does: String,
+        /// Which is written as in `PRESTOP_DRAIN`: `POST http://app:8080/drain`.
+        #[serde(with = "as_text")]
+        does: Step,
     },
     /// A call of the step was answered.
     #[serde(rename = "step.call")]
@@ -107,7 +110,7 @@ pub enum What {
         call: AwsCall,
         /// How.
         #[serde(flatten)]
-        outcome: Outcome,
+        outcome: AwsOutcome,
         /// From its start.
         took_ms: u64,
     },
@@ -130,15 +133,14 @@ pub enum What {
     /// The end.
     #[serde(rename = "exit")]
     Exit {
-        /// The exit code.
-        code: u8,
-        /// The exit code in words.
-        result: &'static str,
+        /// With which code.
+        #[serde(flatten)]
+        code: Code,
     },
 }
 
 /// What can be asked of AWS in a shutdown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AwsCall {
     /// Take this task out of its target groups, and wait until they have let go.
@@ -154,15 +156,105 @@ pub enum AwsCall {
 }
 
 /// How a step ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "detail", rename_all = "lowercase")]
 pub enum Outcome {
     /// The app has drained; how that was seen.
     Drained(String),
-    /// AWS has done what it was asked for; what that was.
-    Done(String),
     /// It could not be told to, for good; why, and what to look at.
     Failed(String),
+}
+
+/// How a call of AWS ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", content = "detail", rename_all = "lowercase")]
+pub enum AwsOutcome {
+    /// AWS has done what it was asked for; what that was.
+    Done(String),
+    /// It has not; why, and what to look at.
+    Failed(String),
+}
+
+/// The exit codes of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "CodeFields", try_from = "CodeFields")]
+pub enum Code {
+    /// Every step was done in time.
+    Drained,
+    /// A fault of the sidecar itself.
+    Fault,
+    /// The deadline came first.
+    Deadline,
+    /// A step failed for good.
+    Failed,
+    /// Wrong settings (`EX_CONFIG` of sysexits.h).
+    Settings,
+    /// A second SIGINT (128 + 2, as a shell has it).
+    Interrupted,
+}
+
+impl Code {
+    /// Every code, in the order of their numbers.
+    pub const ALL: [Code; 6] = [
+        Code::Drained,
+        Code::Fault,
+        Code::Deadline,
+        Code::Failed,
+        Code::Settings,
+        Code::Interrupted,
+    ];
+
+    /// The number that the process exits with.
+    pub fn number(self) -> u8 {
+        match self {
+            Code::Drained => 0,
+            Code::Fault => 1,
+            Code::Deadline => 3,
+            Code::Failed => 4,
+            Code::Settings => 78,
+            Code::Interrupted => 130,
+        }
+    }
+
+    /// The number in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Code::Drained => "drained",
+            Code::Fault => "fault of the sidecar",
+            Code::Deadline => "the deadline came first",
+            Code::Failed => "a step failed",
+            Code::Settings => "wrong settings",
+            Code::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// A code as a line of the log has it.
+#[derive(Serialize, Deserialize)]
+struct CodeFields {
+    code: u8,
+    /// The number says it all to whoever reads this back.
+    #[serde(skip_deserializing)]
+    result: &'static str,
+}
+
+impl From<Code> for CodeFields {
+    fn from(code: Code) -> CodeFields {
+        CodeFields {
+            code: code.number(),
+            result: code.words(),
+        }
+    }
+}
+
+impl TryFrom<CodeFields> for Code {
+    type Error = String;
+
+    fn try_from(fields: CodeFields) -> Result<Code, String> {
+        let number = fields.code;
+        let code = Code::ALL.into_iter().find(|code| code.number() == number);
+        code.ok_or_else(|| format!("{number} is no exit code of the sidecar"))
+    }
 }
 
 impl What {
@@ -215,7 +307,7 @@ impl Timeline {
 }
 
 /// An entry as `exit` and `/status` show it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// Since the first notice.
     pub ms: u64,
@@ -227,4 +319,26 @@ pub struct Moment {
 /// Whole milliseconds; a duration here is never longer than a process lives.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Values that are written as people write them in the settings.
+pub(crate) mod as_text {
+    use std::borrow::Cow;
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
 }

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use crate::core::deadline::{CEILING, Limits, StopTimeout};
 use crate::core::lifecycle::{AfterDrain, AwsPolicy, Event, Policy};
 use crate::core::task::Task;
-use crate::core::timeline::{AwsCall, Outcome};
+use crate::core::timeline::{AwsCall, AwsOutcome};
 use crate::sidecar::aws::clients::Settings;
 use crate::sidecar::aws::contained::contained;
 use crate::sidecar::aws::load_balancing::Target;
@@ -206,7 +206,7 @@ impl AwsSide {
                 match (call, aws) {
                     (AwsCall::ReleaseProtection, _) => released(desk).await,
                     (_, None) => {
-                        Outcome::Failed("the task metadata has not said which task this is".to_owned())
+                        AwsOutcome::Failed("the task metadata has not said which task this is".to_owned())
                     }
                     (AwsCall::Deregister, Some(aws)) => {
                         aws.deregister(targets, bridged, policy::DEREGISTER).await
@@ -223,7 +223,7 @@ impl AwsSide {
                 }
             };
             let outcome = contained(asked).await;
-            let outcome = outcome.unwrap_or_else(|why| Outcome::Failed(in_the_sdk(&why)));
+            let outcome = outcome.unwrap_or_else(|why| AwsOutcome::Failed(in_the_sdk(&why)));
             tell(&mailbox, AwsNews::Ended(call, outcome)).await;
         });
     }
@@ -233,10 +233,10 @@ fn in_the_sdk(why: &str) -> String {
     format!("the AWS SDK failed on something that it was given, a key or an answer: {why}")
 }
 
-async fn released(desk: Option<Desk>) -> Outcome {
+async fn released(desk: Option<Desk>) -> AwsOutcome {
     match desk {
         Some(desk) => desk.released().await,
-        None => Outcome::Done("nothing protects this task".to_owned()),
+        None => AwsOutcome::Done("nothing protects this task".to_owned()),
     }
 }
 
@@ -333,19 +333,22 @@ async fn look_up_instance(aws: Arc<Aws>, mailbox: Mailbox) {
     }
 }
 
-async fn ask_why(aws: &Aws, mailbox: &Mailbox) -> Outcome {
+async fn ask_why(aws: &Aws, mailbox: &Mailbox) -> AwsOutcome {
     for attempt in 1..=ASK_WHY {
         match aws.cause().await {
-            Err(why) => return Outcome::Failed(why.tell(policy::WHY)),
+            Err(why) => return AwsOutcome::Failed(why.tell(policy::WHY)),
             Ok(cause) if cause.stop_code.is_some() || attempt == ASK_WHY => {
-                let words = cause.stopped_reason.clone().or(cause.stop_code.clone());
+                let words = cause
+                    .stopped_reason
+                    .clone()
+                    .or(cause.stop_code.as_ref().map(ToString::to_string));
                 tell(mailbox, AwsNews::Cause(cause)).await;
-                return Outcome::Done(words.unwrap_or_else(|| "ECS does not say why".to_owned()));
+                return AwsOutcome::Done(words.unwrap_or_else(|| "ECS does not say why".to_owned()));
             }
             Ok(_) => sleep(ASK_WHY_AGAIN).await,
         }
     }
-    Outcome::Done("ECS does not say why".to_owned())
+    AwsOutcome::Done("ECS does not say why".to_owned())
 }
 
 /// A place between 0 and 1, another one in each process.

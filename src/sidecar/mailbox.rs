@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::core::lifecycle::Progress;
 use crate::core::notice::{Cause, Notice};
 use crate::core::task::Task;
-use crate::core::timeline::{AwsCall, Outcome};
+use crate::core::timeline::{AwsCall, AwsOutcome};
 use crate::sidecar::aws::load_balancing::Target;
 
 /// Senders wait when it is full; nobody sends faster than the sidecar reads for long.
@@ -39,7 +39,7 @@ pub enum Message {
 #[derive(Debug)]
 pub enum AwsNews {
     /// What was asked for in a shutdown has ended.
-    Ended(AwsCall, Outcome),
+    Ended(AwsCall, AwsOutcome),
     /// Why ECS stops the task.
     Cause(Cause),
     /// Where this task is registered, which a shutdown then need not ask for.

@@ -14,8 +14,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant as Clock, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::core::leases::{Answer, Asker, Command, Event, LeaseName, Protection, Said};
+use crate::core::lifecycle::ShutdownState;
 use crate::core::task::Container;
-use crate::core::timeline::Outcome;
+use crate::core::timeline::AwsOutcome;
 use crate::core::url::HttpUrl;
 use crate::sidecar::aws::protection::tell;
 use crate::sidecar::drain::call::wall_clock;
@@ -82,11 +83,11 @@ impl Desk {
     }
 
     /// Waits until ECS protects the task no longer, which the end of the drain sees to.
-    pub async fn released(mut self) -> Outcome {
+    pub async fn released(mut self) -> AwsOutcome {
         let released = self.report.wait_for(|report| !report.perhaps);
         match timeout(RELEASE_LIMIT, released).await {
-            Ok(Ok(_)) => Outcome::Done("ECS does not protect this task any more".to_owned()),
-            _ => Outcome::Failed(format!(
+            Ok(Ok(_)) => AwsOutcome::Done("ECS does not protect this task any more".to_owned()),
+            _ => AwsOutcome::Failed(format!(
                 "ECS's agent has not ended the protection within {} s; it ends by itself within the hour",
                 RELEASE_LIMIT.as_secs()
             )),
@@ -189,7 +190,7 @@ impl Office {
     /// What the sidecar's state means for leases.
     fn course_of_things(&mut self) -> Option<Event> {
         let status = self.status.borrow_and_update();
-        if matches!(status.report.state, "waiting" | "ended") {
+        if matches!(status.report.state, ShutdownState::Waiting | ShutdownState::Ended) {
             Some(Event::Drained)
         } else {
             status.notice.is_some().then_some(Event::Notice)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ecs_prestop::core::lifecycle::Code;
 use ecs_prestop::core::notice::Action;
-use ecs_prestop::core::timeline::{AwsCall, Outcome, What};
+use ecs_prestop::core::timeline::{AwsCall, AwsOutcome, What};
 use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
 use ecs_prestop::tools::simulate::{Definition, StandIn};
 
@@ -107,7 +107,7 @@ async fn play(feature: (&str, &str), fault: Option<Kind>, by_sigterm: bool) -> P
         .await
 }
 
-fn ends(played: &Played) -> Vec<(AwsCall, Outcome)> {
+fn ends(played: &Played) -> Vec<(AwsCall, AwsOutcome)> {
     let timeline = played.ending.report.timeline.iter();
     let ends = timeline.filter_map(|moment| match &moment.what {
         What::AwsEnd { call, outcome, .. } => Some((*call, outcome.clone())),
@@ -156,21 +156,21 @@ async fn no_fault_of_aws_delays_or_spoils_a_drain() {
 #[tokio::test(start_paused = true)]
 async fn each_feature_does_what_it_says_where_aws_answers() {
     let played = play(FEATURES[0], None, true).await;
-    let [(AwsCall::Why, _), (AwsCall::Deregister, Outcome::Done(how))] = &ends(&played)[..] else {
+    let [(AwsCall::Why, _), (AwsCall::Deregister, AwsOutcome::Done(how))] = &ends(&played)[..] else {
         panic!("{:?}", ends(&played));
     };
     assert_eq!(how, "1 target group has let go");
     // Only then the app is told.
     assert!(played.first_step_ms().unwrap() > 0);
     let played = play(FEATURES[1], None, false).await;
-    let done = Outcome::Done("the container instance is set to DRAINING".to_owned());
+    let done = AwsOutcome::Done("the container instance is set to DRAINING".to_owned());
     assert!(
         ends(&played).contains(&(AwsCall::DrainInstance, done)),
         "{:?}",
         ends(&played)
     );
     let played = play(FEATURES[2], None, false).await;
-    let done = Outcome::Done("ECS stops this task".to_owned());
+    let done = AwsOutcome::Done("ECS stops this task".to_owned());
     assert!(
         ends(&played).contains(&(AwsCall::StopTask, done)),
         "{:?}",
@@ -188,7 +188,7 @@ async fn what_aws_refuses_is_told_with_what_to_do() {
         let played = play(FEATURES[1], Some(kind), false).await;
         let ends = ends(&played);
         let told = ends.iter().filter_map(|(call, outcome)| match (call, outcome) {
-            (AwsCall::DrainInstance, Outcome::Failed(why)) => Some(why.as_str()),
+            (AwsCall::DrainInstance, AwsOutcome::Failed(why)) => Some(why.as_str()),
             _ => None,
         });
         let told: Vec<&str> = told.collect();

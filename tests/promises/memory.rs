@@ -122,7 +122,7 @@ impl Played {
             .report
             .steps
             .iter()
-            .filter_map(|step| step.detail.clone());
+            .filter_map(|step| step.status.detail());
         details.collect::<Vec<_>>().join("; ")
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ecs_prestop::config::Config;
 use ecs_prestop::core::leases::{Answer, LeaseName, Said};
-use ecs_prestop::core::lifecycle::{Code, Lifecycle};
+use ecs_prestop::core::lifecycle::{Code, Lifecycle, ShutdownState};
 use ecs_prestop::core::notice::{Notice, Reason};
 use ecs_prestop::sidecar::mailbox::Message;
 use ecs_prestop::sidecar::protection::{self, Desk, What};
@@ -89,7 +89,7 @@ impl Scene {
         });
     }
 
-    fn stop(&self, state: &'static str) {
+    fn stop(&self, state: ShutdownState) {
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
             status.notice = Some(Notice::new(Reason::Manual));
@@ -225,12 +225,12 @@ async fn one_bad_answer_is_overcome_before_the_worker_notices() {
 async fn a_notice_ends_the_giving_of_leases_and_the_drain_ends_the_protection() {
     let scene = Scene::new();
     scene.take("job", HOUR).await;
-    scene.stop("draining");
+    scene.stop(ShutdownState::Draining);
     assert_eq!(scene.take("other", HOUR).await, Answer::Stopping);
     assert_eq!(scene.take("job", HOUR).await, Answer::Stopping);
     sleep(Duration::from_secs(60)).await;
     assert!(scene.stand_in.protected(), "the job is still worked on");
-    scene.stop("waiting");
+    scene.stop(ShutdownState::Waiting);
     sleep(Duration::from_millis(10)).await;
     assert!(!scene.stand_in.protected(), "drained");
     assert_eq!(scene.take("job", HOUR).await, Answer::Stopping);

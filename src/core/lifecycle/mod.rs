@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::core::deadline::{CEILING, Limits, StopTimeout};
-use crate::core::notice::{Cause, Notice, Reason};
+use crate::core::notice::{Cause, HostEnd, Notice, Reason};
 use crate::core::step::{MAX_STEPS, Plan, PlanSource, PlannedStep, Step};
-use crate::core::timeline::{AwsCall, Outcome, Timeline, What, millis};
+use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, Timeline, What, millis};
 
-pub use report::{Report, StepReport};
+pub use crate::core::timeline::Code;
+pub use report::{Report, ShutdownState, StepReport, StepStatus};
 
 /// What the task metadata may delay the first step: its two calls answer from the agent's memory. A reading
 /// that takes longer goes on, and what it finds is still done.
@@ -74,7 +75,7 @@ pub enum Event {
     /// A running step has ended.
     StepEnded(usize, Outcome),
     /// What was asked of AWS has ended.
-    AwsEnded(AwsCall, Outcome),
+    AwsEnded(AwsCall, AwsOutcome),
     /// ECS has said why it stops the task.
     Cause(Cause),
     /// ECS has said what this container's stop timeout is.
@@ -117,49 +118,6 @@ pub enum Command {
     DropSteps,
     /// Leave with this code. Nothing follows.
     Exit(Code),
-}
-
-/// The exit codes of the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    /// Every step was done in time.
-    Drained,
-    /// A fault of the sidecar itself.
-    Fault,
-    /// The deadline came first.
-    Deadline,
-    /// A step failed for good.
-    Failed,
-    /// Wrong settings (`EX_CONFIG` of sysexits.h).
-    Settings,
-    /// A second SIGINT (128 + 2, as a shell has it).
-    Interrupted,
-}
-
-impl Code {
-    /// The number that the process exits with.
-    pub fn number(self) -> u8 {
-        match self {
-            Code::Drained => 0,
-            Code::Fault => 1,
-            Code::Deadline => 3,
-            Code::Failed => 4,
-            Code::Settings => 78,
-            Code::Interrupted => 130,
-        }
-    }
-
-    /// The number in words.
-    pub fn words(self) -> &'static str {
-        match self {
-            Code::Drained => "drained",
-            Code::Fault => "fault of the sidecar",
-            Code::Deadline => "the deadline came first",
-            Code::Failed => "a step failed",
-            Code::Settings => "wrong settings",
-            Code::Interrupted => "interrupted",
-        }
-    }
 }
 
 /// One shutdown, from before its first notice to its end.
@@ -322,10 +280,10 @@ impl Lifecycle {
 
     fn merge(&mut self, notice: Notice, now: Instant, commands: &mut Vec<Command>) {
         let own = self.policy.limits.deadline(&notice, now);
-        let mut host_stays = notice;
-        if notice.assumed {
-            host_stays.host_ends = None;
-        }
+        let host_stays = Notice {
+            host_end: notice.host_end.if_host_stays(),
+            ..notice
+        };
         let own_if_host_stays = self.policy.limits.deadline(&host_stays, now);
         let first_notice = self.budget.is_none();
         let budget = self.budget.get_or_insert_with(|| Budget {
@@ -438,7 +396,7 @@ impl Lifecycle {
             now,
             What::StepStart {
                 step: step.number,
-                does: step.step.to_string(),
+                does: step.step.clone(),
             },
         );
         match step.step {
@@ -530,13 +488,7 @@ impl Lifecycle {
     }
 
     fn exit(&mut self, code: Code, now: Instant, commands: &mut Vec<Command>) {
-        self.timeline.record(
-            now,
-            What::Exit {
-                code: code.number(),
-                result: code.words(),
-            },
-        );
+        self.timeline.record(now, What::Exit { code });
         self.phase = Phase::Ended(code);
         commands.extend([Command::DropSteps, Command::Exit(code)]);
     }
@@ -597,7 +549,7 @@ impl Lifecycle {
         }
     }
 
-    fn end_aws(&mut self, call: AwsCall, outcome: Outcome, now: Instant) {
+    fn end_aws(&mut self, call: AwsCall, outcome: AwsOutcome, now: Instant) {
         let asked = self.asked.iter().find(|(asked, _)| *asked == call);
         let took = asked.map_or(Duration::ZERO, |(_, at)| now.saturating_duration_since(*at));
         self.timeline.record(
@@ -626,12 +578,12 @@ impl Lifecycle {
                 budget.deadline = budget.deadline.min(own);
                 budget.if_host_stays = budget.if_host_stays.min(own);
                 for notice in &mut budget.notices {
-                    notice.host_ends = notice.host_ends.or(Some(end));
+                    notice.host_end = HostEnd::Known(notice.host_end.at().unwrap_or(end));
                 }
             }
             Some(false) => {
-                for notice in budget.notices.iter_mut().filter(|notice| notice.assumed) {
-                    notice.host_ends = None;
+                for notice in &mut budget.notices {
+                    notice.host_end = notice.host_end.if_host_stays();
                 }
                 budget.deadline = budget.if_host_stays;
             }
@@ -721,7 +673,7 @@ impl Lifecycle {
 
 impl Budget {
     fn host_ends(&self) -> bool {
-        self.notices.iter().any(|notice| notice.host_ends.is_some())
+        self.notices.iter().any(|notice| notice.host_end.at().is_some())
     }
 }
 

@@ -2,18 +2,18 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Lifecycle, Phase, StepState};
 use crate::core::notice::Reason;
-use crate::core::step::Plan;
-use crate::core::timeline::{Moment, Outcome, millis};
+use crate::core::step::{Plan, Step};
+use crate::core::timeline::{Moment, Outcome, as_text, millis};
 
 /// A shutdown as people and programs read it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// `watching`, `settling`, `draining`, `waiting` or `ended`.
-    pub state: &'static str,
+    /// How far it is.
+    pub state: ShutdownState,
     /// Every reason, in the order in which they came.
     pub reasons: Vec<Reason>,
     /// From the first notice to the deadline.
@@ -25,12 +25,50 @@ pub struct Report {
     /// Since the first notice.
     pub timeline: Vec<Moment>,
     /// Calls and retries that the timeline had no room for.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub omitted: usize,
 }
 
+/// How far a shutdown is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShutdownState {
+    /// No notice yet.
+    Watching,
+    /// A notice is there, and no step has begun.
+    Settling,
+    /// Steps run.
+    Draining,
+    /// All steps have ended, SIGTERM has not come.
+    Waiting,
+    /// The process is about to exit.
+    Ended,
+}
+
+impl ShutdownState {
+    /// Every state, in the order in which they come.
+    pub const ALL: [ShutdownState; 5] = [
+        ShutdownState::Watching,
+        ShutdownState::Settling,
+        ShutdownState::Draining,
+        ShutdownState::Waiting,
+        ShutdownState::Ended,
+    ];
+
+    /// The name in `/status` and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ShutdownState::Watching => "watching",
+            ShutdownState::Settling => "settling",
+            ShutdownState::Draining => "draining",
+            ShutdownState::Waiting => "waiting",
+            ShutdownState::Ended => "ended",
+        }
+    }
+}
+
 /// A step as people and programs read it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepReport {
     /// Its number in the plan, from 1.
     pub step: usize,
@@ -39,13 +77,68 @@ pub struct StepReport {
     /// The container whose label it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// As text.
-    pub does: String,
-    /// `pending`, `running`, `drained`, `failed`, `dropped` or `never started`.
-    pub outcome: &'static str,
-    /// How or why.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
+    /// What it does, written as in `PRESTOP_DRAIN`.
+    #[serde(with = "as_text")]
+    pub does: Step,
+    /// What became of it.
+    #[serde(flatten)]
+    pub status: StepStatus,
+}
+
+/// What became of a step so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", content = "detail", rename_all = "lowercase")]
+pub enum StepStatus {
+    /// Its turn has not come.
+    Pending,
+    /// It is under way.
+    Running,
+    /// The app has drained; how that was seen.
+    Drained(String),
+    /// It could not be told to; why.
+    Failed(String),
+    /// The end came while it ran.
+    Dropped,
+    /// The end came before its turn.
+    #[serde(rename = "never started")]
+    NeverStarted,
+}
+
+impl StepStatus {
+    /// One of each kind, without its detail.
+    pub const KINDS: [StepStatus; 6] = [
+        StepStatus::Pending,
+        StepStatus::Running,
+        StepStatus::Drained(String::new()),
+        StepStatus::Failed(String::new()),
+        StepStatus::Dropped,
+        StepStatus::NeverStarted,
+    ];
+
+    /// Whether both are of the same kind, whatever their details.
+    pub fn is_like(&self, other: &StepStatus) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    /// The name in `/status` and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            StepStatus::Pending => "pending",
+            StepStatus::Running => "running",
+            StepStatus::Drained(_) => "drained",
+            StepStatus::Failed(_) => "failed",
+            StepStatus::Dropped => "dropped",
+            StepStatus::NeverStarted => "never started",
+        }
+    }
+
+    /// How it drained, or why it failed.
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            StepStatus::Drained(detail) | StepStatus::Failed(detail) => Some(detail),
+            _ => None,
+        }
+    }
 }
 
 impl Lifecycle {
@@ -73,13 +166,13 @@ impl Lifecycle {
         }
     }
 
-    fn state(&self) -> &'static str {
+    fn state(&self) -> ShutdownState {
         match self.phase {
-            Phase::Watching => "watching",
-            Phase::Settling { .. } => "settling",
-            Phase::Draining { .. } => "draining",
-            Phase::Waiting => "waiting",
-            Phase::Ended(_) => "ended",
+            Phase::Watching => ShutdownState::Watching,
+            Phase::Settling { .. } => ShutdownState::Settling,
+            Phase::Draining { .. } => ShutdownState::Draining,
+            Phase::Waiting => ShutdownState::Waiting,
+            Phase::Ended(_) => ShutdownState::Ended,
         }
     }
 
@@ -87,25 +180,19 @@ impl Lifecycle {
         let ended = self.ended().is_some();
         let steps = self.plan.iter().flat_map(Plan::steps);
         steps
-            .map(|planned| {
-                let (outcome, detail) = match &self.steps[planned.number - 1] {
-                    StepState::Ended(Outcome::Drained(how) | Outcome::Done(how)) => {
-                        ("drained", Some(how.clone()))
-                    }
-                    StepState::Ended(Outcome::Failed(why)) => ("failed", Some(why.clone())),
-                    StepState::Running(_) if ended => ("dropped", None),
-                    StepState::Running(_) => ("running", None),
-                    StepState::Pending | StepState::Acked if ended => ("never started", None),
-                    StepState::Pending | StepState::Acked => ("pending", None),
-                };
-                StepReport {
-                    step: planned.number,
-                    order: planned.order,
-                    container: planned.container.clone(),
-                    does: planned.step.to_string(),
-                    outcome,
-                    detail,
-                }
+            .map(|planned| StepReport {
+                step: planned.number,
+                order: planned.order,
+                container: planned.container.clone(),
+                does: planned.step.clone(),
+                status: match &self.steps[planned.number - 1] {
+                    StepState::Ended(Outcome::Drained(how)) => StepStatus::Drained(how.clone()),
+                    StepState::Ended(Outcome::Failed(why)) => StepStatus::Failed(why.clone()),
+                    StepState::Running(_) if ended => StepStatus::Dropped,
+                    StepState::Running(_) => StepStatus::Running,
+                    StepState::Pending | StepState::Acked if ended => StepStatus::NeverStarted,
+                    StepState::Pending | StepState::Acked => StepStatus::Pending,
+                },
             })
             .collect()
     }
@@ -117,4 +204,182 @@ impl Lifecycle {
 )]
 fn is_zero(n: &usize) -> bool {
     *n == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::core::notice::{Action, Cause};
+    use crate::core::step::parse_steps;
+    use crate::core::timeline::{AwsCall, AwsOutcome, Code, What};
+
+    fn step() -> impl Strategy<Value = Step> {
+        let texts = "POST http://app:8080/drain?a=1,GET http://[::1]/x,ack,signal QUIT web,signal TERM app";
+        select(parse_steps(texts).unwrap())
+    }
+
+    fn reason() -> impl Strategy<Value = Reason> {
+        select(Reason::ALL.to_vec())
+    }
+
+    fn status() -> impl Strategy<Value = StepStatus> {
+        (select(StepStatus::KINDS.to_vec()), any::<String>()).prop_map(|(kind, detail)| match kind {
+            StepStatus::Drained(_) => StepStatus::Drained(detail),
+            StepStatus::Failed(_) => StepStatus::Failed(detail),
+            other => other,
+        })
+    }
+
+    fn cause() -> impl Strategy<Value = Cause> {
+        let stop_code = prop_oneof![
+            select(vec!["SpotInterruption", "UserInitiated"]).prop_map(str::to_owned),
+            any::<String>(),
+        ];
+        let capacity = prop_oneof![
+            select(vec!["FARGATE", "FARGATE_SPOT"]).prop_map(str::to_owned),
+            any::<String>(),
+        ];
+        let launch_type = prop_oneof![
+            select(vec!["EC2", "FARGATE", "EXTERNAL", "MANAGED_INSTANCES"]).prop_map(str::to_owned),
+            any::<String>(),
+        ];
+        let words = option::of(any::<String>());
+        (
+            option::of(stop_code),
+            words,
+            option::of(capacity),
+            option::of(launch_type),
+        )
+            .prop_map(|(code, stopped_reason, capacity, launch_type)| Cause {
+                stop_code: code.as_deref().map(Into::into),
+                stopped_reason,
+                capacity_provider: capacity.as_deref().map(Into::into),
+                launch_type: launch_type.as_deref().map(Into::into),
+            })
+    }
+
+    fn what() -> impl Strategy<Value = What> {
+        let ms = any::<u64>();
+        let number = any::<usize>();
+        let words = any::<String>();
+        let actions = vec![Action::Terminate, Action::Stop, Action::Hibernate];
+        let calls = vec![
+            AwsCall::Deregister,
+            AwsCall::DrainInstance,
+            AwsCall::StopTask,
+            AwsCall::Why,
+            AwsCall::ReleaseProtection,
+        ];
+        let call = select(calls);
+        prop_oneof![
+            (reason(), option::of(select(actions)), ms).prop_map(|(reason, action, deadline_in_ms)| {
+                What::Notice {
+                    reason,
+                    action,
+                    deadline_in_ms,
+                }
+            }),
+            ms.prop_map(|for_ms| What::Settle { for_ms }),
+            (number, step()).prop_map(|(step, does)| What::StepStart { step, does }),
+            (number, words, any::<u16>()).prop_map(|(step, call, status)| What::StepCall {
+                step,
+                call,
+                status
+            }),
+            (number, words, ms).prop_map(|(step, why, after_ms)| What::StepRetry { step, why, after_ms }),
+            (number, any::<bool>(), words, ms).prop_map(|(step, well, detail, took_ms)| What::StepEnd {
+                step,
+                outcome: if well {
+                    Outcome::Drained(detail)
+                } else {
+                    Outcome::Failed(detail)
+                },
+                took_ms,
+            }),
+            number.prop_map(|unfinished| What::Deadline { unfinished }),
+            call.clone().prop_map(|call| What::AwsStart { call }),
+            (call, any::<bool>(), words, ms).prop_map(|(call, well, detail, took_ms)| What::AwsEnd {
+                call,
+                outcome: if well {
+                    AwsOutcome::Done(detail)
+                } else {
+                    AwsOutcome::Failed(detail)
+                },
+                took_ms,
+            }),
+            (cause(), ms).prop_map(|(cause, deadline_in_ms)| What::Cause {
+                cause,
+                deadline_in_ms,
+            }),
+            any::<bool>().prop_map(|waiting| What::Drained { waiting }),
+            select(Code::ALL.to_vec()).prop_map(|code| What::Exit { code }),
+        ]
+    }
+
+    fn step_report() -> impl Strategy<Value = StepReport> {
+        let container = option::of(any::<String>());
+        (any::<usize>(), any::<i64>(), container, step(), status()).prop_map(
+            |(step, order, container, does, status)| StepReport {
+                step,
+                order,
+                container,
+                does,
+                status,
+            },
+        )
+    }
+
+    fn report() -> impl Strategy<Value = Report> {
+        let moment = (any::<u64>(), what()).prop_map(|(ms, what)| Moment { ms, what });
+        let ms = option::of(any::<u64>());
+        (
+            select(ShutdownState::ALL.to_vec()),
+            vec(reason(), 0..4),
+            (ms.clone(), ms, any::<usize>()),
+            vec(step_report(), 0..4),
+            vec(moment, 0..8),
+        )
+            .prop_map(
+                |(state, reasons, (budget_ms, used_ms, omitted), steps, timeline)| Report {
+                    state,
+                    reasons,
+                    budget_ms,
+                    used_ms,
+                    steps,
+                    timeline,
+                    omitted,
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_is_read_back_as_it_was(report in report()) {
+            let told = serde_json::to_string(&report).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Report>(&told).unwrap(), report, "{}", told);
+        }
+
+        #[test]
+        fn each_event_is_told_under_its_name(what in what()) {
+            prop_assert_eq!(&serde_json::to_value(&what).unwrap()["event"], what.event());
+        }
+    }
+
+    #[test]
+    fn names_in_metrics_are_those_of_the_log() {
+        for state in ShutdownState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+        for kind in StepStatus::KINDS {
+            assert_eq!(serde_json::to_value(&kind).unwrap()["outcome"], kind.as_str());
+        }
+        for reason in Reason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
 }

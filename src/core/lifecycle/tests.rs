@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::deadline::{FLOOR, Reserve, StopTimeout};
-use crate::core::notice::Action;
+use crate::core::notice::{Action, LaunchType};
 use crate::core::step::parse_steps;
 use crate::core::task::{Container, Task};
 
@@ -83,8 +83,7 @@ impl Play {
         let notice = Notice {
             reason,
             action: (reason == Reason::SpotInterruption).then_some(Action::Terminate),
-            host_ends: host_ends.map(|end| self.t0 + secs(end)),
-            assumed: false,
+            host_end: host_ends.map_or(HostEnd::Unknown, |end| HostEnd::Known(self.t0 + secs(end))),
         };
         self.on(t, Event::Notice(notice))
     }
@@ -137,7 +136,7 @@ fn with_aws(policy: Policy, deregister: bool, drain_instance: bool, ask_why: boo
 }
 
 fn done(call: AwsCall) -> Event {
-    Event::AwsEnded(call, Outcome::Done("done".to_owned()))
+    Event::AwsEnded(call, AwsOutcome::Done("done".to_owned()))
 }
 
 #[test]
@@ -259,8 +258,8 @@ fn drained_without_a_sigterm_ecs_is_asked_to_stop_the_task_and_it_stays_until_it
 
 fn cause(stop_code: &str, capacity_provider: Option<&str>) -> Event {
     Event::Cause(Cause {
-        stop_code: Some(stop_code.to_owned()),
-        capacity_provider: capacity_provider.map(ToOwned::to_owned),
+        stop_code: Some(stop_code.into()),
+        capacity_provider: capacity_provider.map(Into::into),
         ..Cause::default()
     })
 }
@@ -588,7 +587,7 @@ fn the_timeline_is_bounded_and_keeps_its_end() {
     assert!(report.omitted > 9_000);
     assert!(matches!(
         report.timeline.last().unwrap().what,
-        What::Exit { code: 0, .. }
+        What::Exit { code: Code::Drained }
     ));
     assert_eq!((report.budget_ms, report.used_ms), (Some(29_000), Some(2_000)));
 }
@@ -730,8 +729,7 @@ proptest! {
                     let notice = Notice {
                         reason,
                         action: None,
-                        host_ends: end.map(|ms| shifted(now, ms)),
-                        assumed: false,
+                        host_end: end.map_or(HostEnd::Unknown, |ms| HostEnd::Known(shifted(now, ms))),
                     };
                     if lifecycle.ended().is_none() {
                         first.get_or_insert(now);
@@ -748,12 +746,12 @@ proptest! {
                 Happening::Ack(which) => Event::Ack(which.map(|i| format!("c{i}"))),
                 Happening::Timeout => Event::Timeout,
                 Happening::AwsEnded(call, ok) => {
-                    let outcome = if ok { Outcome::Done(String::new()) } else { Outcome::Failed(String::new()) };
+                    let outcome = if ok { AwsOutcome::Done(String::new()) } else { AwsOutcome::Failed(String::new()) };
                     Event::AwsEnded(call, outcome)
                 }
                 Happening::Cause(code) => Event::Cause(Cause {
-                    stop_code: code.map(ToOwned::to_owned),
-                    launch_type: Some("FARGATE".to_owned()),
+                    stop_code: code.map(Into::into),
+                    launch_type: Some(LaunchType::Fargate),
                     ..Cause::default()
                 }),
                 Happening::Plan => Event::Labels(Some(the_plan.clone())),

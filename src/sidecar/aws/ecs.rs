@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::failure::persist;
 use super::{Aws, Failure};
 use crate::core::notice::Cause;
-use crate::core::timeline::Outcome;
+use crate::core::timeline::AwsOutcome;
 
 /// Over which the sidecars of one instance spread their asking. Fifty of them then make five calls a
 /// second, where ECS takes twenty (developer guide, *Request throttling for the Amazon ECS API*), and
@@ -194,10 +194,10 @@ impl Aws {
 
     /// Sets the container instance to DRAINING, unless it is already: once for all tasks that run on
     /// it, as far as they can see each other. `share` of 0 to 1 is this sidecar's place among them.
-    pub async fn drain_instance(&self, instance: Option<&str>, share: f64, policy: &str) -> Outcome {
+    pub async fn drain_instance(&self, instance: Option<&str>, share: f64, policy: &str) -> AwsOutcome {
         match self.try_drain_instance(instance, share).await {
-            Ok(what) => Outcome::Done(what.to_owned()),
-            Err(why) => Outcome::Failed(why.tell(policy)),
+            Ok(what) => AwsOutcome::Done(what.to_owned()),
+            Err(why) => AwsOutcome::Failed(why.tell(policy)),
         }
     }
 
@@ -237,15 +237,15 @@ impl Aws {
     }
 
     /// Asks ECS to stop this task.
-    pub async fn stop_task(&self, reason: &str, policy: &str) -> Outcome {
+    pub async fn stop_task(&self, reason: &str, policy: &str) -> AwsOutcome {
         let stopped = persist(|| async {
             let call = self.clients().ecs.stop_task();
             let call = call.cluster(&self.cluster).task(&self.task_arn).reason(reason);
             call.send().await.map_err(|why| Failure::of(STOP_TASK, &why))
         });
         match stopped.await {
-            Ok(_) => Outcome::Done("ECS stops this task".to_owned()),
-            Err(why) => Outcome::Failed(why.tell(policy)),
+            Ok(_) => AwsOutcome::Done("ECS stops this task".to_owned()),
+            Err(why) => AwsOutcome::Failed(why.tell(policy)),
         }
     }
 }
@@ -284,10 +284,10 @@ fn facts_of(task: &EcsTask) -> TaskFacts {
             .map(ToOwned::to_owned),
         host_ports,
         cause: Cause {
-            stop_code: task.stop_code().map(|code| code.as_str().to_owned()),
+            stop_code: task.stop_code().map(|code| code.as_str().into()),
             stopped_reason: task.stopped_reason().map(ToOwned::to_owned),
-            capacity_provider: task.capacity_provider_name().map(ToOwned::to_owned),
-            launch_type: task.launch_type().map(|kind| kind.as_str().to_owned()),
+            capacity_provider: task.capacity_provider_name().map(Into::into),
+            launch_type: task.launch_type().map(|kind| kind.as_str().into()),
         },
     }
 }

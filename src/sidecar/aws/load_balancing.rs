@@ -14,7 +14,7 @@ use super::contained::contained;
 use super::ecs::{DESCRIBE_TASKS, Registration, TaskFacts};
 use super::failure::persist;
 use super::{Aws, Failure};
-use crate::core::timeline::Outcome;
+use crate::core::timeline::AwsOutcome;
 
 /// Between two looks at a target that is draining.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -110,16 +110,16 @@ impl Aws {
         known: Option<Vec<Target>>,
         bridged: bool,
         policy: &'static str,
-    ) -> Outcome {
+    ) -> AwsOutcome {
         let targets = match known {
             Some(targets) => targets,
             None => match self.targets(bridged).await {
                 Ok(targets) => targets,
-                Err(why) => return Outcome::Failed(why.tell(policy)),
+                Err(why) => return AwsOutcome::Failed(why.tell(policy)),
             },
         };
         if targets.is_empty() {
-            return Outcome::Done("this task is in no target group".to_owned());
+            return AwsOutcome::Done("this task is in no target group".to_owned());
         }
         let count = targets.len();
         let mut leaving = JoinSet::new();
@@ -143,9 +143,9 @@ impl Aws {
             } else {
                 "target groups have"
             };
-            Outcome::Done(format!("{count} {groups} let go"))
+            AwsOutcome::Done(format!("{count} {groups} let go"))
         } else {
-            Outcome::Failed(troubles.join("; "))
+            AwsOutcome::Failed(troubles.join("; "))
         }
     }
 

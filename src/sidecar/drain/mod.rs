@@ -65,7 +65,6 @@ impl Drain {
         };
         match outcome {
             Outcome::Drained(how) => Outcome::Drained(self.masked(&how)),
-            Outcome::Done(how) => Outcome::Done(self.masked(&how)),
             Outcome::Failed(why) => Outcome::Failed(self.masked(&why)),
         }
     }

@@ -1,13 +1,14 @@
 //! A tracing layer that writes the events of the contract: JSON lines for machines, aligned text for
 //! people.
 //!
-//! Two field names are special, since tracing fields are flat: `fields` and `report` hold a JSON
-//! object as text, whose members become members of the line.
+//! What happened comes as typed values ([`Lines::tell`]), everything else as tracing events, whose
+//! fields are flat.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -29,7 +30,8 @@ pub enum Format {
     },
 }
 
-/// The layer.
+/// The layer; a handle that can be cloned.
+#[derive(Clone)]
 pub(super) struct Lines {
     format: Format,
     writer: Writer,
@@ -44,24 +46,15 @@ impl Lines {
             identity,
         }
     }
-}
 
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut members = Members(Map::new());
-        event.record(&mut members);
-        let (level, members) = (event.metadata().level(), members.0);
-        let name = match members.get("event") {
-            Some(Value::String(name)) => name.clone(),
-            // From a library, at a level that somebody asked for.
-            _ => event.metadata().target().to_owned(),
-        };
+    /// Writes one line.
+    pub(super) fn tell(&self, level: Level, event: &str, members: &Members) {
         let now = Timestamp::now();
         let line = match self.format {
-            Format::Json => json(now, *level, &name, self.identity.get(), members),
-            Format::Text { colour } => text(now, *level, &name, &members, colour),
+            Format::Json => json(now, level, event, self.identity.get(), members),
+            Format::Text { colour } => text(now, level, event, members, colour),
         };
-        if name == What::EXIT {
+        if event == What::EXIT {
             self.writer.last_line(line);
         } else {
             self.writer.line(line);
@@ -69,13 +62,20 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 }
 
-fn json(
-    now: Timestamp,
-    level: Level,
-    event: &str,
-    identity: Option<&Identity>,
-    members: Map<String, Value>,
-) -> String {
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut members = Members::default();
+        event.record(&mut members);
+        let name = match members.0.get("event") {
+            Some(Value::String(name)) => name,
+            // From a library, at a level that somebody asked for.
+            _ => event.metadata().target(),
+        };
+        self.tell(*event.metadata().level(), name, &members);
+    }
+}
+
+fn json(now: Timestamp, level: Level, event: &str, identity: Option<&Identity>, members: &Members) -> String {
     let mut line = Map::new();
     line.insert("timestamp".to_owned(), format!("{now:.3}").into());
     line.insert("level".to_owned(), level.as_str().to_ascii_lowercase().into());
@@ -90,13 +90,14 @@ fn json(
         "family".to_owned(),
         identity.and_then(|known| known.family.as_deref()).into(),
     );
-    line.extend(members.into_iter().filter(|(name, _)| name != "event"));
+    let members = members.0.iter().filter(|(name, _)| *name != "event");
+    line.extend(members.map(|(name, value)| (name.clone(), value.clone())));
     let mut line = Value::Object(line).to_string();
     line.push('\n');
     line
 }
 
-fn text(now: Timestamp, level: Level, event: &str, members: &Map<String, Value>, colour: bool) -> String {
+fn text(now: Timestamp, level: Level, event: &str, members: &Members, colour: bool) -> String {
     let (dim, strong, plain) = match (colour, level) {
         (false, _) => ("", "", ""),
         (true, Level::ERROR) => ("\x1b[2m", "\x1b[31m", "\x1b[0m"),
@@ -105,7 +106,7 @@ fn text(now: Timestamp, level: Level, event: &str, members: &Map<String, Value>,
     };
     let clock = now.strftime("%H:%M:%S%.3f");
     let mut line = format!("{dim}{clock}{plain} {strong}{event:<10}{plain}");
-    for (name, value) in members {
+    for (name, value) in &members.0 {
         // People have seen the timeline pass by already.
         if matches!(name.as_str(), "event" | "timeline" | "steps") {
             continue;
@@ -122,9 +123,18 @@ fn text(now: Timestamp, level: Level, event: &str, members: &Map<String, Value>,
     line
 }
 
-struct Members(Map<String, Value>);
+/// What a line has to tell.
+#[derive(Default)]
+pub(super) struct Members(Map<String, Value>);
 
 impl Members {
+    /// Adds the members of a value that serialises as an object.
+    pub(super) fn add(&mut self, value: &impl Serialize) {
+        if let Ok(Value::Object(members)) = serde_json::to_value(value) {
+            self.0.extend(members);
+        }
+    }
+
     fn insert(&mut self, field: &Field, value: impl Into<Value>) {
         self.0.insert(field.name().to_owned(), value.into());
     }
@@ -132,13 +142,7 @@ impl Members {
 
 impl Visit for Members {
     fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "fields" | "report" => match serde_json::from_str(value) {
-                Ok(Value::Object(members)) => self.0.extend(members),
-                _ => self.insert(field, value),
-            },
-            _ => self.insert(field, value),
-        }
+        self.insert(field, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
@@ -172,8 +176,8 @@ mod tests {
         "2026-01-01T00:00:00.5Z".parse().unwrap()
     }
 
-    fn members(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
+    fn members(value: Value) -> Members {
+        Members(value.as_object().unwrap().clone())
     }
 
     #[test]
@@ -188,7 +192,7 @@ mod tests {
             Level::INFO,
             "notice",
             Some(&identity),
-            members(json!({"event": "notice", "reason": "sigterm"})),
+            &members(json!({"event": "notice", "reason": "sigterm"})),
         );
         assert_eq!(
             line,

@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::core::lifecycle::{ShutdownState, StepStatus};
 use crate::core::notice::Reason;
 use crate::core::timeline::What;
 use crate::sidecar::status::Status;
@@ -45,8 +46,8 @@ impl Collector for Snapshot {
             "The version that runs.",
             [(version, 1.0)],
         )?;
-        let states = ["watching", "settling", "draining", "waiting", "ended"];
-        let states = states.map(|state| ([("state", state)], truth(report.state == state)));
+        let states =
+            ShutdownState::ALL.map(|state| ([("state", state.as_str())], truth(report.state == state)));
         gauges(&mut encoder, "prestop_state", "1 for the present state.", states)?;
         let notices = Reason::ALL.map(|reason| {
             (
@@ -75,9 +76,9 @@ impl Collector for Snapshot {
         gauge(&mut encoder, "prestop_healthy", "What /healthz says.", healthy)?;
         let help = "Seconds to the deadline; missing before a notice.";
         gauge(&mut encoder, "prestop_deadline_seconds", help, self.seconds_left)?;
-        let outcomes = ["pending", "running", "drained", "failed", "dropped"].map(|outcome| {
-            let steps = report.steps.iter().filter(|step| step.outcome == outcome);
-            ([("outcome", outcome)], count(steps.count()))
+        let outcomes = StepStatus::KINDS.map(|kind| {
+            let steps = report.steps.iter().filter(|step| step.status.is_like(&kind));
+            ([("outcome", kind.as_str())], count(steps.count()))
         });
         gauges(
             &mut encoder,

@@ -9,20 +9,23 @@ pub mod writer;
 
 use std::sync::{Arc, OnceLock};
 
+use tracing::{Level, enabled};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::core::lifecycle::Report;
 use crate::core::task::Identity;
-use crate::core::timeline::{AwsCall, Outcome, What};
+use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, What};
 
 pub use lines::Format;
+use lines::{Lines, Members};
 use writer::Writer;
 
 /// The log of this process.
 #[derive(Clone, Default)]
 pub struct Telemetry {
     writer: Option<Writer>,
+    lines: Option<Lines>,
     identity: Arc<OnceLock<Identity>>,
 }
 
@@ -31,7 +34,7 @@ impl Telemetry {
     pub fn start(format: Format, filter: Targets) -> Telemetry {
         let writer = Writer::start(std::io::stdout());
         let identity = Arc::new(OnceLock::new());
-        let lines = lines::Lines::new(format, writer.clone(), Arc::clone(&identity));
+        let lines = Lines::new(format, writer.clone(), Arc::clone(&identity));
         // The last line is there whatever is filtered out, unless nothing at all is wanted.
         let silent = filter.default_level() == Some(LevelFilter::OFF);
         let filter = if silent {
@@ -42,11 +45,12 @@ impl Telemetry {
         // What the SDK says of its connections is told in our own words; whoever wants to hear it names a
         // longer target, such as `aws_smithy_runtime=debug`.
         let filter = filter.with_target("aws_", LevelFilter::OFF);
-        let subscriber = tracing_subscriber::registry().with(filter).with(lines);
+        let subscriber = tracing_subscriber::registry().with(filter).with(lines.clone());
         // Refused only where one is set already, and then that one is as good.
         let _ = tracing::subscriber::set_global_default(subscriber);
         Telemetry {
             writer: Some(writer),
+            lines: Some(lines),
             identity,
         }
     }
@@ -63,27 +67,31 @@ impl Telemetry {
 
     /// Logs what happened; the `exit` line carries the whole report.
     pub fn log(&self, what: &What, report: impl FnOnce() -> Report) {
-        let fields = serde_json::to_string(what).unwrap_or_default();
-        match what {
-            What::Exit { .. } => {
-                let report = serde_json::to_string(&report()).unwrap_or_default();
-                tracing::info!(target: What::EXIT, event = What::EXIT, fields, report);
-            }
-            What::StepRetry { .. } | What::Deadline { .. } => {
-                tracing::warn!(event = what.event(), fields)
-            }
+        let Some(lines) = &self.lines else { return };
+        let (level, wanted) = match what {
+            What::Exit { .. } => (Level::INFO, enabled!(target: What::EXIT, Level::INFO)),
             What::StepEnd {
                 outcome: Outcome::Failed(_),
                 ..
-            } => tracing::error!(event = what.event(), fields),
+            } => (Level::ERROR, enabled!(Level::ERROR)),
+            What::StepRetry { .. } | What::Deadline { .. } => (Level::WARN, enabled!(Level::WARN)),
             // The drain goes on without it; why ECS stops the task nobody has asked to know.
             What::AwsEnd {
                 call,
-                outcome: Outcome::Failed(_),
+                outcome: AwsOutcome::Failed(_),
                 ..
-            } if *call != AwsCall::Why => tracing::warn!(event = what.event(), fields),
-            _ => tracing::info!(event = what.event(), fields),
+            } if *call != AwsCall::Why => (Level::WARN, enabled!(Level::WARN)),
+            _ => (Level::INFO, enabled!(Level::INFO)),
+        };
+        if !wanted {
+            return;
         }
+        let mut members = Members::default();
+        members.add(what);
+        if let What::Exit { .. } = what {
+            members.add(&report());
+        }
+        lines.tell(level, what.event(), &members);
     }
 
     /// Writes out what is still queued, as far as somebody reads it, within

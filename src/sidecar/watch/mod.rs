@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use tokio::time::sleep;
 
 use crate::core::deadline::CEILING;
-use crate::core::notice::Notice;
+use crate::core::notice::{HostEnd, Notice};
 use crate::sidecar::mailbox::{Mailbox, Message, WatchState};
 
 use instance_metadata::{Blind, InstanceMetadata};
@@ -93,8 +93,9 @@ async fn ask(metadata: &mut InstanceMetadata, item: Item) -> Result<Option<Notic
         Sighting::Notice { action, host_ends } => Ok(Some(Notice {
             reason: item.reason(),
             action,
-            host_ends: host_ends.map(|end| now + until(end, aws_now).min(CEILING)),
-            assumed: false,
+            host_end: host_ends.map_or(HostEnd::Unknown, |end| {
+                HostEnd::Known(now + until(end, aws_now).min(CEILING))
+            }),
         })),
         Sighting::Starting { at: start } => {
             let left = until(start, aws_now);
