@@ -486,8 +486,9 @@ fn over_http_a_hundred_clients_at_once_are_one_call() {
     let address = sidecar.address;
     let clients: Vec<_> = (0..100)
         .map(|i| {
-            let head =
-                format!("PUT /protect/job-{i}?for=10m HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            let head = format!(
+                "PUT /protect/job-{i}?for=10m HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            );
             std::thread::spawn(move || request(address, &head).0)
         })
         .collect();
