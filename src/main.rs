@@ -188,7 +188,7 @@ fn health(matches: &ArgMatches) -> ExitCode {
     let Some(listen) = config.listen else {
         return fault("PRESTOP_LISTEN is `off`: there is no endpoint to ask");
     };
-    match on_runtime(endpoints::ask_health(listen)) {
+    match on_runtime(endpoints::health::ask(listen)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => fault(&why),
     }

@@ -1,51 +1,27 @@
-//! The local endpoints: how containers of the task and their health checks talk to the sidecar.
-//!
-//! They answer from the latest status snapshot and pass what they are told on to the mailbox; they
-//! decide nothing. Connections, heads, bodies and times are bounded: a client that does nothing, or
-//! too much, costs a slot for a while and no more.
+//! What each endpoint answers, and to which methods.
 
-use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
-use hyper::http::uri::Authority;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::Endpoints;
+use super::server::HEAD_LIMIT;
 use crate::config;
 use crate::core::leases::{Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE, Said};
 use crate::core::notice::{Notice, Reason};
 use crate::core::url::HttpUrl;
 use crate::sidecar::drain::call::wall_clock;
-use crate::sidecar::http::{Ask, Network};
-use crate::sidecar::mailbox::{Mailbox, Message};
-use crate::sidecar::protection::{Desk, What, protected_until};
+use crate::sidecar::http::Ask;
+use crate::sidecar::mailbox::Message;
+use crate::sidecar::protection::{What, protected_until};
 use crate::sidecar::status::Status;
-use crate::sidecar::telemetry::{Telemetry, metrics};
-
-/// Ten containers of a task with some workers each, long-polling. As many again are served at once
-/// and cannot wait, so that health checks and acknowledgements get through.
-const MAX_CONNECTIONS: usize = 64;
-
-/// From the connection to the end of the request's head, and between two requests.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
-
-/// The whole life of a connection: longer than the longest `/notice?wait`.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(90);
-
-/// Enough for any header that a proxy adds.
-const MAX_HEAD: usize = 16 * 1024;
+use crate::sidecar::telemetry::metrics;
 
 /// No endpoint needs a body; a short one is read and forgotten.
 const MAX_BODY: usize = 4 * 1024;
@@ -59,131 +35,10 @@ const READY_LIMIT: Duration = Duration::from_secs(1);
 /// Longer than all tries of a lease together, in case that something else is stuck.
 const PROTECT_LIMIT: Duration = Duration::from_secs(15);
 
-/// Sent by browsers with each request.
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
-/// What the endpoints know and whom they tell.
-#[derive(Clone)]
-pub struct Endpoints {
-    /// The latest snapshot.
-    pub status: watch::Receiver<Arc<Status>>,
-    /// Where manual notices and acknowledgements go.
-    pub mailbox: Mailbox,
-    /// Required by `POST /drain`.
-    pub token: Option<Arc<str>>,
-    /// What `/ready` asks the app.
-    pub ready_url: Option<HttpUrl>,
-    /// How it asks.
-    pub network: Network,
-    /// Where leases are had, if anywhere.
-    pub protect: Option<Desk>,
-    /// For the count of dropped lines.
-    pub telemetry: Telemetry,
-}
-
-type Reply = Response<Full<Bytes>>;
-
-/// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, endpoints: Endpoints) {
-    let audience = Audience::of(&listener);
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors: some are given back as connections end.
-            sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        while connections.try_join_next().is_some() {}
-        let slot = Arc::clone(&slots).try_acquire_owned().ok();
-        if slot.is_none() && connections.len() >= 2 * MAX_CONNECTIONS {
-            continue;
-        }
-        let endpoints = endpoints.clone();
-        connections.spawn(async move {
-            let full = slot.is_none();
-            let limit = if full { HEAD_LIMIT } else { CONNECTION_LIMIT };
-            let _ = timeout(limit, connection(stream, endpoints, audience, full)).await;
-            drop(slot);
-        });
-    }
-}
-
-async fn connection(stream: TcpStream, endpoints: Endpoints, audience: Audience, full: bool) {
-    let service = service_fn(|request| {
-        let endpoints = endpoints.clone();
-        async move {
-            Ok::<_, Infallible>(match audience.refuses(&request) {
-                Some(why) => text(StatusCode::FORBIDDEN, why),
-                None => endpoints.answer(request, full).await,
-            })
-        }
-    });
-    // A client that breaks off or sends nonsense ends its own connection only.
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
-        .max_buf_size(MAX_HEAD)
-        .keep_alive(!full)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-}
-
-/// Who may ask: nobody who speaks for a web page, which may reach this port in somebody's browser (Fetch
-/// standard, *`Origin` header*; Fetch Metadata, *The `Sec-Fetch-Site` HTTP Request Header*).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Audience {
-    /// Processes of this network namespace, which know it by a name of loopback: any other name is one that
-    /// a web page has turned to this address.
-    Loopback,
-    /// Others as well, by whatever name leads here.
-    Everybody,
-}
-
-impl Audience {
-    fn of(listener: &TcpListener) -> Audience {
-        match listener.local_addr() {
-            Ok(address) if address.ip().to_canonical().is_loopback() => Audience::Loopback,
-            _ => Audience::Everybody,
-        }
-    }
-
-    fn refuses<B>(self, request: &Request<B>) -> Option<&'static str> {
-        let headers = request.headers();
-        // `none` is a person who has typed the address into a browser.
-        let from_page = headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "none");
-        if from_page || headers.contains_key(ORIGIN) {
-            return Some("web pages may not ask here: leave Origin and Sec-Fetch-Site out\n");
-        }
-        let foreign = |host: &HeaderValue| !host.to_str().is_ok_and(is_loopback);
-        let foreign = self == Audience::Loopback && headers.get_all(HOST).iter().any(foreign);
-        foreign
-            .then_some("this endpoint is on loopback: ask for localhost or 127.0.0.1, not for another host\n")
-    }
-}
-
-/// Whether a `Host` is loopback by its form alone: an address, or a name that leads nowhere else (RFC 6761,
-/// section 6.3).
-fn is_loopback(host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else {
-        return false;
-    };
-    if host.contains('@') {
-        return false;
-    }
-    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-    match name.parse::<IpAddr>() {
-        Ok(ip) => ip.to_canonical().is_loopback(),
-        Err(_) => {
-            let name = name.to_ascii_lowercase();
-            let name = name.trim_end_matches('.');
-            name == "localhost" || name.ends_with(".localhost")
-        }
-    }
-}
+pub(super) type Reply = Response<Full<Bytes>>;
 
 impl Endpoints {
-    async fn answer(&self, request: Request<Incoming>, full: bool) -> Reply {
+    pub(super) async fn answer(&self, request: Request<Incoming>, full: bool) -> Reply {
         let (head, body) = request.into_parts();
         let body = Limited::new(body, MAX_BODY).collect();
         match timeout(HEAD_LIMIT, body).await {
@@ -474,7 +329,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
 }
 
-fn text(status: StatusCode, body: &str) -> Reply {
+pub(super) fn text(status: StatusCode, body: &str) -> Reply {
     reply(status, "text/plain; charset=utf-8", body.to_owned())
 }
 
@@ -485,35 +340,4 @@ fn reply(status: StatusCode, content_type: &'static str, body: String) -> Reply 
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
-}
-
-/// Asks the sidecar of this container how it is: what `ecs-prestop health` does.
-///
-/// # Errors
-/// The reason in words.
-pub async fn ask_health(listen: SocketAddr) -> Result<(), String> {
-    /// An ECS health check is given 5 s by default; a sidecar that needs two is not healthy.
-    const LIMIT: Duration = Duration::from_millis(1500);
-    let ip = match listen.ip() {
-        ip if !ip.is_unspecified() => ip,
-        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-    };
-    let address = SocketAddr::new(ip, listen.port());
-    let url: HttpUrl = format!("http://{address}/healthz")
-        .parse()
-        .map_err(|why| format!("{address}: {why}"))?;
-    timeout(LIMIT, async {
-        let answer = Network::system(1).ask(Ask::get(&url), &[]).await;
-        let answer = answer.map_err(|why| format!("no sidecar answers at {address}: {why}"))?;
-        let status = answer.status();
-        let body = answer.text(MAX_BODY).await.map_err(|why| why.to_string())?;
-        if status.is_success() {
-            Ok(())
-        } else {
-            Err(body.trim().to_owned())
-        }
-    })
-    .await
-    .unwrap_or_else(|_| Err(format!("the sidecar at {address} does not answer within 1.5 s")))
 }
