@@ -29,11 +29,18 @@ const MAX_BODY: usize = 4 * 1024;
 /// The longest that `/notice` makes a client wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
+/// The longest that an answer takes once the request is there; all others are shorter.
+pub(super) const LONGEST_ANSWER: Duration = MAX_WAIT;
+
 /// What `/ready` gives the app to answer: health checks of load balancers time out after 2 s and more.
 const READY_LIMIT: Duration = Duration::from_secs(1);
 
 /// Longer than all tries of a lease together, in case that something else is stuck.
 const PROTECT_LIMIT: Duration = Duration::from_secs(15);
+
+const _: () = assert!(
+    PROTECT_LIMIT.as_secs() < LONGEST_ANSWER.as_secs() && READY_LIMIT.as_secs() < LONGEST_ANSWER.as_secs()
+);
 
 pub(super) type Reply = Response<Full<Bytes>>;
 

@@ -8,19 +8,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{HOST, HeaderName, HeaderValue, ORIGIN};
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, ORIGIN};
 use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Endpoints;
-use super::routes::text;
+use super::routes::{LONGEST_ANSWER, text};
 
 /// Ten containers of a task with some workers each, long-polling. As many again are served at once
 /// and cannot wait, so that health checks and acknowledgements get through.
@@ -29,8 +30,16 @@ const MAX_CONNECTIONS: usize = 64;
 /// From the connection to the end of the request's head, and between two requests.
 pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(5);
 
-/// The whole life of a connection: longer than the longest `/notice?wait`.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(90);
+/// A connection this old gets its last answer, which says so: a client that long-polls need not connect for
+/// each poll, and one that keeps a place without need gives it back.
+const KEPT_ALIVE: Duration = Duration::from_secs(60);
+
+/// The whole life of a connection: a request that comes just before it is [`KEPT_ALIVE`] old, with a slow
+/// head, a slow body and the longest wait, is still answered.
+const CONNECTION_LIMIT: Duration = KEPT_ALIVE
+    .saturating_add(HEAD_LIMIT)
+    .saturating_add(HEAD_LIMIT)
+    .saturating_add(LONGEST_ANSWER);
 
 /// Enough for any header that a proxy adds.
 const MAX_HEAD: usize = 16 * 1024;
@@ -56,32 +65,43 @@ pub async fn serve(listener: TcpListener, endpoints: Endpoints) {
         }
         let endpoints = endpoints.clone();
         connections.spawn(async move {
-            let full = slot.is_none();
-            let limit = if full { HEAD_LIMIT } else { CONNECTION_LIMIT };
-            let _ = timeout(limit, connection(stream, endpoints, audience, full)).await;
+            connection(stream, endpoints, audience, slot.is_none()).await;
             drop(slot);
         });
     }
 }
 
-async fn connection(stream: TcpStream, endpoints: Endpoints, audience: Audience, full: bool) {
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    endpoints: Endpoints,
+    audience: Audience,
+    full: bool,
+) {
+    let opened = Instant::now();
     let service = service_fn(|request| {
         let endpoints = endpoints.clone();
         async move {
-            Ok::<_, Infallible>(match audience.refuses(&request) {
+            let mut reply = match audience.refuses(&request) {
                 Some(why) => text(StatusCode::FORBIDDEN, why),
                 None => endpoints.answer(request, full).await,
-            })
+            };
+            if opened.elapsed() >= KEPT_ALIVE {
+                reply
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(reply)
         }
     });
     // A client that breaks off or sends nonsense ends its own connection only.
-    let _ = http1::Builder::new()
+    let limit = if full { HEAD_LIMIT } else { CONNECTION_LIMIT };
+    let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(MAX_HEAD)
         .keep_alive(!full)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = timeout(limit, served).await;
 }
 
 /// Who may ask: nobody who speaks for a web page, which may reach this port in somebody's browser (Fetch
@@ -136,3 +156,6 @@ fn is_loopback(host: &str) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
