@@ -415,7 +415,7 @@ impl Load {
                 let ask = |address, path: &str| {
                     request(
                         address,
-                        &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+                        &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
                     )
                     .0
                 };

@@ -38,6 +38,24 @@ fn before_a_notice_all_is_well() {
 }
 
 #[test]
+fn a_blind_watcher_is_told_by_a_health_check_that_is_still_well() {
+    let nobody = format!("http://{}", free_address());
+    let mut sidecar = Sidecar::start(&[
+        ("PRESTOP_DRAIN", "ack"),
+        ("PRESTOP_WATCH", "spot"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &nobody),
+    ]);
+    while sidecar.await_event("watch")["watch"] != "spot" {}
+    let (status, body) = sidecar.get("/healthz");
+    assert_eq!(status, 200, "a serving task must not be replaced for it: {body}");
+    let told = body.lines().last().unwrap_or_default();
+    assert!(
+        told.starts_with("blind: spot: there is no instance metadata at"),
+        "{body}"
+    );
+}
+
+#[test]
 fn a_manual_notice_needs_the_token_and_turns_everything() {
     let mut sidecar = with_token();
     assert_eq!(sidecar.post("/drain", "").0, 401);
@@ -75,7 +93,7 @@ fn a_client_that_waits_for_a_notice_gets_it_as_soon_as_it_is_there() {
     let waiting = std::thread::spawn(move || {
         request(
             address,
-            "GET /notice?wait=60s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            "GET /notice?wait=60s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         )
     });
     assert_eq!(sidecar.post("/drain", TOKEN).0, 202);
@@ -138,12 +156,12 @@ fn what_is_asked_wrongly_is_answered_with_what_is_right() {
 fn nonsense_long_heads_and_long_bodies_are_refused_and_forgotten() {
     let sidecar = with_token();
     let long_head = format!(
-        "GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n",
         "a".repeat(100_000)
     );
     assert_eq!(request(sidecar.address, &long_head).0, 431);
     let long_body = format!(
-        "POST /drained HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{}",
+        "POST /drained HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{}",
         "b".repeat(100_000)
     );
     assert_eq!(request(sidecar.address, &long_body).0, 413);
@@ -155,7 +173,7 @@ fn nonsense_long_heads_and_long_bodies_are_refused_and_forgotten() {
 fn more_clients_than_may_wait_are_turned_away_and_health_and_drain_go_on() {
     let (address, requests) = app(Some(OK));
     let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &format!("http://{address}/"))]);
-    let wait = "GET /notice?wait=60s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let wait = "GET /notice?wait=60s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let held: Vec<TcpStream> = (0..64)
         .map(|_| {
             let mut stream = TcpStream::connect(sidecar.address).unwrap();
@@ -169,4 +187,126 @@ fn more_clients_than_may_wait_are_turned_away_and_health_and_drain_go_on() {
     assert_eq!(sidecar.stop(), Some(0));
     assert_eq!(requests.try_iter().count(), 1);
     drop(held);
+}
+
+/// Every endpoint, with what it answers to somebody who may ask.
+const EVERY: [(&str, &str, u16); 8] = [
+    ("GET", "/healthz", 200),
+    ("GET", "/ready", 200),
+    ("GET", "/notice", 204),
+    ("GET", "/status", 200),
+    ("GET", "/metrics", 200),
+    ("POST", "/drained", 409),
+    ("POST", "/drain", 202),
+    ("PUT", "/protect/job?for=10m", 404),
+];
+
+fn ask_as(address: std::net::SocketAddr, (method, path): (&str, &str), headers: &str) -> u16 {
+    let head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n{TOKEN}{headers}");
+    request(address, &format!("{head}Content-Length: 0\r\n\r\n")).0
+}
+
+#[test]
+fn a_web_page_is_refused_by_every_endpoint() {
+    let sidecar = with_token();
+    for headers in [
+        "Host: localhost\r\nOrigin: https://evil.example\r\n",
+        "Host: localhost\r\nOrigin: null\r\n",
+        "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n",
+        "Host: localhost\r\nSec-Fetch-Site: same-origin\r\n",
+        // A name of the page's own that leads to loopback.
+        "Host: evil.example:9911\r\n",
+        "Host: localhost\r\nHost: evil.example\r\n",
+        "Host: localhost.evil.example\r\n",
+        "Host: 127.0.0.1.evil.example\r\n",
+        "Host: evil.example:80@localhost\r\n",
+        "Host: \r\n",
+    ] {
+        for (method, path, _) in EVERY {
+            assert_eq!(
+                ask_as(sidecar.address, (method, path), headers),
+                403,
+                "{method} {path} with {headers}"
+            );
+        }
+    }
+    assert_eq!(sidecar.get("/ready").0, 200, "no notice has come of it");
+}
+
+#[test]
+fn whoever_is_no_web_page_may_ask_by_every_name_of_loopback() {
+    for headers in [
+        "",
+        "Host: localhost\r\n",
+        "Host: LOCALHOST:9911\r\n",
+        "Host: app.localhost\r\n",
+        "Host: 127.0.0.1:9911\r\n",
+        "Host: 127.1.2.3\r\n",
+        "Host: [::1]:9911\r\n",
+        // Typed into a browser.
+        "Host: localhost\r\nSec-Fetch-Site: none\r\n",
+    ] {
+        let sidecar = with_token();
+        for (method, path, status) in EVERY {
+            assert_eq!(
+                ask_as(sidecar.address, (method, path), headers),
+                status,
+                "{method} {path} with {headers}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_listener_for_others_answers_to_any_name_but_to_no_web_page() {
+    let mut everywhere = free_address();
+    everywhere.set_ip([0, 0, 0, 0].into());
+    let listen = everywhere.to_string();
+    let _sidecar = Sidecar::start(&[("PRESTOP_DRAIN", "ack"), ("PRESTOP_LISTEN", &listen)]);
+    let address = std::net::SocketAddr::new([127, 0, 0, 1].into(), everywhere.port());
+    let by_name = "Host: prestop:9911\r\n";
+    assert_eq!(ask_as(address, ("GET", "/notice"), by_name), 204);
+    let page = format!("{by_name}Origin: http://prestop:9911\r\n");
+    assert_eq!(ask_as(address, ("GET", "/notice"), &page), 403);
+}
+
+/// What its heap and stacks hold in memory.
+fn anonymous_kb(sidecar: &Sidecar) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", sidecar.process.id())).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+    let kb = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kb.unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_thousand_slow_connections_take_little_memory_and_no_place_from_a_health_check() {
+    let sidecar = Sidecar::start(&[("PRESTOP_DRAIN", "ack")]);
+    let listen = sidecar.address.to_string();
+    let healthy = || {
+        let health = crate::process::run(&["health"], &[("PRESTOP_LISTEN", &listen)]);
+        (health.status.code(), crate::process::complaints(&health))
+    };
+    assert_eq!(healthy(), (Some(0), String::new()));
+    let before = anonymous_kb(&sidecar);
+    // Some are refused as too long, some are never complete.
+    let heads = [15, 7].map(|kb| {
+        let long = "a".repeat(kb * 1024);
+        format!("GET /notice HTTP/1.1\r\nHost: localhost\r\nX: {long}")
+    });
+    let mut slow = Vec::new();
+    for i in 0..1000 {
+        let mut stream = TcpStream::connect(sidecar.address).unwrap();
+        // It may have been dropped already, in favour of a later one.
+        let _ = stream.write_all(heads[i % 2].as_bytes());
+        slow.push(stream);
+        if i % 250 == 249 {
+            assert_eq!(healthy(), (Some(0), String::new()), "beside {i} slow connections");
+        }
+    }
+    let more = anonymous_kb(&sidecar).saturating_sub(before);
+    assert!(
+        more < 1000,
+        "a thousand slow connections have made it {more} kB larger"
+    );
+    assert_eq!(sidecar.get("/notice").0, 204);
 }

@@ -172,7 +172,7 @@ async fn a_notice_that_is_withdrawn_does_not_undo_the_drain() {
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_runs_out_is_replaced_before_its_time_or_after_a_401() {
-    let played = Play::new(&ALL_WATCHED, &[answer(200)])
+    let played = Play::new(&[ALL_WATCHED[0], ALL_WATCHED[2]], &[answer(200)])
         .play(|director| async move {
             director.at(100.0).await;
             assert_eq!(director.stand_in.tokens_made(), 1, "one token serves many polls");

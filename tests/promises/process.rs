@@ -51,6 +51,10 @@ impl Process {
         Process(command.spawn().unwrap())
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.0.id().try_into().unwrap()).unwrap(), signal).unwrap();
     }
@@ -161,19 +165,19 @@ impl Sidecar {
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         request(
             self.address,
-            &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+            &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
         )
     }
 
     pub(crate) fn ask(&self, method: &str, path: &str) -> (u16, String) {
         request(
             self.address,
-            &format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+            &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
         )
     }
 
     pub(crate) fn post(&self, path: &str, headers: &str) -> (u16, String) {
-        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}");
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}");
         request(self.address, &format!("{head}Content-Length: 0\r\n\r\n"))
     }
 }

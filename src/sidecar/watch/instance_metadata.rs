@@ -1,5 +1,6 @@
 //! The client of the instance metadata service, version 2 (EC2 user guide, *Use the Instance
 //! Metadata Service*): a session token, renewed before its time, and one connection that is kept.
+//! Each watched item has a client of its own, since a connection on which one hangs answers no other.
 //!
 //! It lives with its only user. Nothing it returns is fatal: a 404 is the normal answer, everything
 //! else that is not 200 is a reason to be blind for a while, in words that say what to do.
@@ -77,13 +78,6 @@ pub enum Blind {
     },
 }
 
-impl Blind {
-    /// Whether asking for another item now would be in vain.
-    pub fn unreachable(&self) -> bool {
-        matches!(self, Blind::Silent { .. } | Blind::Absent { .. })
-    }
-}
-
 /// A 200.
 #[derive(Debug)]
 pub struct Reading {
@@ -95,6 +89,7 @@ pub struct Reading {
 
 /// The client.
 pub struct InstanceMetadata {
+    network: Network,
     endpoint: HttpUrl,
     server: Regular,
     token: Option<Token>,
@@ -110,9 +105,15 @@ impl InstanceMetadata {
     pub fn new(network: Network, endpoint: HttpUrl) -> InstanceMetadata {
         InstanceMetadata {
             endpoint,
-            server: Regular::new(network, CALL_LIMIT, MAX_ANSWER),
+            server: Regular::new(network.clone(), CALL_LIMIT, MAX_ANSWER),
+            network,
             token: None,
         }
+    }
+
+    /// Another client of the same service.
+    pub fn with_own_connection(&self) -> InstanceMetadata {
+        InstanceMetadata::new(self.network.clone(), self.endpoint.clone())
     }
 
     /// Asks for an item; `None` where there is none (404), which is what health looks like.

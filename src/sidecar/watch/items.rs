@@ -38,7 +38,7 @@ pub enum Sighting {
     Nothing,
     /// The end is announced.
     Notice {
-        /// For Spot.
+        /// For Spot, where it is one that EC2 documents.
         action: Option<Action>,
         /// By AWS's clock.
         host_ends: Option<Timestamp>,
@@ -104,27 +104,28 @@ fn with_json(body: &str, parse: impl Fn(&Value) -> Sighting) -> Sighting {
     }
 }
 
+/// The item is there only while an interruption is (EC2 user guide, *Spot Instance interruption
+/// notices*), so that any object is one: with an action that nobody knows yet, at worst two minutes away.
 fn spot(value: &Value) -> Sighting {
+    if !value.is_object() {
+        return Sighting::Senseless("not a JSON object".to_owned());
+    }
     let action = match value["action"].as_str() {
-        Some("terminate") => Action::Terminate,
-        Some("stop") => Action::Stop,
-        Some("hibernate") => Action::Hibernate,
-        Some(other) => {
-            return Sighting::Senseless(format!("the action `{}` is unknown", shortened(other)));
-        }
-        None => return Sighting::Senseless("there is no action in it".to_owned()),
+        Some("terminate") => Some(Action::Terminate),
+        Some("stop") => Some(Action::Stop),
+        Some("hibernate") => Some(Action::Hibernate),
+        _ => None,
     };
-    // An action is an interruption even where its time cannot be read: at worst it is two minutes
-    // away, and hibernation begins at once.
     let announced = value["time"]
         .as_str()
         .and_then(|time| time.parse::<Timestamp>().ok());
     let host_ends = announced.unwrap_or(match action {
-        Action::Hibernate => Timestamp::MIN,
-        Action::Terminate | Action::Stop => Timestamp::MAX,
+        // Hibernation begins at once.
+        Some(Action::Hibernate) => Timestamp::MIN,
+        _ => Timestamp::MAX,
     });
     Sighting::Notice {
-        action: Some(action),
+        action,
         host_ends: Some(host_ends),
     }
 }
@@ -233,6 +234,22 @@ mod tests {
     }
 
     #[test]
+    fn any_object_of_the_spot_item_is_a_notice_whatever_its_action() {
+        for body in [
+            "{}",
+            r#"{"action":"dance","time":"2026-11-23T21:06:17Z"}"#,
+            r#"{"action":null}"#,
+            r#"{"action":["stop"],"time":7}"#,
+            r#"{"Action":"terminate"}"#,
+        ] {
+            let (action, end) = notice(Item::Spot, body);
+            assert_eq!(action, None, "{body}");
+            let known = body.contains("2026").then_some("2026-11-23T21:06:17Z".to_owned());
+            assert_eq!(end, known.or(Some(Timestamp::MAX.to_string())), "{body}");
+        }
+    }
+
+    #[test]
     fn garbage_is_never_a_notice() {
         let deep = "[".repeat(60_000);
         for item in Item::ALL {
@@ -241,7 +258,9 @@ mod tests {
                 "",
                 "{",
                 "3",
-                "{\"action\":\"dance\"}",
+                "[7]",
+                "\"terminate\"",
+                "[null]",
                 "\u{0}\u{1}",
                 &deep,
             ] {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use backon::BackoffBuilder as _;
 use jiff::Timestamp;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::core::deadline::CEILING;
@@ -28,61 +29,74 @@ const MAX_BLIND_PAUSE: Duration = Duration::from_secs(10);
 /// instance do not ask in step.
 const JITTER: f64 = 0.1;
 
-/// Asks for the items, one after the other, at each interval; sends at most one notice for each.
-/// Returns when all have been seen.
+/// Watches each of the items on its own, so that one that hangs hides no other; returns when nothing
+/// more can be seen of any.
 pub async fn instance_metadata(
-    mut metadata: InstanceMetadata,
-    mut items: Vec<Item>,
+    metadata: InstanceMetadata,
+    items: Vec<Item>,
     interval: Duration,
     mailbox: Mailbox,
 ) {
-    let mut told: Vec<(Item, Option<String>)> = Vec::new();
+    let mut watchers = JoinSet::new();
+    for item in Item::ALL.into_iter().filter(|item| items.contains(item)) {
+        watchers.spawn(watch(
+            item,
+            metadata.with_own_connection(),
+            interval,
+            mailbox.clone(),
+        ));
+    }
+    while watchers.join_next().await.is_some() {}
+}
+
+/// Asks for an item at each interval; sends a notice, and another one whenever the end has come closer.
+/// Returns when the sidecar has gone.
+async fn watch(item: Item, mut metadata: InstanceMetadata, interval: Duration, mailbox: Mailbox) {
+    let mut announced: Option<Timestamp> = None;
+    let mut told: Option<Option<String>> = None;
     let mut blind_pauses = blind_pauses(interval);
-    while !items.is_empty() {
-        let mut seen_something = false;
-        for item in items.clone() {
-            let mut unreachable = false;
-            let why = match ask(&mut metadata, item).await {
-                Ok(None) => None,
-                Ok(Some(notice)) => {
-                    items.retain(|other| *other != item);
-                    if mailbox.send(Message::Notice(notice)).await.is_err() {
-                        return;
-                    }
-                    None
-                }
-                Err(why) => {
-                    unreachable = why.unreachable();
-                    Some(why.to_string())
-                }
-            };
-            seen_something |= why.is_none();
-            if tell(&mut told, item, why.clone()) {
-                let state = WatchState {
-                    watch: item.name(),
-                    sees: why.is_none(),
-                    why,
-                };
-                if mailbox.send(Message::Watch(state)).await.is_err() {
-                    return;
-                }
-            }
-            if unreachable {
-                // The other items would fare no better, each at the cost of a time-out.
-                break;
+    loop {
+        let seen = ask(&mut metadata, item).await;
+        if let Ok(Some(end)) = &seen
+            && announced.is_none_or(|before| end.at < before)
+        {
+            announced = Some(end.at);
+            if mailbox.send(Message::Notice(end.notice)).await.is_err() {
+                return;
             }
         }
-        if !seen_something {
-            sleep(blind_pauses.next().unwrap_or(MAX_BLIND_PAUSE).max(interval)).await;
+        let why = seen.err().map(|why| why.to_string());
+        let pause = if why.is_some() {
+            blind_pauses.next().unwrap_or(MAX_BLIND_PAUSE).max(interval)
         } else {
             blind_pauses = self::blind_pauses(interval);
-            sleep(jittered(interval)).await;
+            jittered(interval)
+        };
+        if told.as_ref() != Some(&why) {
+            told = Some(why.clone());
+            let state = WatchState {
+                watch: item.name(),
+                sees: why.is_none(),
+                why,
+            };
+            if mailbox.send(Message::Watch(state)).await.is_err() {
+                return;
+            }
         }
+        sleep(pause).await;
     }
 }
 
+/// An end that an item announces.
+struct AnnouncedEnd {
+    notice: Notice,
+    /// By AWS's clock, to tell whether a later announcement is an earlier end; the end of time where the
+    /// item says nothing of it.
+    at: Timestamp,
+}
+
 /// One question. A document that makes no sense is blindness of this one item.
-async fn ask(metadata: &mut InstanceMetadata, item: Item) -> Result<Option<Notice>, Blind> {
+async fn ask(metadata: &mut InstanceMetadata, item: Item) -> Result<Option<AnnouncedEnd>, Blind> {
     let Some(reading) = metadata.get(item.path()).await? else {
         return Ok(None);
     };
@@ -90,36 +104,25 @@ async fn ask(metadata: &mut InstanceMetadata, item: Item) -> Result<Option<Notic
     let aws_now = reading.date.unwrap_or_else(Timestamp::now);
     match item.parse(&reading.body, aws_now) {
         Sighting::Nothing => Ok(None),
-        Sighting::Notice { action, host_ends } => Ok(Some(Notice {
-            reason: item.reason(),
-            action,
-            host_end: host_ends.map_or(HostEnd::Unknown, |end| {
-                HostEnd::Known(now + until(end, aws_now).min(CEILING))
-            }),
+        Sighting::Notice { action, host_ends } => Ok(Some(AnnouncedEnd {
+            notice: Notice {
+                reason: item.reason(),
+                action,
+                host_end: host_ends.map_or(HostEnd::Unknown, |end| {
+                    HostEnd::Known(now + until(end, aws_now).min(CEILING))
+                }),
+            },
+            at: host_ends.unwrap_or(Timestamp::MAX),
         })),
-        Sighting::Starting { at: start } => {
-            let left = until(start, aws_now);
-            Ok((left <= items::MAINTENANCE_LEAD).then(|| Notice::host_ends_at(item.reason(), now + left)))
+        Sighting::Starting { at } => {
+            let left = until(at, aws_now);
+            let notice = Notice::host_ends_at(item.reason(), now + left);
+            Ok((left <= items::MAINTENANCE_LEAD).then_some(AnnouncedEnd { notice, at }))
         }
         Sighting::Senseless(why) => Err(Blind::Senseless {
             path: item.path(),
             why,
         }),
-    }
-}
-
-/// Whether this is news.
-fn tell(told: &mut Vec<(Item, Option<String>)>, item: Item, why: Option<String>) -> bool {
-    match told.iter_mut().find(|(other, _)| *other == item) {
-        Some((_, last)) if *last == why => false,
-        Some((_, last)) => {
-            *last = why;
-            true
-        }
-        None => {
-            told.push((item, why));
-            true
-        }
     }
 }
 
@@ -142,3 +145,6 @@ fn jittered(interval: Duration) -> Duration {
     let random = f64::from(Timestamp::now().subsec_nanosecond() % 1000) / 1000.0;
     interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * random)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,56 +1,35 @@
-//! The local endpoints: how containers of the task and their health checks talk to the sidecar.
-//!
-//! They answer from the latest status snapshot and pass what they are told on to the mailbox; they
-//! decide nothing. Connections, heads, bodies and times are bounded: a client that does nothing, or
-//! too much, costs a slot for a while and no more.
+//! What each endpoint answers, and to which methods.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::Full;
+use hyper::body::Bytes;
 use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::http::request::Parts;
+use hyper::{Method, Response, StatusCode};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
+use super::Endpoints;
 use crate::config;
 use crate::core::leases::{Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE, Said};
 use crate::core::notice::{Notice, Reason};
 use crate::core::url::HttpUrl;
 use crate::sidecar::drain::call::wall_clock;
-use crate::sidecar::http::{Ask, Network, Way};
-use crate::sidecar::mailbox::{Mailbox, Message};
-use crate::sidecar::protection::{Desk, What, protected_until};
+use crate::sidecar::http::{Ask, Way};
+use crate::sidecar::mailbox::Message;
+use crate::sidecar::protection::{What, protected_until};
 use crate::sidecar::status::Status;
-use crate::sidecar::telemetry::{Telemetry, metrics};
-
-/// Ten containers of a task with some workers each, long-polling. As many again are served at once
-/// and cannot wait, so that health checks and acknowledgements get through.
-const MAX_CONNECTIONS: usize = 64;
-
-/// From the connection to the end of the request's head, and between two requests.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
-
-/// The whole life of a connection: longer than the longest `/notice?wait`.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(90);
-
-/// Enough for any header that a proxy adds.
-const MAX_HEAD: usize = 16 * 1024;
-
-/// No endpoint needs a body; a short one is read and forgotten.
-const MAX_BODY: usize = 4 * 1024;
+use crate::sidecar::telemetry::metrics;
 
 /// The longest that `/notice` makes a client wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// The longest that an answer takes once the request is there; all others are shorter.
+pub(super) const LONGEST_ANSWER: Duration = MAX_WAIT;
 
 /// What `/ready` gives the app to answer: health checks of load balancers time out after 2 s and more.
 const READY_LIMIT: Duration = Duration::from_secs(1);
@@ -58,76 +37,15 @@ const READY_LIMIT: Duration = Duration::from_secs(1);
 /// Longer than all tries of a lease together, in case that something else is stuck.
 const PROTECT_LIMIT: Duration = Duration::from_secs(15);
 
-/// What the endpoints know and whom they tell.
-#[derive(Clone)]
-pub struct Endpoints {
-    /// The latest snapshot.
-    pub status: watch::Receiver<Arc<Status>>,
-    /// Where manual notices and acknowledgements go.
-    pub mailbox: Mailbox,
-    /// Required by `POST /drain`.
-    pub token: Option<Arc<str>>,
-    /// What `/ready` asks the app.
-    pub ready_url: Option<HttpUrl>,
-    /// How it asks.
-    pub network: Network,
-    /// Where leases are had, if anywhere.
-    pub protect: Option<Desk>,
-    /// For the count of dropped lines.
-    pub telemetry: Telemetry,
-}
+const _: () = assert!(
+    PROTECT_LIMIT.as_secs() < LONGEST_ANSWER.as_secs() && READY_LIMIT.as_secs() < LONGEST_ANSWER.as_secs()
+);
 
-type Reply = Response<Full<Bytes>>;
-
-/// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, endpoints: Endpoints) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors: some are given back as connections end.
-            sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        while connections.try_join_next().is_some() {}
-        let slot = Arc::clone(&slots).try_acquire_owned().ok();
-        if slot.is_none() && connections.len() >= 2 * MAX_CONNECTIONS {
-            continue;
-        }
-        let endpoints = endpoints.clone();
-        connections.spawn(async move {
-            let full = slot.is_none();
-            let limit = if full { HEAD_LIMIT } else { CONNECTION_LIMIT };
-            let _ = timeout(limit, connection(stream, endpoints, full)).await;
-            drop(slot);
-        });
-    }
-}
-
-async fn connection(stream: TcpStream, endpoints: Endpoints, full: bool) {
-    let service = service_fn(|request| {
-        let endpoints = endpoints.clone();
-        async move { Ok::<_, Infallible>(endpoints.answer(request, full).await) }
-    });
-    // A client that breaks off or sends nonsense ends its own connection only.
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
-        .max_buf_size(MAX_HEAD)
-        .keep_alive(!full)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-}
+pub(super) type Reply = Response<Full<Bytes>>;
 
 impl Endpoints {
-    async fn answer(&self, request: Request<Incoming>, full: bool) -> Reply {
-        let (head, body) = request.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect();
-        match timeout(HEAD_LIMIT, body).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "no endpoint needs a body\n"),
-            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body did not arrive\n"),
-        }
+    /// `waiting`: the places of those that wait for a notice.
+    pub(super) async fn answer(&self, head: Parts, waiting: &Semaphore) -> Reply {
         let path = head.uri.path();
         let query = head.uri.query();
         let allowed = match path {
@@ -155,11 +73,7 @@ impl Endpoints {
         match path {
             "/healthz" => self.healthz(),
             "/ready" => self.ready().await,
-            "/notice" if full => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many connections are waiting\n",
-            ),
-            "/notice" => self.notice(query).await,
+            "/notice" => self.notice(query, waiting).await,
             "/status" => self.status(),
             "/metrics" => self.metrics(),
             "/drained" => self.drained(query).await,
@@ -168,11 +82,23 @@ impl Endpoints {
         }
     }
 
+    /// Well while it can drain: a watcher that is blind must not get a serving task replaced.
     fn healthz(&self) -> Reply {
-        match &self.snapshot().unhealthy {
-            None => text(StatusCode::OK, "ok\n"),
-            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
+        let snapshot = self.snapshot();
+        if let Some(why) = &snapshot.unhealthy {
+            return text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n"));
         }
+        let mut body = "ok\n".to_owned();
+        for watch in &snapshot.watches {
+            if let Some(why) = &watch.why {
+                let _ = writeln!(body, "blind: {}: {why}", watch.watch);
+            }
+        }
+        let protection = snapshot.protection.as_ref();
+        if let Some(why) = protection.and_then(|protection| protection.trouble.as_ref()) {
+            let _ = writeln!(body, "protection: {why}");
+        }
+        text(StatusCode::OK, &body)
     }
 
     async fn ready(&self) -> Reply {
@@ -203,7 +129,7 @@ impl Endpoints {
         }
     }
 
-    async fn notice(&self, query: Option<&str>) -> Reply {
+    async fn notice(&self, query: Option<&str>, waiting: &Semaphore) -> Reply {
         let wait = match parameter(query, "wait").map(config::duration) {
             None => Duration::ZERO,
             Some(Some(wait)) if wait <= MAX_WAIT => wait,
@@ -214,10 +140,15 @@ impl Endpoints {
                 );
             }
         };
-        let mut status = self.status.clone();
-        // `wait_for` fails only where the sidecar has gone, and this connection with it.
-        let noticed = status.wait_for(|status| status.notice.is_some());
-        let _ = timeout(wait, noticed).await;
+        if !wait.is_zero() && self.status.borrow().notice.is_none() {
+            let Ok(_place) = waiting.try_acquire() else {
+                return text(StatusCode::SERVICE_UNAVAILABLE, "too many are waiting already\n");
+            };
+            let mut status = self.status.clone();
+            // `wait_for` fails only where the sidecar has gone, and this connection with it.
+            let noticed = status.wait_for(|status| status.notice.is_some());
+            let _ = timeout(wait, noticed).await;
+        }
         let snapshot = self.snapshot();
         let (Some(notice), Some(deadline)) = (snapshot.notice, snapshot.deadline) else {
             return reply(StatusCode::NO_CONTENT, "text/plain", String::new());
@@ -353,7 +284,6 @@ impl Endpoints {
         };
         let protection = Arc::clone(&desk.report.borrow());
         let mut status = Status::clone(&status);
-        status.unhealthy = status.unhealthy.or_else(|| protection.trouble.clone());
         status.protection = Some(protection);
         Arc::new(status)
     }
@@ -416,7 +346,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
 }
 
-fn text(status: StatusCode, body: &str) -> Reply {
+pub(super) fn text(status: StatusCode, body: &str) -> Reply {
     reply(status, "text/plain; charset=utf-8", body.to_owned())
 }
 
@@ -427,35 +357,4 @@ fn reply(status: StatusCode, content_type: &'static str, body: String) -> Reply 
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
-}
-
-/// Asks the sidecar of this container how it is: what `ecs-prestop health` does.
-///
-/// # Errors
-/// The reason in words.
-pub async fn ask_health(listen: SocketAddr) -> Result<(), String> {
-    /// An ECS health check is given 5 s by default; a sidecar that needs two is not healthy.
-    const LIMIT: Duration = Duration::from_millis(1500);
-    let ip = match listen.ip() {
-        ip if !ip.is_unspecified() => ip,
-        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-    };
-    let address = SocketAddr::new(ip, listen.port());
-    let url: HttpUrl = format!("http://{address}/healthz")
-        .parse()
-        .map_err(|why| format!("{address}: {why}"))?;
-    timeout(LIMIT, async {
-        let answer = Network::system(1).ask(Ask::get(&url), &mut Way::default()).await;
-        let answer = answer.map_err(|why| format!("no sidecar answers at {address}: {why}"))?;
-        let status = answer.status();
-        let body = answer.text(MAX_BODY).await.map_err(|why| why.to_string())?;
-        if status.is_success() {
-            Ok(())
-        } else {
-            Err(body.trim().to_owned())
-        }
-    })
-    .await
-    .unwrap_or_else(|_| Err(format!("the sidecar at {address} does not answer within 1.5 s")))
 }

@@ -1,0 +1,41 @@
+//! The local endpoints: how containers of the task and their health checks talk to the sidecar.
+//!
+//! They answer from the latest status snapshot and pass what they are told on to the mailbox; they
+//! decide nothing. [`server`] bounds what clients can cost and who may ask, [`routes`] answers, [`health`]
+//! is the client of `ecs-prestop health`.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::core::url::HttpUrl;
+use crate::sidecar::http::Network;
+use crate::sidecar::mailbox::Mailbox;
+use crate::sidecar::protection::Desk;
+use crate::sidecar::status::Status;
+use crate::sidecar::telemetry::Telemetry;
+
+pub mod health;
+mod routes;
+mod server;
+
+pub use server::serve;
+
+/// What the endpoints know and whom they tell.
+#[derive(Clone)]
+pub struct Endpoints {
+    /// The latest snapshot.
+    pub status: watch::Receiver<Arc<Status>>,
+    /// Where manual notices and acknowledgements go.
+    pub mailbox: Mailbox,
+    /// Required by `POST /drain`.
+    pub token: Option<Arc<str>>,
+    /// What `/ready` asks the app.
+    pub ready_url: Option<HttpUrl>,
+    /// How it asks.
+    pub network: Network,
+    /// Where leases are had, if anywhere.
+    pub protect: Option<Desk>,
+    /// For the count of dropped lines.
+    pub telemetry: Telemetry,
+}

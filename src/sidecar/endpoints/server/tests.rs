@@ -1,0 +1,89 @@
+//! Connections in memory, under a paused clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::*;
+use crate::core::deadline::{Limits, Reserve, StopTimeout};
+use crate::core::lifecycle::{AfterDrain, AwsPolicy, Lifecycle, Policy};
+use crate::sidecar::http::Network;
+use crate::sidecar::mailbox;
+use crate::sidecar::status::Status;
+use crate::sidecar::telemetry::Telemetry;
+
+/// Endpoints of a sidecar that watches; the sender keeps them alive.
+fn endpoints() -> (Endpoints, watch::Sender<Arc<Status>>) {
+    let policy = Policy {
+        limits: Limits {
+            stop_timeout: StopTimeout::DEFAULT,
+            reserve: Reserve::DEFAULT,
+        },
+        settle: Duration::ZERO,
+        after_drain: AfterDrain::Wait,
+        aws: AwsPolicy::default(),
+    };
+    let status = watch::Sender::new(Arc::new(Status {
+        identity: crate::core::task::Identity::default(),
+        watches: Vec::new(),
+        unhealthy: None,
+        report: Lifecycle::new(policy, None).report(),
+        protection: None,
+        notice: None,
+        deadline: None,
+        task: Arc::new(None),
+    }));
+    let endpoints = Endpoints {
+        status: status.subscribe(),
+        mailbox: mailbox::channel().0,
+        token: None,
+        ready_url: None,
+        network: Network::system(1),
+        protect: None,
+        telemetry: Telemetry::default(),
+    };
+    (endpoints, status)
+}
+
+/// One request of a client that keeps its connection; the head of the answer, empty where none came.
+async fn ask(stream: &mut DuplexStream, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = [0; 4096];
+    let n = stream.read(&mut answer).await.unwrap_or(0);
+    String::from_utf8_lossy(&answer[..n]).into_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_long_poll_of_a_kept_connection_is_answered() {
+    for wait in [1, 7, 19, 21, 30, 45, 60] {
+        let (endpoints, _status) = endpoints();
+        let server = Arc::new(Server::new(Audience::Loopback, endpoints));
+        let start = Instant::now();
+        let mut closes = 0;
+        let mut kept: Option<DuplexStream> = None;
+        while start.elapsed() < Duration::from_secs(600) {
+            let mut stream = kept.take().unwrap_or_else(|| {
+                let (ours, theirs) = duplex(64 * 1024);
+                tokio::spawn(Arc::clone(&server).converse(theirs, server.asking.try_take()));
+                ours
+            });
+            let asked = start.elapsed();
+            let answer = ask(&mut stream, &format!("/notice?wait={wait}s")).await;
+            let case = format!("wait={wait}s asked at {asked:?}, {closes} connections closed before");
+            assert!(answer.starts_with("HTTP/1.1 204"), "{case}: `{answer}`");
+            if answer.contains("connection: close") {
+                closes += 1;
+            } else {
+                kept = Some(stream);
+            }
+        }
+        assert!(
+            closes <= 10,
+            "polls of {wait} s share connections, a minute each: {closes}"
+        );
+    }
+}
