@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::config;
-use crate::core::leases::{Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE, Said};
+use crate::core::leases::{self, Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE, Said};
 use crate::core::notice::{Notice, Reason};
 use crate::core::url::HttpUrl;
 use crate::sidecar::drain::call::wall_clock;
@@ -55,8 +55,8 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// What `/ready` gives the app to answer: health checks of load balancers time out after 2 s and more.
 const READY_LIMIT: Duration = Duration::from_secs(1);
 
-/// Longer than all tries of a lease together, in case that something else is stuck.
-const PROTECT_LIMIT: Duration = Duration::from_secs(15);
+/// Longer than a lease may take, in case that something else is stuck.
+const PROTECT_LIMIT: Duration = leases::MAX_WAIT.saturating_add(Duration::from_secs(3));
 
 /// What the endpoints know and whom they tell.
 #[derive(Clone)]
