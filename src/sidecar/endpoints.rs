@@ -169,9 +169,16 @@ impl Endpoints {
     }
 
     fn healthz(&self) -> Reply {
-        match &self.snapshot().unhealthy {
-            None => text(StatusCode::OK, "ok\n"),
-            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
+        let snapshot = self.snapshot();
+        let protection = snapshot.protection.as_ref();
+        match (
+            &snapshot.unhealthy,
+            protection.and_then(|report| report.trouble.as_ref()),
+        ) {
+            (Some(why), _) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
+            // It can drain all the same.
+            (None, Some(trouble)) => text(StatusCode::OK, &format!("ok, but {trouble}\n")),
+            (None, None) => text(StatusCode::OK, "ok\n"),
         }
     }
 
@@ -348,7 +355,6 @@ impl Endpoints {
         };
         let protection = Arc::clone(&desk.report.borrow());
         let mut status = Status::clone(&status);
-        status.unhealthy = status.unhealthy.or_else(|| protection.trouble.clone());
         status.protection = Some(protection);
         Arc::new(status)
     }
