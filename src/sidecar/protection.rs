@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant as Clock, MissedTickBehavior, interval, sleep_until, timeout};
 
-use crate::core::leases::{Answer, Asker, Command, Event, LeaseName, Protection, Said};
+use crate::core::leases::{Answer, Asker, CALL_LIMIT, Command, Event, LeaseName, Protection, Said};
 use crate::core::lifecycle::ShutdownState;
 use crate::core::task::Container;
 use crate::core::timeline::AwsOutcome;
@@ -39,8 +39,11 @@ const TASK_KNOWN: Duration = Duration::from_secs(2);
 /// some of them stays protected.
 const BUSY_LEASE: Duration = Duration::from_secs(300);
 
-/// What the end of a protection gets before the sidecar leaves: three tries behind a call under way.
-const RELEASE_LIMIT: Duration = Duration::from_secs(10);
+/// What the end of a protection gets before the sidecar leaves: one try behind a call under way, and a
+/// second more. Beyond that it ends by itself.
+const RELEASE_LIMIT: Duration = CALL_LIMIT
+    .saturating_mul(2)
+    .saturating_add(Duration::from_secs(1));
 
 /// A request of an endpoint.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What AWS is asked for neither delays nor spoils the drain, whatever AWS answers.
 //!
-//! The real SDK against the stand-in's APIs, in memory and under a paused clock; `tests/aws` plays the
+//! The real SDK against the stand-in's APIs, in memory and under a paused clock; `tests/python` plays the
 //! same against moto with the real binary.
 
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //! keeps sending until it is told otherwise.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use ecs_prestop::tools::rehearse::balancer;
@@ -28,7 +28,12 @@ fn aws(network_mode: &str) -> Aws {
         {"name": "web", "image": "web:1", "portMappings": [{"containerPort": 8080}]},
         {"name": "prestop", "image": "ecs-prestop:1", "stopTimeout": 90}]});
     let stand_in = StandIn::new(Definition::from_value(&definition).unwrap());
-    let (address, balancer) = (free_address(), free_address());
+    let [api, front] = [(); 2].map(|()| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        listener
+    });
+    let (address, balancer) = (api.local_addr().unwrap(), front.local_addr().unwrap());
     let served = stand_in.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -36,14 +41,11 @@ fn aws(network_mode: &str) -> Aws {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let bind = tokio::net::TcpListener::bind;
-            let (api, front) = (bind(address).await.unwrap(), bind(balancer).await.unwrap());
+            let [api, front] =
+                [api, front].map(|listener| tokio::net::TcpListener::from_std(listener).unwrap());
             tokio::join!(served.serve(api), balancer::serve(&front, &served)).0
         })
     });
-    for address in [address, balancer] {
-        await_that("it serves", || TcpStream::connect(address).is_ok());
-    }
     Aws {
         stand_in,
         address,
@@ -249,12 +251,11 @@ fn a_target_drains_for_the_delay_and_is_unused_then() {
         attributes.contains("<Key>deregistration_delay.timeout_seconds</Key><Value>300</Value>"),
         "{attributes}"
     );
-    let delay = Duration::from_secs(1);
-    aws.stand_in.balance(
-        "127.0.0.1:8080".parse().unwrap(),
-        "127.0.0.1:8081".parse().unwrap(),
-        delay,
-    );
+    let balance = |delay| {
+        let [task, other] = ["127.0.0.1:8080", "127.0.0.1:8081"].map(|address| address.parse().unwrap());
+        aws.stand_in.balance(task, other, delay);
+    };
+    balance(Duration::from_secs(3600));
     let group = &GROUP.replace("web", "app");
     let all = || aws.elb("DescribeTargetHealth", group, "").1;
     assert_eq!(all().matches("<State>healthy</State>").count(), 2);
@@ -268,6 +269,9 @@ fn a_target_drains_for_the_delay_and_is_unused_then() {
         "{}",
         all()
     );
+    // The same with a delay that is worth waiting for.
+    balance(Duration::from_millis(50));
+    assert_eq!(aws.elb("DeregisterTargets", group, ours).0, 200);
     await_that("it is unused", || aws.health(group, "10.0.2.106") == "unused");
     assert!(!all().contains("10.0.2.106"), "{}", all());
     assert_eq!(aws.health(group, "10.0.2.107"), "healthy");

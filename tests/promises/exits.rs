@@ -7,11 +7,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::process::{NOT_FOUND, OK, Process, Sidecar, app, binary, complaints, run};
+use crate::process::{NOT_FOUND, OK, Process, Sidecar, app, binary, complaints, free_address, run};
 
 fn drain(address: std::net::SocketAddr) -> String {
     format!("POST http://{address}/drain")
 }
+
+/// The shortest whose margin before SIGKILL is a whole second: as long as this machine may let a process
+/// wait for its turn.
+const STOP_TIMEOUT: &str = "10s";
+const SIGKILL: Duration = Duration::from_secs(10);
 
 #[test]
 fn drained_in_time_is_0_and_the_last_line_tells_the_whole_story() {
@@ -61,8 +66,9 @@ fn a_step_that_failed_for_good_is_4() {
 #[test]
 fn a_hung_app_is_3_and_sigkill_at_the_stop_timeout_comes_too_late() {
     let (address, _requests) = app(None);
-    let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address)), ("PRESTOP_STOP_TIMEOUT", "5s")]);
-    let sigkill = Instant::now() + Duration::from_secs(5);
+    let timeout = ("PRESTOP_STOP_TIMEOUT", STOP_TIMEOUT);
+    let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address)), timeout]);
+    let sigkill = Instant::now() + SIGKILL;
     sidecar.process.signal(Signal::TERM);
     let code = sidecar
         .process
@@ -85,14 +91,14 @@ fn a_full_pipe_that_nobody_reads_does_not_make_it_late() {
     let mut command = binary();
     command
         .env("PRESTOP_DRAIN", drain(address))
-        .env("PRESTOP_STOP_TIMEOUT", "2s")
+        .env("PRESTOP_STOP_TIMEOUT", STOP_TIMEOUT)
         .env("PRESTOP_LISTEN", "off")
         .env("PRESTOP_LOG", "trace")
         .stdout(stdout)
         .stderr(stderr);
     let mut process = Process::start(&mut command);
     process.await_handlers();
-    let sigkill = Instant::now() + Duration::from_secs(2);
+    let sigkill = Instant::now() + SIGKILL;
     process.signal(Signal::TERM);
     let code = process.wait_until(sigkill).expect("SIGKILL would have hit it");
     assert_eq!(code, Some(3));
@@ -215,7 +221,7 @@ fn a_listen_address_that_is_taken_is_78() {
 
 #[test]
 fn an_app_that_is_already_dead_costs_five_seconds_at_most_and_is_4() {
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = free_address();
     let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(gone)), ("PRESTOP_STOP_TIMEOUT", "20s")]);
     assert_eq!(sidecar.stop(), Some(4));
 }

@@ -24,7 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep};
 
 const IMDS: &str = "http://169.254.169.254";
-const TMDS: &str = "http://169.254.170.2/v4/prestop";
+pub(crate) const TMDS: &str = "http://169.254.170.2/v4/prestop";
 pub(crate) const AGENT: &str = "http://169.254.170.3/api/prestop";
 
 /// What the app does with one connection.

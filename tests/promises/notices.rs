@@ -40,7 +40,7 @@ async fn a_spot_interruption_is_seen_within_a_poll_and_the_app_is_told_why() {
             (Code::Drained, vec![Reason::SpotInterruption])
         );
         assert!((30.0..31.5).contains(&played.ended_at), "{}", played.ended_at);
-        // The time in it has whole seconds only.
+        // The time in it, and that of the answer, have whole seconds only.
         assert!((78.0..=80.0).contains(&budget(&played)), "{}", budget(&played));
         let body: serde_json::Value = serde_json::from_str(played.requests[0].body()).unwrap();
         assert_eq!(

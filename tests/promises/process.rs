@@ -2,13 +2,14 @@
 //! is no measure of speed: only a hang reaches it.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::net::TcpSocket;
 
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -199,9 +200,16 @@ pub(crate) fn request(address: SocketAddr, bytes: &str) -> (u16, String) {
     (status, answer)
 }
 
-/// An address that was free a moment ago.
+/// An address at which nobody listens, and which nobody gets who asks the kernel for any port: a
+/// socket of this process stays bound to it. A server that is told to can listen there all the same,
+/// since both sides set `SO_REUSEADDR` and this one never listens (ip(7), socket(7)).
 pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let holder = TcpSocket::new_v4().unwrap();
+    holder.set_reuseaddr(true).unwrap();
+    holder.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = holder.local_addr().unwrap();
+    std::mem::forget(holder);
+    address
 }
 
 /// A server that gives every request the same bytes, or never an answer; sends each request's text.

@@ -3,9 +3,16 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use ecs_prestop::core::url::HttpUrl;
+use ecs_prestop::sidecar::http::{Ask, Network};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use tokio::time::sleep;
 
+use crate::memory::{Does, Play, TMDS};
 use crate::process::{Process, await_that, binary, request};
 
 pub(crate) struct Simulate {
@@ -20,11 +27,12 @@ const DEFINITION: &str = r#"{"family": "shop", "networkMode": "awsvpc", "somethi
         {"name": "prestop", "image": "ecs-prestop:1"}]}"#;
 
 pub(crate) fn simulate(more: &[&str]) -> Simulate {
+    static FILES: AtomicU32 = AtomicU32::new(0);
     let mut file = std::env::temp_dir();
     file.push(format!(
         "ecs-prestop-test-{}-{}.json",
         std::process::id(),
-        more.len()
+        FILES.fetch_add(1, Ordering::Relaxed)
     ));
     std::fs::File::create(&file)
         .unwrap()
@@ -43,6 +51,8 @@ pub(crate) fn simulate(more: &[&str]) -> Simulate {
         .trim_end_matches('.')
         .parse()
         .unwrap_or_else(|_| panic!("no address in {first}"));
+    // It has been read by then.
+    std::fs::remove_file(&file).unwrap();
     Simulate {
         _process: process,
         address,
@@ -134,12 +144,26 @@ fn the_task_metadata_and_the_ecs_api_speak_of_the_same_task() {
     assert!(status == 200 && answer.contains("\"failures\":[]"), "{answer}");
 }
 
-#[test]
-fn task_metadata_answers_429_beyond_its_burst() {
-    let ecs = simulate(&[]);
-    let statuses: Vec<u16> = (0..200).map(|_| ecs.ask("GET", "/v4/web", "").0).collect();
-    assert_eq!(statuses[..60], [200; 60], "the burst");
-    assert!(statuses.contains(&429), "{statuses:?}");
+#[tokio::test(start_paused = true)]
+async fn task_metadata_answers_429_beyond_its_burst_and_40_requests_a_second_after_it() {
+    async fn statuses(network: &Network, requests: usize) -> Vec<u16> {
+        let url: HttpUrl = TMDS.parse().unwrap();
+        let mut statuses = Vec::new();
+        for _ in 0..requests {
+            let answer = network
+                .ask(Ask::get(&url), &mut ecs_prestop::sidecar::http::Way::default())
+                .await
+                .unwrap();
+            statuses.push(answer.status().as_u16());
+        }
+        statuses
+    }
+    let network = Play::new(&[], &[Does::Refuses]).network();
+    assert_eq!(statuses(&network, 60).await, [200; 60], "the burst");
+    assert_eq!(statuses(&network, 1).await, [429]);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(statuses(&network, 40).await, [200; 40]);
+    assert_eq!(statuses(&network, 1).await, [429]);
 }
 
 #[test]
@@ -205,18 +229,21 @@ fn task_protection_is_had_within_ecs_limits_and_ends_when_told() {
         (1, r#"{"ProtectionEnabled":true,"ExpiresInMinutes":1}"#),
         (2880, r#"{"ProtectionEnabled":true,"ExpiresInMinutes":2880}"#),
     ] {
+        let before = Timestamp::now();
         let (status, answer) = ecs.protect(PROTECTION, body);
+        let after = Timestamp::now();
         let protection = &answer["protection"];
         assert_eq!(
             (status, &protection["ProtectionEnabled"]),
             (200, &true.into()),
             "{answer}"
         );
-        let expires: jiff::Timestamp = protection["ExpirationDate"].as_str().unwrap().parse().unwrap();
-        let left = expires.duration_since(jiff::Timestamp::now()).as_secs();
+        let expires: Timestamp = protection["ExpirationDate"].as_str().unwrap().parse().unwrap();
+        let from = expires - SignedDuration::from_mins(minutes);
+        // It has whole seconds only.
         assert!(
-            (minutes * 60 - 5..=minutes * 60).contains(&left),
-            "{left} s of {minutes} min"
+            (before - SignedDuration::from_secs(1)..=after).contains(&from),
+            "{answer} between {before} and {after}"
         );
         assert!(
             protection["TaskArn"]
@@ -331,7 +358,7 @@ fn faults_break_one_service_for_a_number_of_requests() {
     }
     assert_eq!(both.control("fault?target=tmds&kind=huge&requests=1").0, 200);
     assert_eq!(both.ask("GET", "/v4/web", "").1.len(), 3 * 1024 * 1024);
-    assert_eq!(both.control("fault?target=tmds&kind=refuse&for=2s").0, 200);
+    assert_eq!(both.control("fault?target=tmds&kind=refuse&for=5s").0, 200);
     await_that("it refuses", || TcpStream::connect(both.address).is_err());
     await_that("it is back", || TcpStream::connect(both.address).is_ok());
     assert_eq!(both.ask("GET", "/v4/web", "").0, 200, "it is back");

@@ -32,15 +32,29 @@ const MAX_SLICE_MINUTES: u32 = 60;
 /// What ECS counts in.
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// A lease that lasts longer than any one agreement counts while ECS has agreed to so much: an hour, to
+/// the minute that ECS counts in. So workers that renew long leases all the time cost a call a minute.
+const LONG_ENOUGH: Duration = MINUTE.saturating_mul(MAX_SLICE_MINUTES - 1);
+
 /// A renewal is due when this part of what was agreed is left: time enough for a score of tries.
 const RENEW_AT: u32 = 3;
 
-/// Calls until those who wait are told that there is no agreement. Three of 2 s each and the pauses
-/// between them are 8 s at most, and 10 s behind a call that was under way: less than clients wait.
+/// What one call may take. The agent gives ECS 4 s for it (agent, `ecsCallTimeout` in
+/// `ecs-agent/tmds/handlers/taskprotection`), and needs a moment of its own to say that they were in vain.
+pub const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Calls until those who wait are told that there is no agreement.
 const MAX_TRIES: u32 = 3;
 
 /// Before the second try; doubled before the third.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest that a request waits: all tries and the pauses between them, behind a call that was
+/// under way. 21.5 s, less than the 30 s for which SQS hides a message from other workers by default
+/// (SQS developer guide, *Amazon SQS visibility timeout*).
+pub const MAX_WAIT: Duration = CALL_LIMIT
+    .saturating_mul(1 + MAX_TRIES)
+    .saturating_add(FIRST_PAUSE.saturating_mul(2_u32.pow(MAX_TRIES - 1) - 1));
 
 /// Between two rounds of tries that nobody waits for.
 const ROUND_PAUSE: Duration = Duration::from_secs(60);
@@ -276,6 +290,11 @@ impl Held {
     /// From when on it is renewed for leases that last longer.
     fn renew_at(&self) -> Instant {
         self.until - self.slice / RENEW_AT
+    }
+
+    /// Whether a lease that ends then may be granted now.
+    fn vouches_for(&self, end: Instant, now: Instant) -> bool {
+        self.until >= end.min(now + LONG_ENOUGH)
     }
 }
 
@@ -541,8 +560,10 @@ impl Protection {
                 let left = self
                     .wanted()
                     .map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+                // Whoever asks a moment later, or renews a lease while working, needs no call then.
+                let times = if self.waiting.is_empty() { 1 } else { 2 };
                 // Whole minutes, rounded up.
-                let minutes = left.as_nanos().div_ceil(MINUTE.as_nanos());
+                let minutes = (left * times).as_nanos().div_ceil(MINUTE.as_nanos());
                 let minutes = u32::try_from(minutes)
                     .unwrap_or(u32::MAX)
                     .clamp(1, MAX_SLICE_MINUTES);
@@ -567,7 +588,7 @@ impl Protection {
     fn grant_what_is_covered(&mut self, now: Instant, commands: &mut Vec<Command>) {
         let Some(held) = self.held else { return };
         for request in std::mem::take(&mut self.waiting) {
-            if !covers(held, request.until, now) {
+            if !held.vouches_for(request.until, now) {
                 self.waiting.push(request);
                 continue;
             }
@@ -613,8 +634,12 @@ impl Protection {
         let Some(until) = self.wanted() else {
             return self.perhaps_until.map(|_| Wish::Release);
         };
-        let covered = self.held.is_some_and(|held| covers(held, until, now));
-        (!covered).then_some(Wish::Protect)
+        let enough = self.held.is_some_and(|held| {
+            let renewal_due = until > held.until && now >= held.renew_at();
+            let waiting = |request: &Waiting| !held.vouches_for(request.until, now);
+            !renewal_due && !self.waiting.iter().any(waiting)
+        });
+        (!enough).then_some(Wish::Protect)
     }
 
     /// The end of the last lease, given or asked for.
@@ -622,11 +647,6 @@ impl Protection {
         let waiting = self.waiting.iter().map(|request| request.until);
         self.leases.values().copied().chain(waiting).max()
     }
-}
-
-/// Whether a lease needs no call now: ECS has agreed to all of it, or a renewal is not due yet.
-fn covers(held: Held, until: Instant, now: Instant) -> bool {
-    until <= held.until || now < held.renew_at()
 }
 
 impl Call {

@@ -92,7 +92,7 @@ impl Play {
 #[test]
 fn a_lease_counts_once_ecs_has_agreed_and_its_return_ends_the_protection() {
     let mut play = Play::new();
-    assert_eq!(play.take(0.0, "job", 600.0), ["protect 10"]);
+    assert_eq!(play.take(0.0, "job", 600.0), ["protect 20"]);
     assert_eq!(play.said(0.2, AGREED), ["1 has job until 600"]);
     assert_eq!(play.give_back(30.0, "job"), ["2 GivenBack", "release"]);
     assert_eq!(play.said(30.1, AGREED), [""; 0]);
@@ -103,20 +103,40 @@ fn a_lease_counts_once_ecs_has_agreed_and_its_return_ends_the_protection() {
 #[test]
 fn many_that_ask_together_cost_one_call_and_one_that_asks_later_none() {
     let mut play = Play::new();
-    assert_eq!(play.take(0.0, "a", 600.0), ["protect 10"]);
+    assert_eq!(play.take(0.0, "a", 600.0), ["protect 20"]);
     assert_eq!(play.take(0.0, "b", 300.0), [""; 0]);
     assert_eq!(play.take(0.1, "c", 6000.0), [""; 0]);
     assert_eq!(
         play.said(0.2, AGREED),
-        ["1 has a until 600", "2 has b until 300", "3 has c until 6000.1"]
+        ["1 has a until 600", "2 has b until 300", "protect 60"],
+        "c ends after what ECS has agreed to"
     );
+    assert_eq!(play.said(0.4, AGREED), ["3 has c until 6000.1"]);
     assert_eq!(play.take(10.0, "d", 60.0), ["4 has d until 70"]);
     assert_eq!(play.timeout(), Some(70.0));
     assert_eq!(play.give_back(11.0, "d"), ["5 GivenBack"]);
     assert_eq!(play.timeout(), Some(300.0), "b ends");
     play.on(300.0, Event::Timeout);
-    assert_eq!(play.timeout(), Some(400.0), "a third of ten minutes is left");
-    assert_eq!(play.on(400.0, Event::Timeout), ["protect 60"]);
+    assert_eq!(play.timeout(), Some(600.0), "a ends");
+    play.on(600.0, Event::Timeout);
+    assert_eq!(play.timeout(), Some(2400.2), "a third of the hour is left");
+    assert_eq!(play.on(2400.2, Event::Timeout), ["protect 60"]);
+}
+
+#[test]
+fn a_worker_that_renews_its_lease_all_the_time_costs_a_call_now_and_then() {
+    for (length, most) in [(60.0, 61), (600.0, 7), (3000.0, 7), (7200.0, 61)] {
+        let mut play = Play::new();
+        let mut calls = 0;
+        for second in 0..3600 {
+            let said = play.take(second.into(), "job", length);
+            if said[0].starts_with("protect") {
+                calls += 1;
+                play.said(second.into(), AGREED);
+            }
+        }
+        assert!(calls <= most, "{calls} calls in an hour for leases of {length} s");
+    }
 }
 
 #[test]
@@ -137,7 +157,7 @@ fn a_refused_lease_is_not_kept_and_who_asks_at_once_again_costs_no_call() {
         assert_eq!(play.take(0.5, "job", 600.0), ["2 Refused"]);
         assert_eq!(play.give_back(0.6, "job"), ["3 Unknown"]);
         assert!(play.protection.state().trouble.is_some());
-        assert_eq!(play.take(1.2, "job", 600.0), ["protect 10"]);
+        assert_eq!(play.take(1.2, "job", 600.0), ["protect 20"]);
         assert_eq!(play.said(1.3, AGREED), ["4 has job until 601.2"]);
         assert!(play.protection.state().trouble.is_none());
     }
@@ -158,9 +178,9 @@ fn what_may_pass_is_tried_three_times_and_then_undone() {
         play.take(0.0, "job", 600.0);
         assert_eq!(play.said(2.0, said.clone()), [""; 0]);
         assert_eq!(play.timeout(), Some(2.5));
-        assert_eq!(play.on(2.5, Event::Timeout), ["protect 10"]);
+        assert_eq!(play.on(2.5, Event::Timeout), ["protect 20"]);
         assert_eq!(play.said(4.5, said.clone()), [""; 0]);
-        assert_eq!(play.on(5.5, Event::Timeout), ["protect 10"]);
+        assert_eq!(play.on(5.5, Event::Timeout), ["protect 20"]);
         assert_eq!(
             play.said(7.5, said.clone()),
             ["1 Refused", "release"],
@@ -178,12 +198,9 @@ fn after_a_notice_nothing_new_is_given_and_the_drain_ends_the_protection() {
     let mut play = Play::new();
     play.take(0.0, "a", 600.0);
     play.said(0.1, AGREED);
-    play.take(300.0, "b", 90_000.0);
-    assert_eq!(
-        play.take(450.0, "c", 60_000.0),
-        ["protect 60"],
-        "less than a third is left"
-    );
+    assert_eq!(play.take(300.0, "b", 90_000.0), ["protect 60"]);
+    assert_eq!(play.said(300.1, AGREED), ["2 has b until 90300"]);
+    assert_eq!(play.take(450.0, "c", 60_000.0), ["protect 60"]);
     assert_eq!(play.on(450.1, Event::Notice), ["3 Stopping"]);
     assert_eq!(play.take(450.2, "d", 1.0), ["4 Stopping"]);
     assert_eq!(play.said(450.3, AGREED), [""; 0]);
@@ -221,7 +238,7 @@ fn a_lease_that_its_worker_never_heard_of_does_not_count_but_a_renewal_does_no_h
         let (name, length) = (LeaseName::parse("job").unwrap(), secs(600.0));
         let now = play.t0 + secs(t);
         let mut commands = play.protection.on(Event::Take { asker, name, length }, now);
-        if commands == [Command::Call(Call::Protect { minutes: 10 })] {
+        if commands == [Command::Call(Call::Protect { minutes: 20 })] {
             commands = play.protection.on(Event::Said(AGREED), now);
         }
         match commands.pop() {
@@ -315,7 +332,7 @@ fn acts() -> impl Strategy<Value = Vec<(Act, Mood, u16)>> {
         1 => Just(Mood::Fails),
         2 => Just(Mood::Loses),
     ];
-    vec((act, mood, 0..2000_u16), 0..60)
+    vec((act, mood, 0..=CALL_LIMIT.as_millis() as u16), 0..60)
 }
 
 /// ECS and its agent, beside a protection whose timeouts are kept to the moment.
@@ -331,9 +348,16 @@ struct World {
     causes: u32,
     answers: BTreeMap<Asker, u32>,
     asked: Asker,
+    asked_at: BTreeMap<Asker, Instant>,
 }
 
 impl World {
+    fn asker(&mut self) -> Asker {
+        self.asked += 1;
+        self.asked_at.insert(self.asked, self.now);
+        self.asked
+    }
+
     fn feed(&mut self, event: Event) {
         for command in self.play.on(event, self.now) {
             match command {
@@ -350,12 +374,19 @@ impl World {
                 }
                 Command::Tell(asker, answer) => {
                     *self.answers.entry(asker).or_default() += 1;
+                    let waited = self.now - self.asked_at[&asker];
+                    assert!(waited <= MAX_WAIT, "an answer after {waited:?}");
                     if let Answer::Granted(grant) = answer {
                         let protected = self.protected_until.is_some_and(|until| self.now < until);
                         assert!(protected, "granted only while ECS protects the task");
                         assert!(
                             self.protected_until >= Some(grant.protected.until),
                             "and for as long as it is told"
+                        );
+                        let promised = grant.until.min(self.now + LONG_ENOUGH);
+                        assert!(
+                            grant.protected.until >= promised,
+                            "and until the lease ends, or for an hour to the minute"
                         );
                     }
                 }
@@ -421,6 +452,7 @@ proptest! {
             causes: 0,
             answers: BTreeMap::new(),
             asked: 0,
+            asked_at: BTreeMap::new(),
         };
         for (act, mood, delay_ms) in acts {
             world.mood = (mood, Duration::from_millis(delay_ms.into()));
@@ -428,13 +460,11 @@ proptest! {
             world.causes += 1;
             match act {
                 Act::Take(n, s) => {
-                    world.asked += 1;
-                    let (asker, length) = (world.asked, Duration::from_secs(s.into()));
+                    let (asker, length) = (world.asker(), Duration::from_secs(s.into()));
                     world.feed(Event::Take { asker, name: name(n), length });
                 }
                 Act::GiveBack(n) => {
-                    world.asked += 1;
-                    let asker = world.asked;
+                    let asker = world.asker();
                     world.feed(Event::GiveBack { asker, name: name(n) });
                 }
                 Act::Pass(s) => world.pass(Duration::from_secs(s.into())),
@@ -442,16 +472,14 @@ proptest! {
                 Act::Drained => world.feed(Event::Drained),
             }
         }
-        // A round of tries later everybody knows.
-        world.pass(Duration::from_secs(10));
+        world.pass(MAX_WAIT);
         prop_assert_eq!(world.answers.len() as u64, world.asked);
         prop_assert!(world.answers.values().all(|answers| *answers == 1));
         // ECS comes to its senses; whoever held a lease gives it back.
         world.mood = (Mood::Agrees, Duration::from_millis(100));
         world.pass(Duration::from_secs(61));
         for (name, _) in world.play.state().leases {
-            world.asked += 1;
-            let asker = world.asked;
+            let asker = world.asker();
             world.feed(Event::GiveBack { asker, name });
             world.causes += 1;
         }

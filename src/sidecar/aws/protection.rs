@@ -4,19 +4,18 @@
 //! One PUT, one answer told apart. It does not try again and keeps nothing: [`crate::core::leases`]
 //! decides what follows.
 
-use std::time::Duration;
-
 use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::core::leases::{Call, Said};
+use crate::core::leases::{CALL_LIMIT, Call, Said};
 use crate::core::url::HttpUrl;
 use crate::sidecar::http::{Ask, Network, Regular, Trouble};
 
-/// One call. The agent asks ECS in turn, which takes a few hundred milliseconds.
-const CALL_LIMIT: Duration = Duration::from_secs(2);
+/// How far ECS's end of a protection may lie before the one that was asked for, by this host's clock: no
+/// host whose calls AWS takes is wrong by so much.
+const MAX_CLOCK_ERROR: SignedDuration = SignedDuration::from_mins(30);
 
 /// An answer has an ARN, a date and a sentence.
 const MAX_ANSWER: usize = 16 * 1024;
@@ -27,12 +26,9 @@ const MAX_TEXT: usize = 300;
 /// Tells the agent at `ECS_AGENT_URI`, once.
 pub async fn tell(network: &Network, agent: &HttpUrl, call: Call) -> Said {
     let url = agent.append("/task-protection/v1/state");
-    let (enabled, body) = match call {
-        Call::Protect { minutes } => (
-            true,
-            json!({"ProtectionEnabled": true, "ExpiresInMinutes": minutes}),
-        ),
-        Call::Release => (false, json!({"ProtectionEnabled": false})),
+    let body = match call {
+        Call::Protect { minutes } => json!({"ProtectionEnabled": true, "ExpiresInMinutes": minutes}),
+        Call::Release => json!({"ProtectionEnabled": false}),
     };
     let mut ask = Ask::new("PUT", &url).header(CONTENT_TYPE, "application/json");
     ask.body = body.to_string();
@@ -41,13 +37,14 @@ pub async fn tell(network: &Network, agent: &HttpUrl, call: Call) -> Said {
         .ask(ask)
         .await
     {
-        Ok(answer) => said(answer.status, &answer.body, enabled),
+        Ok(answer) => said(answer.status, &answer.body, call, Timestamp::now()),
         Err(why @ (Trouble::NotHttp(_) | Trouble::TooLarge(_))) => Said::Garbage(why.to_string()),
         Err(why) => Said::Silent(why.to_string()),
     }
 }
 
-fn said(status: StatusCode, body: &str, enabled: bool) -> Said {
+fn said(status: StatusCode, body: &str, call: Call, now: Timestamp) -> Said {
+    let enabled = matches!(call, Call::Protect { .. });
     let document: Option<Value> = serde_json::from_str(body).ok();
     let part = |name: &str| document.as_ref()?.get(name).filter(|part| part.is_object());
     let text = |part: &Value, name: &str| shortened(part[name].as_str().unwrap_or_default());
@@ -68,15 +65,28 @@ fn said(status: StatusCode, body: &str, enabled: bool) -> Said {
         };
     }
     match part("protection") {
-        Some(protection) if protection["ProtectionEnabled"] == enabled => Said::Agreed {
-            expires: protection["ExpirationDate"]
-                .as_str()
-                .and_then(|date| date.parse::<Timestamp>().ok()),
-        },
+        Some(protection) if protection["ProtectionEnabled"] == enabled => {
+            let date = protection["ExpirationDate"].as_str();
+            agreed(date.and_then(|date| date.parse().ok()), call, now)
+        }
         Some(_) => Said::Garbage(format!(
             "it was told ProtectionEnabled {enabled} and answers otherwise"
         )),
         None => Said::Garbage("there is neither protection nor failure nor error in it".to_owned()),
+    }
+}
+
+/// ECS may not agree to less than it was asked for.
+fn agreed(expires: Option<Timestamp>, call: Call, now: Timestamp) -> Said {
+    match (call, expires) {
+        (Call::Protect { minutes }, Some(end))
+            if end.duration_since(now) + MAX_CLOCK_ERROR < SignedDuration::from_mins(minutes.into()) =>
+        {
+            Said::Garbage(format!(
+                "it was asked for {minutes} minutes of protection and has agreed until {end}"
+            ))
+        }
+        _ => Said::Agreed { expires },
     }
 }
 
@@ -92,24 +102,31 @@ mod tests {
     const AGREED: &str =
         r#"{"protection":{"ExpirationDate":"2026-01-01T01:00:00Z","ProtectionEnabled":true,"TaskArn":"a"}}"#;
 
+    const HOUR: Call = Call::Protect { minutes: 60 };
+
+    /// What a call for an hour hears, made at midnight.
+    fn heard(status: StatusCode, body: &str) -> Said {
+        said(status, body, HOUR, "2026-01-01T00:00:00Z".parse().unwrap())
+    }
+
     fn outcome(status: u16, body: &str) -> &'static str {
-        said(StatusCode::from_u16(status).unwrap(), body, true).outcome()
+        heard(StatusCode::from_u16(status).unwrap(), body).outcome()
     }
 
     #[test]
     fn agreement_failure_error_status_and_garbage_are_told_apart() {
         let expires = Some("2026-01-01T01:00:00Z".parse().unwrap());
-        assert_eq!(said(StatusCode::OK, AGREED, true), Said::Agreed { expires });
+        assert_eq!(heard(StatusCode::OK, AGREED), Said::Agreed { expires });
         let failure = r#"{"failure":{"Arn":"a","Reason":"DEPLOYMENT_BLOCKED","Detail":null}}"#;
         let refused = Said::Failure {
             reason: "DEPLOYMENT_BLOCKED".to_owned(),
             detail: String::new(),
         };
-        assert_eq!(said(StatusCode::OK, failure, true), refused);
+        assert_eq!(heard(StatusCode::OK, failure), refused);
         assert_eq!(refused.to_string(), "ECS refuses: DEPLOYMENT_BLOCKED");
         let denied =
             r#"{"requestID":"r","error":{"Arn":"a","Code":"AccessDeniedException","Message":"no\nway"}}"#;
-        let denied = said(StatusCode::BAD_REQUEST, denied, true);
+        let denied = heard(StatusCode::BAD_REQUEST, denied);
         assert!(
             denied
                 .to_string()
@@ -139,11 +156,27 @@ mod tests {
     }
 
     #[test]
+    fn who_agrees_to_a_minute_of_an_hour_has_not_agreed_but_a_clock_may_be_wrong() {
+        for (end, outcome) in [
+            ("00:01:00", "garbage"),
+            ("00:29:59", "garbage"),
+            ("00:30:00", "agreed"),
+            ("09:00:00", "agreed"),
+        ] {
+            assert_eq!(
+                super::tests::outcome(200, &AGREED.replace("01:00:00", end)),
+                outcome,
+                "until {end}"
+            );
+        }
+    }
+
+    #[test]
     fn a_strange_date_is_left_out_and_long_texts_are_cut() {
         let date = AGREED.replace("2026-01-01T01:00:00Z", "soon");
-        assert_eq!(said(StatusCode::OK, &date, true), Said::Agreed { expires: None });
+        assert_eq!(heard(StatusCode::OK, &date), Said::Agreed { expires: None });
         let long = format!(r#"{{"failure":{{"Reason":"{}"}}}}"#, "R".repeat(5000));
-        let Said::Failure { reason, .. } = said(StatusCode::OK, &long, true) else {
+        let Said::Failure { reason, .. } = heard(StatusCode::OK, &long) else {
             panic!("a failure");
         };
         assert_eq!(reason.len(), MAX_TEXT);

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::Endpoints;
 use crate::config;
-use crate::core::leases::{Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE, Said};
+use crate::core::leases::{self, Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE, Said};
 use crate::core::notice::{Notice, Reason};
 use crate::core::url::HttpUrl;
 use crate::sidecar::drain::call::wall_clock;
@@ -34,8 +34,8 @@ pub(super) const LONGEST_ANSWER: Duration = MAX_WAIT;
 /// What `/ready` gives the app to answer: health checks of load balancers time out after 2 s and more.
 const READY_LIMIT: Duration = Duration::from_secs(1);
 
-/// Longer than all tries of a lease together, in case that something else is stuck.
-const PROTECT_LIMIT: Duration = Duration::from_secs(15);
+/// Longer than a lease may take, in case that something else is stuck.
+const PROTECT_LIMIT: Duration = leases::MAX_WAIT.saturating_add(Duration::from_secs(3));
 
 const _: () = assert!(
     PROTECT_LIMIT.as_secs() < LONGEST_ANSWER.as_secs() && READY_LIMIT.as_secs() < LONGEST_ANSWER.as_secs()

@@ -5,8 +5,8 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::json;
 
+use super::World;
 use super::faults::Fault;
-use super::{World, instance_metadata};
 use crate::config;
 use crate::core::notice::Action;
 
@@ -36,7 +36,8 @@ impl World {
                     metadata.announce_spot(action, query.duration("in", 120)?);
                 }
             }
-            "rebalance" => metadata.rebalance = on.then(jiff::Timestamp::now),
+            "rebalance" if on => metadata.recommend_rebalance(),
+            "rebalance" => metadata.rebalance = None,
             "maintenance" => {
                 let state = query.get("state").unwrap_or("active").to_owned();
                 if !["active", "completed", "canceled"].contains(&state.as_str()) {
@@ -46,7 +47,10 @@ impl World {
                 }
                 let code = query.get("code").unwrap_or("system-reboot").to_owned();
                 let left = query.duration("in", 120)?;
-                metadata.maintenance = on.then(|| instance_metadata::Maintenance::new(code, state, left));
+                metadata.maintenance = None;
+                if on {
+                    metadata.announce_maintenance(code, state, left);
+                }
             }
             "autoscaling" => {
                 let state = query.get("state").unwrap_or("Terminated");

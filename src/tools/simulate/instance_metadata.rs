@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use hyper::header::{DATE, HeaderValue};
 use hyper::{HeaderMap, Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -28,6 +29,7 @@ pub(super) struct InstanceMetadata {
     pub(super) rebalance: Option<Timestamp>,
     pub(super) maintenance: Option<Maintenance>,
     pub(super) autoscaling: Option<String>,
+    clock: Clock,
     tokens: Vec<(String, Instant)>,
     made: u64,
 }
@@ -39,19 +41,56 @@ pub(super) struct Maintenance {
     not_before: Timestamp,
 }
 
-impl Maintenance {
-    pub(super) fn new(code: String, state: String, left: Duration) -> Maintenance {
-        Maintenance {
-            code,
-            state,
-            not_before: after(left),
+/// The wall clock of the instance, which runs as tokio's does: where that one is paused in a test, no
+/// real time passes between an announcement and its being read.
+struct Clock {
+    began: Instant,
+    wall: Timestamp,
+}
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock {
+            began: Instant::now(),
+            wall: Timestamp::now(),
         }
+    }
+}
+
+impl Clock {
+    fn after(&self, left: Duration) -> Timestamp {
+        let since = SignedDuration::try_from(self.began.elapsed() + left).unwrap_or(SignedDuration::MAX);
+        self.wall.saturating_add(since).unwrap_or(Timestamp::MAX)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.after(Duration::ZERO)
     }
 }
 
 impl InstanceMetadata {
     pub(super) fn announce_spot(&mut self, action: Action, left: Duration) {
-        self.spot = Some((action, after(left)));
+        self.spot = Some((action, self.clock.after(left)));
+    }
+
+    pub(super) fn announce_maintenance(&mut self, code: String, state: String, left: Duration) {
+        let not_before = self.clock.after(left);
+        self.maintenance = Some(Maintenance {
+            code,
+            state,
+            not_before,
+        });
+    }
+
+    pub(super) fn recommend_rebalance(&mut self) {
+        self.rebalance = Some(self.clock.now());
+    }
+
+    pub(super) fn withdraw(&mut self) {
+        self.spot = None;
+        self.rebalance = None;
+        self.maintenance = None;
+        self.autoscaling = None;
     }
 
     pub(super) fn expire_tokens(&mut self) {
@@ -63,6 +102,15 @@ impl InstanceMetadata {
     }
 
     pub(super) fn answer(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> Reply {
+        let mut reply = self.reply(method, path, headers);
+        let date = self.clock.now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        if let Ok(date) = HeaderValue::try_from(date) {
+            reply.headers_mut().insert(DATE, date);
+        }
+        reply
+    }
+
+    fn reply(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> Reply {
         match (method, path) {
             (&Method::PUT, "/latest/api/token") => return self.new_token(headers),
             (&Method::GET, _) => {}
@@ -119,7 +167,7 @@ impl InstanceMetadata {
                 let events = self.maintenance.iter().map(|event| {
                     json!({
                         "NotBefore": event.not_before.strftime("%-d %b %Y %H:%M:%S GMT").to_string(),
-                        "NotAfter": after(Duration::from_secs(7200)).strftime("%-d %b %Y %H:%M:%S GMT").to_string(),
+                        "NotAfter": self.clock.after(Duration::from_secs(7200)).strftime("%-d %b %Y %H:%M:%S GMT").to_string(),
                         "Code": event.code,
                         "Description": "scheduled by the stand-in",
                         "EventId": "instance-event-0d59937288b749b32",
@@ -139,11 +187,6 @@ impl InstanceMetadata {
             },
         }
     }
-}
-
-fn after(left: Duration) -> Timestamp {
-    let left = SignedDuration::try_from(left).unwrap_or(SignedDuration::MAX);
-    Timestamp::now().saturating_add(left).unwrap_or(Timestamp::MAX)
 }
 
 fn seconds(time: Timestamp) -> String {

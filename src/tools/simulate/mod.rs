@@ -241,13 +241,15 @@ impl StandIn {
 
     /// AWS plans to work on the host.
     pub fn announce_maintenance(&self, state: &str, left: Duration) {
-        let event = instance_metadata::Maintenance::new("system-reboot".to_owned(), state.to_owned(), left);
-        self.world().instance_metadata.maintenance = Some(event);
+        let (code, state) = ("system-reboot".to_owned(), state.to_owned());
+        self.world()
+            .instance_metadata
+            .announce_maintenance(code, state, left);
     }
 
     /// An interruption has become likely.
     pub fn recommend_rebalance(&self) {
-        self.world().instance_metadata.rebalance = Some(jiff::Timestamp::now());
+        self.world().instance_metadata.recommend_rebalance();
     }
 
     /// Auto Scaling says what it is about to do.
@@ -267,11 +269,7 @@ impl StandIn {
 
     /// Whatever was announced is taken back.
     pub fn withdraw(&self) {
-        let metadata = &mut self.world().instance_metadata;
-        metadata.spot = None;
-        metadata.rebalance = None;
-        metadata.maintenance = None;
-        metadata.autoscaling = None;
+        self.world().instance_metadata.withdraw();
     }
 
     /// The task runs on Fargate Spot, behind a load balancer of this machine that knows another task,

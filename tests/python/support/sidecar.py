@@ -5,15 +5,15 @@ app of each task. One server for all of it."""
 
 import json
 import signal
-import socket
 import subprocess
 import threading
 import time
 import urllib.request
 from datetime import UTC, datetime, timedelta
 
-from proxy import Handler, Server
-from world import APP_PORT, CLUSTER, REGION
+from support.aws import APP_PORT, CLUSTER, REGION
+from support.ports import FreePort
+from support.proxy import Handler, Server
 
 KEY = "AKIDOFTHETASKROLE"
 # The longest that an app holds its answer back.
@@ -132,7 +132,8 @@ class Sidecar:
     """The real binary. Its log is read as it comes."""
 
     def __init__(self, binary, host, proxy, task, settings, listen=False):
-        self.address = f"127.0.0.1:{free_port()}" if listen else "off"
+        self.port = FreePort() if listen else None
+        self.address = f"127.0.0.1:{self.port.number}" if listen else "off"
         environment = {
             "ECS_CONTAINER_METADATA_URI_V4": f"{host.url}/v4/{task.id}",
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{host.url}/credentials",
@@ -184,6 +185,8 @@ class Sidecar:
             reader.join(timeout=5)
         self.process.stdout.close()
         self.process.stderr.close()
+        if self.port:
+            self.port.close()
 
     def sees(self, wanted, timeout_s):
         """The first event, past or to come, of which `wanted` holds; None if it does not come."""
@@ -206,7 +209,7 @@ class Sidecar:
             for reader in self.readers:
                 reader.join(timeout=5)
             raise RuntimeError(f"it does not start: {self.error or self.events}")
-        if self.looks_up and self.sees(told, timeout_s) is None:
+        if self.looks_up and self.sees(looked_up, timeout_s) is None:
             raise RuntimeError(f"it says nothing of AWS: {self.events}")
         # After the line some more may be asked.
         end = time.monotonic() + timeout_s
@@ -255,7 +258,7 @@ class Sidecar:
             return [event for event in self.events if is_complaint(event)]
 
 
-def told(event):
+def looked_up(event):
     """How the calm look-ups went."""
     return event["event"] == "watch" and event.get("watch") == "aws"
 
@@ -270,9 +273,3 @@ def in_words(event):
     """A line without what every line has."""
     skipped = {"timestamp", "cluster", "task", "family", "timeline", "steps"}
     return json.dumps({name: value for name, value in event.items() if name not in skipped})
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

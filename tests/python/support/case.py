@@ -1,12 +1,13 @@
 """One sidecar in one task, with a host and a proxy of its own; and how long each may take."""
 
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from proxy import Proxy
-from task import Host, Sidecar, in_words
-from world import Task
+from support.aws import Task
+from support.proxy import Proxy
+from support.sidecar import Host, Sidecar, in_words
 
 # A whole call of the sidecar, with all its attempts.
 CALL_S = 5
@@ -15,6 +16,7 @@ JITTER_S = 10
 # What this machine may add to any time: two cores, a dozen sidecars, and moto.
 SLACK_S = 1.5
 WHY = "ecs:DescribeTasks"
+SPOT = {"PRESTOP_WATCH": "spot", "PRESTOP_POLL_INTERVAL": "200ms"}
 
 
 @dataclass
@@ -28,9 +30,15 @@ class Case:
     def notice(self):
         return self.sidecar.sees(lambda event: event["event"] == "notice", 10)
 
-    def ended(self, call, timeout_s):
-        """The end of what was asked of AWS, or None."""
-        return self.sidecar.sees(lambda e: e["event"] == "aws.end" and e.get("call") == call, timeout_s)
+    def end_of(self, call, timeout_s):
+        """The line that tells the end of what was asked of AWS."""
+        end = self.sidecar.sees(lambda e: e["event"] == "aws.end" and e.get("call") == call, timeout_s)
+        assert end, f"no aws.end of {call} within {timeout_s} s"
+        return end
+
+    def succeeds(self, call, timeout_s):
+        end = self.end_of(call, timeout_s)
+        assert end["outcome"] != "failed", in_words(end)
 
     def noticed_at(self):
         """By the clock that the proxy and the app use, too."""
@@ -46,27 +54,37 @@ class Case:
     def complaints(self):
         return [in_words(event) for event in self.sidecar.complaints()]
 
-    def ending(self, code, timeout_s):
-        """Problems with the end: its code, and whether the sidecar kept its own deadline."""
+    def ends(self, code, timeout_s):
+        """With that code, and within its own deadline."""
         got = self.sidecar.ends(timeout_s)
+        assert got is not None, f"it still runs after {timeout_s} s"
         last = self.sidecar.last()
-        if got is None:
-            return [f"it still runs after {timeout_s} s"]
-        problems = unless(got == code, f"exit code {got}, not {code}: {last.get('result')} {self.sidecar.error}")
-        used, budget = last.get("used_ms"), last.get("budget_ms")
-        if used is None or budget is None or used > budget + SLACK_S * 1000:
-            problems.append(f"{used} ms used of {budget} ms")
-        return problems
+        assert got == code, f"{last.get('result')} {self.sidecar.error}"
+        assert last["used_ms"] <= last["budget_ms"] + SLACK_S * 1000
+
+    def first_step_within(self, limit_s):
+        ms = self.sidecar.first_call_ms()
+        assert ms is not None, "the drain never started"
+        assert ms < limit_s * 1000
+
+    def has_budget(self, wanted_ms):
+        assert abs(self.sidecar.last()["budget_ms"] - wanted_ms) < 50
 
 
 class Rig:
-    def __init__(self, binary, world):
-        self.binary, self.world = binary, world
+    """Makes cases, and keeps what they have seen for the tests and tables that need all of them."""
+
+    def __init__(self, binary, aws):
+        self.binary, self.aws = binary, aws
+        # The actions that each feature has called, by the end of the name of its policy file.
+        self.called = defaultdict(set)
+        # The cells of the table of faults.
+        self.cells = []
 
     @contextmanager
     def case(self, task, settings, launch_type="EC2", released=True, listen=False, broken=None, endpoints=()):
         """`broken`: a fault that is there from the start."""
-        with Host() as host, Proxy(self.world.moto.port, self.world.amend) as proxy:
+        with Host() as host, Proxy(self.aws.moto.port, self.aws.amend) as proxy:
             app = host.add(task, launch_type, released)
             if broken:
                 proxy.breaks(broken)
@@ -75,7 +93,3 @@ class Rig:
             with Sidecar(self.binary, host, proxy, task, settings, listen) as sidecar:
                 sidecar.settles(proxy)
                 yield Case(task, host, proxy, app, sidecar)
-
-
-def unless(holds, problem):
-    return [] if holds else [problem]

@@ -1,14 +1,15 @@
-"""Every fault, every feature, with and without SIGTERM: the drain starts when it would have started, ends
-by its deadline with the right code, and one line says what failed."""
+"""Every failure of AWS, every feature, with and without SIGTERM: the drain starts when it would have started,
+ends by its deadline with the right code, and one line says what failed."""
 
 import re
 from collections import Counter
 from dataclasses import dataclass
 
-from case import CALL_S, JITTER_S, SLACK_S, unless
-from features import SPOT
-from proxy import ECS, ELB, FAULTS
-from world import STOP_TIMEOUT_S
+import pytest
+
+from support.aws import STOP_TIMEOUT_S
+from support.case import CALL_S, JITTER_S, SLACK_S, SPOT
+from support.proxy import ECS, ELB, FAULTS
 
 # How a line may name each fault.
 NAMES = {
@@ -69,24 +70,22 @@ FEATURES = [
 
 @dataclass
 class Cell:
+    """One play of the table, and what was measured in it."""
+
     feature: Feature
     fault: str
     sigterm: bool
     first_ms: int | None = None
     app_ms: float | None = None
     code: int | None = None
-    ended_ms: int | None = None
-    calls: int = 0
-    problems: tuple = ()
-    complaints: tuple = ()
 
     @property
     def asked(self):
         return self.feature.call and ("sigterm" if self.sigterm else "spot") in self.feature.on
 
     @property
-    def label(self):
-        return f"{self.feature.column}, {self.fault}, {'with' if self.sigterm else 'without'} SIGTERM"
+    def name(self):
+        return f"{self.feature.column}-{self.fault}-{'sigterm' if self.sigterm else 'no SIGTERM'}".replace(" ", "_")
 
 
 def all_cells():
@@ -101,20 +100,18 @@ def all_cells():
     return sorted(cells, key=lambda cell: cell.feature.call != "drain-instance")
 
 
-def play(rig, cell):
+@pytest.mark.at_once
+@pytest.mark.parametrize("cell", all_cells(), ids=lambda cell: cell.name)
+def test_a_fault_delays_nothing_and_is_told(rig, cell):
     feature, fault = cell.feature, None if cell.fault == "no fault" else cell.fault
     long = feature.call == "drain-instance"
     # An instance has a Spot notice, and then, in one half of the cases, its SIGTERM.
     spot = long or not cell.sigterm
     settings = {"PRESTOP_STOP_TIMEOUT": f"{SIGTERM_S}s", "PRESTOP_RESERVE": "1s"}
     settings |= (SPOT if spot else {}) | ({} if cell.sigterm else {"PRESTOP_AFTER_DRAIN": "exit"}) | feature.settings
-    if feature.ec2:
-        task = rig.world.bridge_task(rig.world.instance(), register=False)
-    else:
-        task = rig.world.awsvpc_task()
     held = feature.name not in ("stop-task", "none")
     broken = fault if feature.actions is None else None
-    with rig.case(task, settings, "EC2", released=not held, broken=broken) as case:
+    with rig.case(task_of(rig, feature), settings, "EC2", released=not held, broken=broken) as case:
         if fault and feature.actions is not None:
             case.proxy.breaks(fault, feature.actions)
         if spot:
@@ -123,88 +120,79 @@ def play(rig, cell):
         if cell.sigterm:
             case.sidecar.sigterm()
         # The app drains until the outcome is known, within what the deadline leaves.
-        problems = []
         if cell.asked:
-            patience = (JITTER_S if long else 0) + CALL_S + SLACK_S
-            problems += unless(case.ended(feature.call, patience), f"no aws.end within {patience} s")
+            case.end_of(feature.call, (JITTER_S if long else 0) + CALL_S + SLACK_S)
         case.app.released.set()
-        problems += case.ending(0, (LONG_S if long else max(SIGTERM_S, SPOT_S)) + 20)
+        case.ends(0, (LONG_S if long else max(SIGTERM_S, SPOT_S)) + 20)
         last = case.sidecar.last()
-        cell.first_ms, cell.code, cell.ended_ms = case.sidecar.first_call_ms(), last.get("code"), last.get("used_ms")
         arrivals, noticed = case.app.arrivals, case.noticed_at()
+        cell.first_ms, cell.code = case.sidecar.first_call_ms(), last["code"]
         cell.app_ms = (arrivals[0] - noticed) * 1000 if arrivals and noticed else None
-        cell.calls = len(case.proxy.faulted())
-        cell.complaints = tuple(case.complaints())
-        problems += unless(len(arrivals) == 1, f"{len(arrivals)} drain calls")
-        problems += late(cell, last)
-        problems += said(cell, case)
-        if feature.name == "stop-timeout":
-            wanted = (30 if fault else STOP_TIMEOUT_S) if cell.sigterm else None
-            budget = last.get("budget_ms")
-            margin = min(1, (wanted or 0) / 10)
-            problems += unless(
-                wanted is None or (budget is not None and abs(budget - (wanted - margin) * 1000) < 50),
-                f"a budget of {budget} ms with a stop timeout of {wanted} s",
-            )
-        cell.problems = tuple(problems)
-    return cell
+        rig.cells.append(cell)
+        assert len(arrivals) == 1
+        starts_in_time(cell, last)
+        is_told(cell, case)
+        if feature.name == "stop-timeout" and cell.sigterm:
+            seconds = 30 if fault else STOP_TIMEOUT_S
+            case.has_budget((seconds - min(1, seconds / 10)) * 1000)
 
 
-def late(cell, last):
-    """Only deregistration is waited for, and for half of the budget; `tests/aws.rs` has the milliseconds."""
-    if cell.first_ms is None:
-        return ["the drain never started"]
+def task_of(rig, feature):
+    return rig.aws.bridge_task(rig.aws.instance(), register=False) if feature.ec2 else rig.aws.awsvpc_task()
+
+
+def starts_in_time(cell, last):
+    """Only deregistration is waited for, and for half of the budget; `tests/promises/aws.rs` has the
+    milliseconds."""
+    assert cell.first_ms is not None, "the drain never started"
     waits = cell.feature.call == "deregister"
-    limit = last["budget_ms"] / 2 if waits else 0
+    limit_ms = last["budget_ms"] / 2 if waits else 0
+    assert cell.first_ms <= limit_ms + SLACK_S * 1000
     events = [entry["event"] for entry in last["timeline"]]
-    in_order = waits or "aws.end" not in events or events.index("step.start") < events.index("aws.end")
-    return unless(in_order, "the drain started after AWS's answer") + unless(
-        cell.first_ms <= limit + SLACK_S * 1000, f"the drain started after {cell.first_ms} ms of {last['budget_ms']} ms"
-    )
+    if not waits and "aws.end" in events:
+        assert events.index("step.start") < events.index("aws.end"), "the drain waited for AWS's answer"
 
 
-def said(cell, case):
+def is_told(cell, case):
     """A fault that was met is told, by its name; once, unless it was there from the start."""
-    lines = cell.complaints
-    if not cell.calls:
-        never = cell.fault == "no fault" or (cell.feature.actions is not None and not cell.asked)
-        return unless(never, "the fault was never met") + unless(not lines, f"nothing was broken, but: {lines}")
-    most = 1 if cell.feature.actions is not None else MOST_COMPLAINTS
-    problems = unless(1 <= len(lines) <= most, f"{len(lines)} lines complain, not {most}: {lines}")
-    named = [line for line in lines if re.search(NAMES[cell.fault], line, re.IGNORECASE)]
-    problems += unless(named or not lines, f"no line names the {cell.fault}: {lines}")
-    if cell.fault == "denied" and lines:
-        denied = {call.action for call in case.proxy.faulted()}
-        full = [line for line in lines if cell.feature.policy in line and any(action in line for action in denied)]
-        problems += unless(full, f"no line names {cell.feature.policy} and one of {sorted(denied)}: {lines}")
-        again = Counter(call.action for call in case.proxy.faulted())
-        most = MOST_COMPLAINTS if cell.feature.actions is None else len(case.task.groups) or 1
-        problems += unless(max(again.values()) <= most, f"denied, and asked again: {again}")
-    return problems
+    lines, faulted = case.complaints(), case.proxy.faulted()
+    if not faulted:
+        assert cell.fault == "no fault" or (cell.feature.actions is not None and not cell.asked), "never met"
+        assert lines == [], "nothing was broken"
+        return
+    from_the_start = cell.feature.actions is None
+    assert 1 <= len(lines) <= (MOST_COMPLAINTS if from_the_start else 1), lines
+    assert any(re.search(NAMES[cell.fault], line, re.IGNORECASE) for line in lines), lines
+    if cell.fault == "denied":
+        again = Counter(call.action for call in faulted)
+        assert any(cell.feature.policy in line and any(action in line for action in again) for line in lines), lines
+        most = MOST_COMPLAINTS if from_the_start else len(case.task.groups) or 1
+        assert max(again.values()) <= most, f"denied, and asked again: {again}"
 
 
-# -- an app that never answers, AWS that never answers -------------------------------------------------
+SILENT = [feature for feature in FEATURES if feature.actions is not None and feature.name != "none"]
 
 
-def play_silent(rig, feature):
-    """Nothing answers at all, and the deadline is kept all the same."""
-    task = rig.world.bridge_task(rig.world.instance(), False) if feature.ec2 else rig.world.awsvpc_task()
+@pytest.mark.at_once
+@pytest.mark.parametrize("feature", SILENT, ids=lambda feature: feature.name)
+def test_where_neither_the_app_nor_aws_answers_it_ends_by_the_deadline_with_3(rig, feature):
     settings = feature.settings | {"PRESTOP_STOP_TIMEOUT": "4s", "PRESTOP_RESERVE": "1s"} | SPOT
-    with rig.case(task, settings, released=False) as case:
+    with rig.case(task_of(rig, feature), settings, released=False) as case:
         case.proxy.breaks("trickle")
         case.host.announce_spot(6)
         case.notice()
         case.sidecar.sigterm()
-        problems = case.ending(3, 12)
-        problems += unless(case.sidecar.first_call_ms() is not None, "the drain never started")
-        return f"{feature.name}: neither the app nor AWS answers, and it ends by the deadline with 3", problems, {}
-
-
-def silent_features():
-    return [feature for feature in FEATURES if feature.actions is not None and feature.name != "none"]
+        case.ends(3, 12)
+        assert case.sidecar.first_call_ms() is not None, "the drain never started"
 
 
 # -- the table ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def show_table(rig, report):
+    yield
+    report.extend(table(rig.cells))
 
 
 def table(cells):
@@ -215,16 +203,13 @@ def table(cells):
 
     def entry(column, row):
         pair = [found.get((column, row, sigterm)) for sigterm in (True, False)]
-        if None in pair:
-            return ""
-        return " ".join(f"{cell.first_ms}/{cell.code}{'!' if cell.problems else ''}" for cell in pair)
+        return " ".join(f"{cell.first_ms}/{cell.code}" if cell else "-" for cell in pair)
 
     grid = [["", *columns]] + [[row, *(entry(column, row) for column in columns)] for row in rows]
     widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
-    yield "ms from the notice to the first drain call / exit code, with SIGTERM and without; ! failed"
+    yield "ms from the notice to the first drain call / exit code, with SIGTERM and without"
     for line in grid:
         yield "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-    gaps = [cell.app_ms - cell.first_ms for cell in cells if cell.app_ms is not None and cell.first_ms is not None]
+    gaps = sorted(cell.app_ms - cell.first_ms for cell in cells if cell.app_ms is not None)
     if gaps:
-        middle = sorted(gaps)[len(gaps) // 2]
-        yield f"from step.start to the app: {middle:.0f} ms in the middle, {max(gaps):.0f} at most"
+        yield f"from step.start to the app: {gaps[len(gaps) // 2]:.0f} ms in the middle, {gaps[-1]:.0f} at most"

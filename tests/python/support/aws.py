@@ -4,7 +4,6 @@ behind a third under `bridge`, and as many tasks and container instances as ther
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 
 import boto3
 from botocore.config import Config
+
+from support.ports import FreePort
 
 REGION = "eu-central-1"
 CLUSTER = "prod"
@@ -58,12 +59,15 @@ class Moto:
     """The server, in a process of its own."""
 
     def __enter__(self):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.held = FreePort()
+        self.port = self.held.number
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Not what the moto of this process is told.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MOTO_")}
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             end = time.monotonic() + START_S
             while not self.answers():
@@ -100,7 +104,7 @@ def still():
     return {"model_name": "ecs::task", "transition": {"progression": "manual", "times": 1000000}}
 
 
-class World:
+class Aws:
     def __init__(self, moto):
         self.moto = moto
         config = Config(retries={"max_attempts": 1}, read_timeout=CALL_S, max_pool_connections=20)
@@ -276,12 +280,3 @@ class World:
                         b"Target.NotRegistered", b"Target.DeregistrationInProgress"
                     )
         return answer
-
-
-def offline():
-    """Nothing here may reach an AWS account, whatever this machine is set up for."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
-    os.environ.update(
-        AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, AWS_EC2_METADATA_DISABLED="true"
-    )
