@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::core::deadline::{CEILING, Limits, StopTimeout};
 use crate::core::notice::{Cause, HostEnd, Notice, Reason};
-use crate::core::step::{MAX_STEPS, Plan, PlanSource, PlannedStep, Step};
+use crate::core::plan::{Plan, PlanSource, PlannedStep};
+use crate::core::step::{MAX_STEPS, Step};
 use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, Timeline, What, millis};
 
 pub use crate::core::timeline::Code;
@@ -27,10 +28,22 @@ pub struct Policy {
     pub limits: Limits,
     /// How long to serve on before the first step.
     pub settle: Duration,
+    /// The same where the plan has a `quiet` step; another only where the first is not set.
+    pub settle_before_quiet: Duration,
     /// What follows a drain that no SIGTERM asked for.
     pub after_drain: AfterDrain,
     /// What AWS is asked for beside the drain.
     pub aws: AwsPolicy,
+}
+
+impl Policy {
+    /// How long to serve on before the first step of that plan.
+    pub fn settle_of(&self, plan: Option<&Plan>) -> Duration {
+        match plan {
+            Some(plan) if plan.quiets().next().is_some() => self.settle_before_quiet,
+            _ => self.settle,
+        }
+    }
 }
 
 /// What AWS is asked for beside the drain.
@@ -314,7 +327,7 @@ impl Lifecycle {
         if !known {
             self.ask_aws_about(notice.reason, first_notice, now, commands);
         }
-        let settle = self.policy.settle.min(left / 2);
+        let settle = self.settle().min(left / 2);
         for wait in [&mut self.leaving, &mut self.reading].into_iter().flatten() {
             *wait = (*wait).min(now + left / 2);
         }
@@ -334,15 +347,31 @@ impl Lifecycle {
         }
     }
 
+    fn begin_with(&mut self, plan: Plan, now: Instant) {
+        self.steps = vec![StepState::Pending; plan.steps().len()];
+        let before = self.settle();
+        self.plan = Some(plan);
+        if let (Phase::Settling { until }, Some(budget)) = (&mut self.phase, &self.budget) {
+            // Only now is it known whether there is a `quiet` step.
+            let most = budget.deadline.saturating_duration_since(budget.first) / 2;
+            let settle = self.policy.settle_of(self.plan.as_ref()).min(most);
+            if settle > before {
+                *until = budget.first + settle;
+                let for_ms = millis(until.saturating_duration_since(now));
+                self.timeline.record(now, What::Settle { for_ms });
+            }
+        }
+        for container in std::mem::take(&mut self.early_acks) {
+            self.acknowledge(container, now);
+        }
+    }
+
     /// The first plan, or what a later reading adds to it.
     fn adopt(&mut self, plan: Plan, now: Instant, commands: &mut Vec<Command>) {
-        let Some(known) = &mut self.plan else {
-            self.steps = vec![StepState::Pending; plan.steps().len()];
-            self.plan = Some(plan);
-            for container in std::mem::take(&mut self.early_acks) {
-                self.acknowledge(container, now);
-            }
-            return;
+        let nothing_begun = self.steps.iter().all(|state| *state == StepState::Pending);
+        let known = match &mut self.plan {
+            Some(known) if known.source() != PlanSource::Default || !nothing_begun => known,
+            _ => return self.begin_with(plan, now),
         };
         if known.source() == PlanSource::Setting {
             return;
@@ -366,6 +395,10 @@ impl Lifecycle {
             }
             _ => {}
         }
+    }
+
+    fn settle(&self) -> Duration {
+        self.policy.settle_of(self.plan.as_ref())
     }
 
     fn start(&mut self, order: i64, now: Instant, commands: &mut Vec<Command>) {
@@ -402,7 +435,10 @@ impl Lifecycle {
         match step.step {
             Step::Ack if acked => self.end_step(step.number, acknowledged(), now),
             Step::Ack => {}
-            Step::Call(_) | Step::Signal(_) => commands.push(Command::Start(step)),
+            Step::Quiet(_) | Step::Sleep(_) | Step::Call(_) | Step::Signal(_) => {
+                let more_behind = self.next_order().is_some();
+                commands.push(Command::Start(PlannedStep { more_behind, ..step }));
+            }
         }
     }
 

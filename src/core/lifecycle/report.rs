@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Lifecycle, Phase, StepState};
 use crate::core::notice::Reason;
-use crate::core::step::{Plan, Step};
+use crate::core::plan::Plan;
+use crate::core::step::Step;
 use crate::core::timeline::{Moment, Outcome, as_text, millis};
 
 /// A shutdown as people and programs read it.

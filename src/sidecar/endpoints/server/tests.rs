@@ -23,6 +23,7 @@ fn endpoints() -> (Endpoints, watch::Sender<Arc<Status>>) {
             reserve: Reserve::DEFAULT,
         },
         settle: Duration::ZERO,
+        settle_before_quiet: Duration::ZERO,
         after_drain: AfterDrain::Wait,
         aws: AwsPolicy::default(),
     };
