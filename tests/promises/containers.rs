@@ -1,7 +1,6 @@
 //! Real containers on a real engine: the image, the compose files, signals across containers.
 //!
-//! Needs a Docker Engine, docker-compose and the image `ecs-prestop:dev`; `tests/run` builds the
-//! image, and leaves these tests out where no engine answers.
+//! Needs a Docker Engine, docker-compose and the image `ecs-prestop:dev`, which `tests/run` builds.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::process::{await_that, free_address, request};
+use crate::process::{await_that, free_address, is_here, request};
 
 const IMAGE: &str = "ecs-prestop:dev";
 const HARDENED: [&str; 7] = [
@@ -34,6 +33,13 @@ fn docker(arguments: &[&str]) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     text.trim().to_owned()
+}
+
+/// Whether an engine answers, and has the image.
+fn engine() -> bool {
+    let image = ["docker", "image", "inspect", IMAGE];
+    is_here("a Docker Engine with the image of docker/build", &image)
+        && is_here("docker-compose", &["docker-compose", "version"])
 }
 
 /// A container that is removed when the test ends.
@@ -78,6 +84,9 @@ impl Drop for Container {
 
 #[test]
 fn the_image_is_small_without_root_and_without_a_shell() {
+    if !engine() {
+        return;
+    }
     let image: Value = serde_json::from_str(&docker(&["image", "inspect", IMAGE])).unwrap();
     let config = &image[0]["Config"];
     assert!(
@@ -114,6 +123,9 @@ fn from_docker(file: &str) -> bool {
 
 #[test]
 fn a_hardened_container_becomes_healthy_and_drains_on_a_spot_notice_in_6_mb() {
+    if !engine() {
+        return;
+    }
     let network = format!("ecs-prestop-test-{}", std::process::id());
     docker(&["network", "create", &network]);
     let _network = Network(network.clone());
@@ -177,6 +189,9 @@ fn a_hardened_container_becomes_healthy_and_drains_on_a_spot_notice_in_6_mb() {
 /// Docker gives.
 #[test]
 fn aws_is_asked_over_tls_in_6_mb() {
+    if !engine() {
+        return;
+    }
     let app = Container::run(&["--no-healthcheck", IMAGE, "sample", "--listen", "0.0.0.0:8080"]);
     let ecs = Container::run(&["--no-healthcheck", IMAGE, "simulate", "--listen", "0.0.0.0:51678"]);
     let gateway = app.inspect()["NetworkSettings"]["Gateway"]
@@ -299,6 +314,9 @@ impl Drop for Network {
 
 #[test]
 fn docker_stop_with_a_hung_app_is_over_before_sigkill() {
+    if !engine() {
+        return;
+    }
     let app = Container::run(&[
         "--no-healthcheck",
         IMAGE,
@@ -482,16 +500,25 @@ fn a_stop_under_load_loses_nothing(name: &str, files: &[&str], told: &str) {
 
 #[test]
 fn compose_with_own_addresses_stops_in_ecs_order_and_loses_nothing() {
+    if !engine() {
+        return;
+    }
     a_stop_under_load_loses_nothing("bridge", &["compose.yaml"], "told to drain");
 }
 
 #[test]
 fn compose_with_one_network_namespace_stops_in_ecs_order_and_loses_nothing() {
+    if !engine() {
+        return;
+    }
     a_stop_under_load_loses_nothing("awsvpc", &["compose.awsvpc.yaml"], "told to drain");
 }
 
 #[test]
 fn compose_with_one_pid_namespace_stops_in_ecs_order_and_loses_nothing() {
+    if !engine() {
+        return;
+    }
     a_stop_under_load_loses_nothing(
         "signal",
         &["compose.yaml", "compose.signal.yaml"],
@@ -501,6 +528,9 @@ fn compose_with_one_pid_namespace_stops_in_ecs_order_and_loses_nothing() {
 
 #[test]
 fn compose_with_a_worker_lets_it_finish_its_job() {
+    if !engine() {
+        return;
+    }
     let compose = Compose::up("worker", &["compose.yaml", "compose.worker.yaml"]);
     compose.container("app").await_log("job 1 begins");
     let [prestop, app] = compose.stop();
@@ -515,6 +545,9 @@ fn compose_with_a_worker_lets_it_finish_its_job() {
 
 #[test]
 fn a_spot_notice_is_one_request_to_the_stand_in() {
+    if !engine() {
+        return;
+    }
     let compose = Compose::up("spot", &["compose.yaml"]);
     let url = format!("http://{}/_simulate/spot?action=terminate&in=120s", compose.ecs);
     let output = Command::new("curl")
@@ -580,6 +613,9 @@ const SAME_USER: [&str; 2] = ["--cap-drop", "ALL"];
 
 #[test]
 fn signal_quit_to_nginx_lets_a_download_in_flight_complete() {
+    if !engine() {
+        return;
+    }
     let task = Task::start(&[NGINX]);
     let mut download = TcpStream::connect(address_of(&task.app)).unwrap();
     download
@@ -607,6 +643,9 @@ fn signal_quit_to_nginx_lets_a_download_in_flight_complete() {
 
 #[test]
 fn a_signal_finds_the_app_behind_sh_c() {
+    if !engine() {
+        return;
+    }
     let script = "/usr/sbin/nginx -g 'daemon off;'; echo nginx has ended with $?; exit 0";
     let task = Task::start(&["--entrypoint", "/bin/sh", NGINX, "-c", script]);
     let sidecar = task.sidecar("0", &SAME_USER);
@@ -632,6 +671,9 @@ fn fails_with(sidecar: &Container, part: &str) {
 
 #[test]
 fn a_signal_without_a_shared_pid_namespace_fails_and_says_so() {
+    if !engine() {
+        return;
+    }
     let sidecar = Container::run(&[
         "--env=PRESTOP_DRAIN=signal QUIT nginx",
         "--env=PRESTOP_WATCH=none",
@@ -643,6 +685,9 @@ fn a_signal_without_a_shared_pid_namespace_fails_and_says_so() {
 
 #[test]
 fn a_signal_to_another_user_fails_and_says_what_is_missing() {
+    if !engine() {
+        return;
+    }
     let task = Task::start(&[NGINX]);
     // A user other than root does not get the capability, even where it is added.
     fails_with(
@@ -654,6 +699,9 @@ fn a_signal_to_another_user_fails_and_says_what_is_missing() {
 
 #[test]
 fn a_signal_to_a_container_that_the_task_does_not_have_fails_and_names_those_it_has() {
+    if !engine() {
+        return;
+    }
     let task = Task::start(&[NGINX]);
     let uri = format!(
         "--env=ECS_CONTAINER_METADATA_URI_V4=http://{}/v4/prestop",
@@ -665,6 +713,9 @@ fn a_signal_to_a_container_that_the_task_does_not_have_fails_and_names_those_it_
 
 #[test]
 fn a_signal_that_may_be_for_one_of_two_containers_fails_and_says_so() {
+    if !engine() {
+        return;
+    }
     let task = Task::start(&[NGINX]);
     // Without task metadata nothing tells the app from the owner of the namespace.
     let sidecar = sidecar_in(&task.ecs, "0", &SAME_USER, "signal QUIT nginx");
@@ -673,6 +724,9 @@ fn a_signal_that_may_be_for_one_of_two_containers_fails_and_says_so() {
 
 #[test]
 fn without_task_metadata_the_only_other_container_is_the_one() {
+    if !engine() {
+        return;
+    }
     let app = Container::run(&[NGINX]);
     await_that("nginx serves", || TcpStream::connect(address_of(&app)).is_ok());
     let sidecar = sidecar_in(&app, "0", &SAME_USER, "signal QUIT nginx");

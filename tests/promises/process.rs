@@ -236,3 +236,25 @@ pub(crate) fn app(answer: Option<&'static str>) -> (SocketAddr, Receiver<String>
 
 pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 pub(crate) const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+
+/// Whether what a test needs beside Rust is here. Where it is not, the test says so and steps aside; under
+/// `tests/run`, which installs it, it fails.
+pub(crate) fn is_here(what: &str, probe: &[&str]) -> bool {
+    let found = Command::new(probe[0])
+        .args(&probe[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    let must = std::env::var("TESTS_NEED_ALL").is_ok_and(|all| all == "1");
+    assert!(
+        found || !must,
+        "{what} is needed, and `{}` fails",
+        probe.join(" ")
+    );
+    if !found {
+        eprintln!("left out: this test needs {what}; tests/run has it");
+    }
+    found
+}

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::process::{free_address, run};
+use crate::process::{free_address, is_here, run};
 
 fn readme() -> String {
     std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap()
@@ -37,6 +37,9 @@ fn its_task_definition_is_clean() {
 #[test]
 fn its_python_app_drains_without_a_loss() {
     let readme = readme();
+    if !is_here("python3", &["python3", "--version"]) {
+        return;
+    }
     let code = readme
         .split("```python\n")
         .nth(1)
