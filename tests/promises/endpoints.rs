@@ -251,3 +251,44 @@ fn a_listener_for_others_answers_to_any_name_but_to_no_web_page() {
     let page = format!("{by_name}Origin: http://prestop:9911\r\n");
     assert_eq!(ask_as(address, ("GET", "/notice"), &page), 403);
 }
+
+/// What its heap and stacks hold in memory.
+fn anonymous_kb(sidecar: &Sidecar) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", sidecar.process.id())).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+    let kb = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kb.unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_thousand_slow_connections_take_little_memory_and_no_place_from_a_health_check() {
+    let sidecar = Sidecar::start(&[("PRESTOP_DRAIN", "ack")]);
+    let listen = sidecar.address.to_string();
+    let healthy = || {
+        let health = crate::process::run(&["health"], &[("PRESTOP_LISTEN", &listen)]);
+        (health.status.code(), crate::process::complaints(&health))
+    };
+    assert_eq!(healthy(), (Some(0), String::new()));
+    let before = anonymous_kb(&sidecar);
+    // Some are refused as too long, some are never complete.
+    let heads = [15, 7].map(|kb| {
+        let long = "a".repeat(kb * 1024);
+        format!("GET /notice HTTP/1.1\r\nHost: localhost\r\nX: {long}")
+    });
+    let mut slow = Vec::new();
+    for i in 0..1000 {
+        let mut stream = TcpStream::connect(sidecar.address).unwrap();
+        // It may have been dropped already, in favour of a later one.
+        let _ = stream.write_all(heads[i % 2].as_bytes());
+        slow.push(stream);
+        if i % 250 == 249 {
+            assert_eq!(healthy(), (Some(0), String::new()), "beside {i} slow connections");
+        }
+    }
+    let more = anonymous_kb(&sidecar).saturating_sub(before);
+    assert!(
+        more < 1000,
+        "a thousand slow connections have made it {more} kB larger"
+    );
+    assert_eq!(sidecar.get("/notice").0, 204);
+}

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::Full;
+use hyper::body::Bytes;
 use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::http::request::Parts;
+use hyper::{Method, Response, StatusCode};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Endpoints;
-use super::server::HEAD_LIMIT;
 use crate::config;
 use crate::core::leases::{Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE, Said};
 use crate::core::notice::{Notice, Reason};
@@ -22,9 +23,6 @@ use crate::sidecar::mailbox::Message;
 use crate::sidecar::protection::{What, protected_until};
 use crate::sidecar::status::Status;
 use crate::sidecar::telemetry::metrics;
-
-/// No endpoint needs a body; a short one is read and forgotten.
-const MAX_BODY: usize = 4 * 1024;
 
 /// The longest that `/notice` makes a client wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -45,14 +43,8 @@ const _: () = assert!(
 pub(super) type Reply = Response<Full<Bytes>>;
 
 impl Endpoints {
-    pub(super) async fn answer(&self, request: Request<Incoming>, full: bool) -> Reply {
-        let (head, body) = request.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect();
-        match timeout(HEAD_LIMIT, body).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "no endpoint needs a body\n"),
-            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body did not arrive\n"),
-        }
+    /// `waiting`: the places of those that wait for a notice.
+    pub(super) async fn answer(&self, head: Parts, waiting: &Semaphore) -> Reply {
         let path = head.uri.path();
         let query = head.uri.query();
         let allowed = match path {
@@ -80,11 +72,7 @@ impl Endpoints {
         match path {
             "/healthz" => self.healthz(),
             "/ready" => self.ready().await,
-            "/notice" if full => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many connections are waiting\n",
-            ),
-            "/notice" => self.notice(query).await,
+            "/notice" => self.notice(query, waiting).await,
             "/status" => self.status(),
             "/metrics" => self.metrics(),
             "/drained" => self.drained(query).await,
@@ -123,7 +111,7 @@ impl Endpoints {
         }
     }
 
-    async fn notice(&self, query: Option<&str>) -> Reply {
+    async fn notice(&self, query: Option<&str>, waiting: &Semaphore) -> Reply {
         let wait = match parameter(query, "wait").map(config::duration) {
             None => Duration::ZERO,
             Some(Some(wait)) if wait <= MAX_WAIT => wait,
@@ -134,10 +122,15 @@ impl Endpoints {
                 );
             }
         };
-        let mut status = self.status.clone();
-        // `wait_for` fails only where the sidecar has gone, and this connection with it.
-        let noticed = status.wait_for(|status| status.notice.is_some());
-        let _ = timeout(wait, noticed).await;
+        if !wait.is_zero() && self.status.borrow().notice.is_none() {
+            let Ok(_place) = waiting.try_acquire() else {
+                return text(StatusCode::SERVICE_UNAVAILABLE, "too many are waiting already\n");
+            };
+            let mut status = self.status.clone();
+            // `wait_for` fails only where the sidecar has gone, and this connection with it.
+            let noticed = status.wait_for(|status| status.notice.is_some());
+            let _ = timeout(wait, noticed).await;
+        }
         let snapshot = self.snapshot();
         let (Some(notice), Some(deadline)) = (snapshot.notice, snapshot.deadline) else {
             return reply(StatusCode::NO_CONTENT, "text/plain", String::new());

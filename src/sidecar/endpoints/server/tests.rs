@@ -61,13 +61,14 @@ async fn ask(stream: &mut DuplexStream, path: &str) -> String {
 async fn every_long_poll_of_a_kept_connection_is_answered() {
     for wait in [1, 7, 19, 21, 30, 45, 60] {
         let (endpoints, _status) = endpoints();
+        let server = Arc::new(Server::new(Audience::Loopback, endpoints));
         let start = Instant::now();
         let mut closes = 0;
         let mut kept: Option<DuplexStream> = None;
         while start.elapsed() < Duration::from_secs(600) {
             let mut stream = kept.take().unwrap_or_else(|| {
                 let (ours, theirs) = duplex(64 * 1024);
-                tokio::spawn(connection(theirs, endpoints.clone(), Audience::Loopback, false));
+                tokio::spawn(Arc::clone(&server).converse(theirs, server.asking.try_take()));
                 ours
             });
             let asked = start.elapsed();
@@ -85,4 +86,32 @@ async fn every_long_poll_of_a_kept_connection_is_answered() {
             "polls of {wait} s share connections, a minute each: {closes}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_gets_a_place_and_who_has_had_one_for_longest_leaves() {
+    const COMERS: usize = 100;
+    let places = Arc::new(Places::new(8));
+    let (left, mut leavers) = tokio::sync::mpsc::channel(COMERS);
+    let mut comers = JoinSet::new();
+    for comer in 0..COMERS {
+        let (places, left) = (Arc::clone(&places), left.clone());
+        comers.spawn(async move {
+            let place = places.take().await;
+            places.wanted().await;
+            drop(place);
+            left.send(comer).await.unwrap();
+        });
+        // Some come one by one, some all at once.
+        if comer % 10 < 5 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut gone = Vec::new();
+    while let Ok(Some(comer)) = timeout(HEAD_LIMIT, leavers.recv()).await {
+        gone.push(comer);
+    }
+    let expected: Vec<usize> = (0..COMERS - 8).collect();
+    assert_eq!(gone, expected, "all but the last eight have had one, in order");
+    assert!(places.try_take().is_none());
 }
