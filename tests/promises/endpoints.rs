@@ -38,6 +38,24 @@ fn before_a_notice_all_is_well() {
 }
 
 #[test]
+fn a_blind_watcher_is_told_by_a_health_check_that_is_still_well() {
+    let nobody = format!("http://{}", free_address());
+    let mut sidecar = Sidecar::start(&[
+        ("PRESTOP_DRAIN", "ack"),
+        ("PRESTOP_WATCH", "spot"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &nobody),
+    ]);
+    while sidecar.await_event("watch")["watch"] != "spot" {}
+    let (status, body) = sidecar.get("/healthz");
+    assert_eq!(status, 200, "a serving task must not be replaced for it: {body}");
+    let told = body.lines().last().unwrap_or_default();
+    assert!(
+        told.starts_with("blind: spot: there is no instance metadata at"),
+        "{body}"
+    );
+}
+
+#[test]
 fn a_manual_notice_needs_the_token_and_turns_everything() {
     let mut sidecar = with_token();
     assert_eq!(sidecar.post("/drain", "").0, 401);

@@ -193,7 +193,7 @@ async fn failure_error_status_silence_and_garbage_are_told_apart_and_in_time() {
         // The release that follows lost answers may have failed by now, too.
         let expected = if tries == 1 { 1..=1 } else { tries..=tries + 1_u64 };
         assert!(expected.contains(&calls), "{kind:?}: {calls} calls");
-        assert!(report.trouble.is_some(), "{kind:?}: /healthz says so");
+        assert!(report.trouble.is_some(), "{kind:?}: the body of /healthz says so");
         assert_eq!(report.leases, [], "{kind:?}: the lease is not kept");
         scene.mends();
         sleep(Duration::from_secs(70)).await;
@@ -459,8 +459,8 @@ fn over_http_what_is_wrong_is_400_what_ecs_refuses_502_and_a_silent_agent_504() 
         });
         let (code, health) = sidecar.get("/healthz");
         assert!(
-            code == 503 && health.contains("task protection fails"),
-            "{health}"
+            code == 200 && health.contains("protection: task protection fails"),
+            "it can drain all the same: {health}"
         );
     }
     assert_eq!(ecs.ask("DELETE", "/_simulate/fault", "").0, 200);

@@ -1,5 +1,6 @@
 //! What each endpoint answers, and to which methods.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,11 +82,23 @@ impl Endpoints {
         }
     }
 
+    /// Well while it can drain: a watcher that is blind must not get a serving task replaced.
     fn healthz(&self) -> Reply {
-        match &self.snapshot().unhealthy {
-            None => text(StatusCode::OK, "ok\n"),
-            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
+        let snapshot = self.snapshot();
+        if let Some(why) = &snapshot.unhealthy {
+            return text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n"));
         }
+        let mut body = "ok\n".to_owned();
+        for watch in &snapshot.watches {
+            if let Some(why) = &watch.why {
+                let _ = writeln!(body, "blind: {}: {why}", watch.watch);
+            }
+        }
+        let protection = snapshot.protection.as_ref();
+        if let Some(why) = protection.and_then(|protection| protection.trouble.as_ref()) {
+            let _ = writeln!(body, "protection: {why}");
+        }
+        text(StatusCode::OK, &body)
     }
 
     async fn ready(&self) -> Reply {
@@ -266,7 +279,6 @@ impl Endpoints {
         };
         let protection = Arc::clone(&desk.report.borrow());
         let mut status = Status::clone(&status);
-        status.unhealthy = status.unhealthy.or_else(|| protection.trouble.clone());
         status.protection = Some(protection);
         Arc::new(status)
     }
