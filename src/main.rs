@@ -1,7 +1,9 @@
 //! The command line: one subcommand each, nothing else.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Arg, ArgMatches, Command};
 use ecs_prestop::config::{Config, LogFormat, SETTINGS};
@@ -9,7 +11,7 @@ use ecs_prestop::core::lifecycle::Code;
 use ecs_prestop::sidecar::aws::contained::is_contained;
 use ecs_prestop::sidecar::http::Network;
 use ecs_prestop::sidecar::run::{self, Networks};
-use ecs_prestop::sidecar::telemetry::writer::Writer;
+use ecs_prestop::sidecar::telemetry::writer::{Writer, flush_end};
 use ecs_prestop::sidecar::telemetry::{Format, Telemetry};
 use ecs_prestop::sidecar::watch::signals::Signals;
 use ecs_prestop::sidecar::{endpoints, mailbox};
@@ -94,10 +96,8 @@ fn config(matches: Option<&ArgMatches>) -> Result<Config, ExitCode> {
     Config::read(flag, variables).map_err(|problems| refuse(&problems))
 }
 
-fn refuse(problems: &[impl ToString]) -> ExitCode {
-    for problem in problems {
-        complain(&problem.to_string());
-    }
+fn refuse(problems: &[impl Display]) -> ExitCode {
+    complain_and_flush(problems);
     ExitCode::from(Code::Settings.number())
 }
 
@@ -135,9 +135,12 @@ fn run(matches: Option<&ArgMatches>) -> ExitCode {
             listener,
         )
         .await;
-        telemetry.flush();
-        for complaint in &ending.complaints {
-            complain(complaint);
+        // One limit for both: what the log has used up, standard error has not.
+        let end = flush_end(Instant::now(), ending.deadline);
+        let stderr = complain(&ending.complaints);
+        telemetry.flush(end);
+        if let Some(stderr) = stderr {
+            stderr.flush(end);
         }
         // Not by returning: a resolver that hangs must not hold the process.
         std::process::exit(ending.code.number().into())
@@ -176,7 +179,8 @@ fn exit_with_1_on_panic(telemetry: Telemetry) {
             return;
         }
         tracing::error!(event = "exit", code = Code::Fault.number(), result = Code::Fault.words(), message = %panic);
-        telemetry.flush();
+        // Soon enough at any time: a panic after the deadline is as late as the exit would have been.
+        telemetry.flush(flush_end(Instant::now(), None));
         std::process::exit(Code::Fault.number().into());
     }));
 }
@@ -195,15 +199,26 @@ fn health(matches: &ArgMatches) -> ExitCode {
 }
 
 fn fault(why: &str) -> ExitCode {
-    complain(why);
+    complain_and_flush(&[why]);
     ExitCode::from(Code::Fault.number())
 }
 
-/// On standard error, if somebody reads it.
-fn complain(what: &str) {
+fn complain_and_flush(complaints: &[impl Display]) {
+    if let Some(stderr) = complain(complaints) {
+        stderr.flush(flush_end(Instant::now(), None));
+    }
+}
+
+/// On standard error, if somebody reads it before it is flushed; `None` where there is nothing to say.
+fn complain(complaints: &[impl Display]) -> Option<Writer> {
+    if complaints.is_empty() {
+        return None;
+    }
     let stderr = Writer::start(std::io::stderr());
-    stderr.last_line(format!("ecs-prestop: {what}\n"));
-    stderr.flush();
+    for complaint in complaints {
+        stderr.last_line(format!("ecs-prestop: {complaint}\n"));
+    }
+    Some(stderr)
 }
 
 fn on_runtime<T>(future: impl Future<Output = T>) -> T {
@@ -211,7 +226,7 @@ fn on_runtime<T>(future: impl Future<Output = T>) -> T {
     match runtime {
         Ok(runtime) => runtime.block_on(future),
         Err(why) => {
-            complain(&format!("cannot start: {why}"));
+            complain_and_flush(&[format!("cannot start: {why}")]);
             std::process::exit(Code::Fault.number().into())
         }
     }

@@ -76,18 +76,23 @@ fn a_hung_app_is_3_and_sigkill_at_the_stop_timeout_comes_too_late() {
 #[test]
 fn a_full_pipe_that_nobody_reads_does_not_make_it_late() {
     let (address, _requests) = app(None);
-    let (_reader, mut pipe) = std::io::pipe().unwrap();
-    pipe.write_all(&[b'x'; 65_536]).unwrap();
+    let full = || {
+        let (reader, mut pipe) = std::io::pipe().unwrap();
+        pipe.write_all(&[b'x'; 65_536]).unwrap();
+        (reader, pipe)
+    };
+    let ((_out, stdout), (_err, stderr)) = (full(), full());
     let mut command = binary();
     command
         .env("PRESTOP_DRAIN", drain(address))
-        .env("PRESTOP_STOP_TIMEOUT", "5s")
+        .env("PRESTOP_STOP_TIMEOUT", "2s")
         .env("PRESTOP_LISTEN", "off")
         .env("PRESTOP_LOG", "trace")
-        .stdout(pipe);
+        .stdout(stdout)
+        .stderr(stderr);
     let mut process = Process::start(&mut command);
     process.await_handlers();
-    let sigkill = Instant::now() + Duration::from_secs(5);
+    let sigkill = Instant::now() + Duration::from_secs(2);
     process.signal(Signal::TERM);
     let code = process.wait_until(sigkill).expect("SIGKILL would have hit it");
     assert_eq!(code, Some(3));

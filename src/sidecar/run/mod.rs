@@ -47,6 +47,8 @@ pub struct Ending {
     pub report: Report,
     /// What to tell people, where settings were wrong.
     pub complaints: Vec<String>,
+    /// When all had to be over; the last lines are written in what is left until SIGKILL.
+    pub deadline: Option<Instant>,
 }
 
 /// The networks of the sidecar's parts: a name that hangs in one must not hold up another.
@@ -545,6 +547,7 @@ impl Sidecar {
             code: self.lifecycle.ended().unwrap_or(Code::Fault),
             report: self.lifecycle.report(),
             complaints: self.complaints,
+            deadline: self.lifecycle.deadline(),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod writer;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -86,11 +87,10 @@ impl Telemetry {
         }
     }
 
-    /// Writes out what is still queued, as far as somebody reads it, within
-    /// [`writer::FLUSH_LIMIT`].
-    pub fn flush(&self) {
+    /// Writes out what is still queued, as far as somebody reads it before `end`; see [`writer::flush_end`].
+    pub fn flush(&self, end: Instant) {
         if let Some(writer) = &self.writer {
-            writer.flush();
+            writer.flush(end);
         }
     }
 }

@@ -7,14 +7,22 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A busy shutdown writes some dozens of lines; these bound the memory of a log driver that hangs.
 const QUEUE: usize = 512;
 
-/// How long the exit waits for the last lines: half of the least margin (0.2 s, see
-/// [`crate::core::deadline`]), so that a full pipe cannot make it late.
-pub const FLUSH_LIMIT: Duration = Duration::from_millis(100);
+/// How long the exit waits for the last lines of all writers together: a quarter of the least margin (0.2 s,
+/// see [`crate::core::deadline`]), so that a full pipe cannot make it late: the rest is for a busy machine,
+/// which wakes the process late before it and after it. A pipe that is read takes them at once.
+const FLUSH_LIMIT: Duration = Duration::from_millis(50);
+
+/// Until when the exit may wait for its last lines. It comes out of the margin that follows the deadline: a
+/// process that is woken late has less of it, or nothing.
+pub fn flush_end(now: Instant, deadline: Option<Instant>) -> Instant {
+    let latest = now + FLUSH_LIMIT;
+    deadline.map_or(latest, |deadline| latest.min(deadline + FLUSH_LIMIT))
+}
 
 /// Lines are short but for the last one, which carries the whole timeline.
 const STACK: usize = 64 * 1024;
@@ -71,11 +79,11 @@ impl Writer {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until what is queued has been written, and no longer than [`FLUSH_LIMIT`].
-    pub fn flush(&self) {
+    /// Waits until what is queued has been written, and not beyond `end`.
+    pub fn flush(&self, end: Instant) {
         let (flushed, done) = channel();
         if self.lines.send(Item::Flushed(flushed)).is_ok() {
-            let _ = done.recv_timeout(FLUSH_LIMIT);
+            let _ = done.recv_timeout(end.saturating_duration_since(Instant::now()));
         }
     }
 }
@@ -101,6 +109,38 @@ mod tests {
     use std::io::{BufRead, BufReader};
 
     use super::*;
+    use crate::core::deadline::{MIN_STOP_TIMEOUT, StopTimeout};
+
+    #[test]
+    fn the_flush_comes_out_of_the_margin_of_the_least_stop_timeout_and_not_on_top() {
+        let start = Instant::now();
+        let least = StopTimeout::new(MIN_STOP_TIMEOUT).unwrap();
+        let deadline = start + least.budget();
+        let sigkill = start + MIN_STOP_TIMEOUT;
+        for woken_late in [0, 30, 49, 50, 100, 150, 199] {
+            let now = deadline + Duration::from_millis(woken_late);
+            let waits = flush_end(now, Some(deadline)).saturating_duration_since(now);
+            let left = (sigkill - now).saturating_sub(Duration::from_millis(150));
+            assert!(waits <= left, "woken {woken_late} ms late, it waits {waits:?}");
+        }
+        let early = flush_end(start, Some(deadline));
+        assert_eq!(early, start + FLUSH_LIMIT, "long before the deadline");
+        assert_eq!(flush_end(start, None), start + FLUSH_LIMIT, "where there is none");
+    }
+
+    #[test]
+    fn a_flush_whose_time_is_over_waits_for_nobody() {
+        let (_reader, mut pipe) = std::io::pipe().unwrap();
+        pipe.write_all(&[b'x'; 65_536]).unwrap();
+        let writer = Writer::start(pipe);
+        writer.line("a line for which there is no room\n".to_owned());
+        let now = Instant::now();
+        for _ in 0..10_000 {
+            writer.flush(now);
+        }
+        // Each would have waited for as long as it may.
+        assert!(now.elapsed() < 100 * FLUSH_LIMIT);
+    }
 
     #[test]
     fn a_pipe_that_nobody_reads_loses_lines_but_holds_nothing_up_and_keeps_the_last_one() {
@@ -111,7 +151,7 @@ mod tests {
         }
         assert!(writer.dropped() > 0, "the queue must be bounded");
         writer.last_line("the end\n".to_owned());
-        writer.flush();
+        writer.flush(flush_end(Instant::now(), None));
         drop(writer);
         let last = BufReader::new(reader).lines().last().unwrap().unwrap();
         assert_eq!(last, "the end");
