@@ -130,6 +130,62 @@ fn a_second_sigint_is_130_at_once() {
 }
 
 #[test]
+fn sighup_counts_as_sigterm_even_where_it_was_ignored_before() {
+    let (address, requests) = app(Some(OK));
+    for ignored in ["", "trap '' HUP; "] {
+        let script = format!("{ignored}exec {}", env!("CARGO_BIN_EXE_ecs-prestop"));
+        let mut command = std::process::Command::new("/bin/sh");
+        command
+            .args(["-c", &script])
+            .env_clear()
+            .env("PRESTOP_DRAIN", drain(address))
+            .env("PRESTOP_LISTEN", "off")
+            .stdout(Stdio::null());
+        let mut process = Process::start(&mut command);
+        process.await_handlers();
+        process.signal(Signal::HUP);
+        assert_eq!(process.wait(), Some(0), "`{ignored}`");
+        assert_eq!(requests.try_iter().count(), 1, "`{ignored}`");
+    }
+}
+
+#[test]
+fn other_signals_end_nothing_and_are_named_once_each() {
+    let (address, requests) = app(Some(OK));
+    let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address))]);
+    let others = [
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::USR2, "SIGUSR2"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::ALARM, "SIGALRM"),
+        (Signal::VTALARM, "SIGVTALRM"),
+        (Signal::PROF, "SIGPROF"),
+        (Signal::IO, "SIGIO"),
+        (Signal::XCPU, "SIGXCPU"),
+        (Signal::XFSZ, "SIGXFSZ"),
+        (Signal::POWER, "SIGPWR"),
+        (Signal::STKFLT, "SIGSTKFLT"),
+    ];
+    let named = |event: &serde_json::Value, name: &str| {
+        event["event"] == "watch"
+            && event["message"]
+                .as_str()
+                .is_some_and(|message| message.contains(name))
+    };
+    for (signal, name) in others {
+        sidecar.process.signal(signal);
+        while !named(&sidecar.await_event("watch"), name) {}
+        sidecar.process.signal(signal);
+    }
+    assert_eq!(sidecar.stop(), Some(0), "it has drained at SIGTERM, not before");
+    assert_eq!(requests.try_iter().count(), 1);
+    for (_, name) in others {
+        let lines = sidecar.events.iter().filter(|event| named(event, name)).count();
+        assert_eq!(lines, 1, "{name}: {:#?}", sidecar.events);
+    }
+}
+
+#[test]
 fn a_hundred_signals_are_one_drain() {
     let (address, requests) = app(Some(OK));
     let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address)), ("PRESTOP_SETTLE", "300ms")]);

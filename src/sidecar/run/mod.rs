@@ -308,6 +308,7 @@ impl Sidecar {
 
     fn note_watch(&mut self, state: WatchState) {
         match &state.why {
+            _ if !state.log => {}
             None => tracing::info!(event = "watch", watch = state.watch, message = "watching"),
             Some(why) => {
                 tracing::warn!(event = "watch", watch = state.watch, message = why.as_str())
