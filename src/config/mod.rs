@@ -16,7 +16,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::core::deadline::{CEILING, Limits, MAX_RESERVE, MIN_STOP_TIMEOUT, Reserve, StopTimeout};
 use crate::core::lifecycle::{AfterDrain, AwsPolicy, Policy};
-use crate::core::step::{Step, parse_steps};
+use crate::core::step::{Plan, Step, parse_steps};
 use crate::core::url::HttpUrl;
 use crate::sidecar::aws;
 use crate::sidecar::watch::items::Item;
@@ -248,6 +248,20 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What a plan needs and these settings rule out, whether it comes from a setting or from labels.
+    pub fn refuses(&self, plan: &Plan) -> Option<Problem> {
+        let waits = plan.steps().iter().any(|planned| planned.step == Step::Ack);
+        (waits && self.listen.is_none()).then(|| Problem::Value {
+            name: format!("{PREFIX}LISTEN"),
+            value: "off".to_owned(),
+            allowed: "an `ack` step waits for POST /drained, which nobody can send then: leave it out, or drain by a \
+                      URL or a signal"
+                .to_owned(),
+        })
+    }
+}
+
 fn unknown(environment: &BTreeMap<String, String>) -> Vec<Problem> {
     environment.keys().filter_map(|key| unknown_name(key)).collect()
 }
@@ -291,8 +305,8 @@ impl Given<'_> {
         });
         let (stop_timeout, stop_timeout_auto) = self.stop_timeout();
         let aws = aws::clients::Settings::read(|name| self.environment.get(name).cloned());
-        let reserve = self.duration("RESERVE", 10, Duration::ZERO..=MAX_RESERVE);
-        let settle = self.duration("SETTLE", 0, Duration::ZERO..=CEILING);
+        let reserve = self.duration("RESERVE", 10, Duration::ZERO..=MAX_RESERVE, "20s or 1m30s");
+        let settle = self.duration("SETTLE", 0, Duration::ZERO..=CEILING, "5s or 1500ms");
         let capacity = self.choice(
             "CAPACITY",
             Capacity::Auto,
@@ -307,6 +321,7 @@ impl Given<'_> {
             "POLL_INTERVAL",
             1,
             Duration::from_millis(200)..=Duration::from_secs(60),
+            "500ms or 5s",
         );
         let after_drain = self.after_drain();
         let drain_instance = self.yes_or_no("DRAIN_INSTANCE");
@@ -388,15 +403,24 @@ impl Given<'_> {
         })
     }
 
-    fn duration(&mut self, name: &str, default_s: u64, bounds: RangeInclusive<Duration>) -> Duration {
+    /// `examples`: within the bounds, and whatever else may stand there.
+    fn duration(
+        &mut self,
+        name: &str,
+        default_s: u64,
+        bounds: RangeInclusive<Duration>,
+        examples: &str,
+    ) -> Duration {
         self.parse(name, Duration::from_secs(default_s), |text| {
-            duration(text).filter(|duration| bounds.contains(duration)).ok_or_else(|| {
-                format!(
-                    "allowed is a duration of {} to {}, such as 90s, 1m30s or 1500ms; a bare number is seconds",
-                    in_seconds(*bounds.start()),
-                    in_seconds(*bounds.end())
-                )
-            })
+            duration(text)
+                .filter(|duration| bounds.contains(duration))
+                .ok_or_else(|| {
+                    format!(
+                        "allowed is a duration of {} to {}, such as {examples}; a bare number is seconds",
+                        in_seconds(*bounds.start()),
+                        in_seconds(*bounds.end())
+                    )
+                })
         })
     }
 
@@ -420,7 +444,12 @@ impl Given<'_> {
         if given.is_some_and(|(_, value)| value == "auto") {
             return (StopTimeout::DEFAULT, true);
         }
-        let given = self.duration("STOP_TIMEOUT", 30, MIN_STOP_TIMEOUT..=CEILING);
+        let given = self.duration(
+            "STOP_TIMEOUT",
+            30,
+            MIN_STOP_TIMEOUT..=CEILING,
+            "30s or 1m30s, or `auto` to ask ECS for it",
+        );
         (StopTimeout::new(given).unwrap_or(StopTimeout::DEFAULT), false)
     }
 
@@ -657,6 +686,57 @@ mod tests {
         for text in ["", "s", "PT1S", "-5s", "5 s", "1m ago", "5x"] {
             assert_eq!(duration(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_message_has_bounds_and_an_example_that_fit_its_variable() {
+        let examples = |message: &str| -> Vec<Duration> {
+            let (_, examples) = message.split_once("such as ").unwrap_or_default();
+            let words = examples.split([' ', ',', ';']);
+            words.filter_map(duration).collect()
+        };
+        for (name, least, most) in [
+            ("PRESTOP_STOP_TIMEOUT", "2s", "120s"),
+            ("PRESTOP_RESERVE", "0s", "110s"),
+            ("PRESTOP_SETTLE", "0s", "120s"),
+            ("PRESTOP_POLL_INTERVAL", "200ms", "60s"),
+        ] {
+            let message = refused(name, "1h");
+            assert!(message.contains(&format!("{least} to {most}")), "{message}");
+            let examples = examples(&message);
+            assert!(!examples.is_empty(), "{message}");
+            let bounds = duration(least).unwrap()..=duration(most).unwrap();
+            assert!(
+                examples.iter().all(|example| bounds.contains(example)),
+                "{message}"
+            );
+            for example in examples {
+                let value = format!("{}ms", example.as_millis());
+                assert!(read(&[(name, &value)]).is_ok(), "{name}={value}");
+            }
+        }
+        assert!(refused("PRESTOP_STOP_TIMEOUT", "1h").contains("`auto`"));
+        assert!(refused("PRESTOP_STOP_TIMEOUT", "Auto").contains("`auto`"));
+        assert!(!refused("PRESTOP_RESERVE", "1h").contains("auto"));
+    }
+
+    #[test]
+    fn an_ack_step_needs_the_local_endpoints() {
+        let off = ("PRESTOP_LISTEN", "off");
+        let refusal = |variables: &[(&str, &str)]| {
+            let config = read(variables).unwrap();
+            let refusal = config.refuses(&Plan::from_setting(&config.drain).unwrap());
+            refusal.map(|problem| problem.to_string())
+        };
+        for drain in ["ack", "http://app/, ack"] {
+            let message = refusal(&[("PRESTOP_DRAIN", drain), off]).unwrap();
+            assert!(
+                message.starts_with("PRESTOP_LISTEN is `off`:") && message.contains("/drained"),
+                "{message}"
+            );
+        }
+        assert_eq!(refusal(&[("PRESTOP_DRAIN", "http://app/"), off]), None);
+        assert_eq!(refusal(&[("PRESTOP_DRAIN", "ack")]), None);
     }
 
     #[test]

@@ -186,6 +186,24 @@ fn other_signals_end_nothing_and_are_named_once_each() {
 }
 
 #[test]
+fn an_exit_that_is_not_0_is_a_warning_or_an_error() {
+    let (hangs, _requests) = app(None);
+    let (fails, _requests) = app(Some(NOT_FOUND));
+    let (well, _requests) = app(Some(OK));
+    for (address, code, level) in [(well, 0, "info"), (hangs, 3, "warn"), (fails, 4, "error")] {
+        let mut sidecar =
+            Sidecar::start(&[("PRESTOP_DRAIN", &drain(address)), ("PRESTOP_STOP_TIMEOUT", "2s")]);
+        sidecar.process.signal(Signal::TERM);
+        let exit = sidecar.await_event("exit");
+        assert_eq!(
+            (&exit["code"], &exit["level"]),
+            (&code.into(), &level.into()),
+            "{exit}"
+        );
+    }
+}
+
+#[test]
 fn a_hundred_signals_are_one_drain() {
     let (address, requests) = app(Some(OK));
     let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address)), ("PRESTOP_SETTLE", "300ms")]);
@@ -231,14 +249,42 @@ fn wrong_settings_are_78_all_at_once_and_before_anything_starts() {
     insta::assert_snapshot!("wrong_settings", complaints);
 }
 
+/// The level of the `exit` line, and whether an error before or in it says why.
+fn reason_in_log(output: &std::process::Output) -> (String, bool) {
+    let log = String::from_utf8_lossy(&output.stdout).into_owned();
+    let events: Vec<serde_json::Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let level = events
+        .last()
+        .map(|exit| exit["level"].as_str().unwrap_or_default().to_owned());
+    let reason = events
+        .iter()
+        .any(|event| event["level"] == "error" && event["message"].is_string());
+    (level.unwrap_or_default(), reason)
+}
+
+#[test]
+fn an_ack_that_nobody_can_send_is_78() {
+    let output = run(&[], &[("PRESTOP_DRAIN", "ack"), ("PRESTOP_LISTEN", "off")]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        complaints(&output).contains("PRESTOP_LISTEN is `off`"),
+        "{output:?}"
+    );
+}
+
 #[test]
 fn without_any_step_it_is_78() {
     let output = run(&["run"], &[("PRESTOP_LISTEN", "off")]);
     assert_eq!(output.status.code(), Some(78));
+    let why = "there is no step: set PRESTOP_DRAIN";
+    assert!(complaints(&output).contains(why), "{}", complaints(&output));
+    assert_eq!(reason_in_log(&output), ("error".to_owned(), true), "{output:?}");
     assert!(
-        complaints(&output).contains("there is no step: set PRESTOP_DRAIN"),
-        "{}",
-        complaints(&output)
+        String::from_utf8_lossy(&output.stdout).contains(why),
+        "{output:?}"
     );
 }
 
@@ -267,6 +313,7 @@ fn a_listen_address_that_is_taken_is_78() {
         complaints.contains(&address) && complaints.contains("Choose another port"),
         "{complaints}"
     );
+    assert_eq!(reason_in_log(&output), ("error".to_owned(), true), "{output:?}");
 }
 
 #[test]

@@ -367,11 +367,12 @@ impl Sidecar {
                     .to_owned(),
             );
         }
-        for complaint in &complaints {
-            tracing::error!(event = "watch", watch = "task", message = complaint.as_str());
+        if let Some(plan) = &plan {
+            complaints.extend(self.config.refuses(plan).map(|problem| problem.to_string()));
         }
         if complaints.is_empty() || !before_notice {
             // Too late to be strict: what can be done is done.
+            log_complaints(&complaints);
             return Some(plan.map_or(Event::Refuse(Code::Failed), Event::Plan));
         }
         self.refuse(complaints);
@@ -379,6 +380,7 @@ impl Sidecar {
     }
 
     fn refuse(&mut self, complaints: Vec<String>) {
+        log_complaints(&complaints);
         self.complaints = complaints;
         self.apply(Event::Refuse(Code::Settings));
     }
@@ -550,6 +552,12 @@ impl Sidecar {
             complaints: self.complaints,
             deadline: self.lifecycle.deadline(),
         }
+    }
+}
+
+fn log_complaints(complaints: &[String]) {
+    for complaint in complaints {
+        tracing::error!(event = "watch", watch = "task", message = complaint.as_str());
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Instant;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use crate::core::lifecycle::Report;
+use crate::core::lifecycle::{Code, Report};
 use crate::core::task::Identity;
 use crate::core::timeline::{AwsCall, Outcome, What};
 
@@ -66,9 +66,18 @@ impl Telemetry {
     pub fn log(&self, what: &What, report: impl FnOnce() -> Report) {
         let fields = serde_json::to_string(what).unwrap_or_default();
         match what {
-            What::Exit { .. } => {
+            What::Exit { code, .. } => {
                 let report = serde_json::to_string(&report()).unwrap_or_default();
-                tracing::info!(target: What::EXIT, event = What::EXIT, fields, report);
+                if [Code::Drained, Code::Interrupted]
+                    .map(Code::number)
+                    .contains(code)
+                {
+                    tracing::info!(target: What::EXIT, event = What::EXIT, fields, report);
+                } else if *code == Code::Deadline.number() {
+                    tracing::warn!(target: What::EXIT, event = What::EXIT, fields, report);
+                } else {
+                    tracing::error!(target: What::EXIT, event = What::EXIT, fields, report);
+                }
             }
             What::StepRetry { .. } | What::Deadline { .. } => {
                 tracing::warn!(event = what.event(), fields)
