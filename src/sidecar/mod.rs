@@ -5,10 +5,11 @@
 //! - [`drain`]: how a step is done
 //! - [`aws`]: what is asked of AWS
 //! - [`protection`]: task protection at work, beside the drain
-//! - [`http`]: the one small HTTP client
+//! - [`http`]: the one small HTTP client; [`clock`]: what time it is
 //! - [`endpoints`], [`status`], [`telemetry`]: what others may see
 
 pub mod aws;
+pub mod clock;
 pub mod drain;
 pub mod endpoints;
 pub mod http;

@@ -6,19 +6,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::StatusCode;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant as Clock, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::core::leases::{Answer, Asker, Command, Event, LeaseName, Protection, Said};
 use crate::core::task::Container;
 use crate::core::timeline::Outcome;
 use crate::core::url::HttpUrl;
 use crate::sidecar::aws::protection::tell;
-use crate::sidecar::drain::call::wall_clock;
+use crate::sidecar::clock::{now, wall_clock};
 use crate::sidecar::http::{Ask, Network};
 use crate::sidecar::status::{Calls, Lease, ProtectionReport, Status};
 
@@ -333,8 +333,4 @@ async fn ask_app(
             return;
         }
     }
-}
-
-fn now() -> Instant {
-    Clock::now().into_std()
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -18,7 +18,7 @@ use crate::config;
 use crate::core::leases::{Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE, Said};
 use crate::core::notice::{Notice, Reason};
 use crate::core::url::HttpUrl;
-use crate::sidecar::drain::call::wall_clock;
+use crate::sidecar::clock::{seconds_left, wall_clock};
 use crate::sidecar::http::Ask;
 use crate::sidecar::mailbox::Message;
 use crate::sidecar::protection::{What, protected_until};
@@ -320,12 +320,6 @@ fn protect_reply(answer: Answer) -> Reply {
 
 fn unready(url: &HttpUrl, why: &str) -> Reply {
     text(StatusCode::SERVICE_UNAVAILABLE, &format!("{url}: {why}\n"))
-}
-
-fn seconds_left(deadline: Instant) -> f64 {
-    let now = tokio::time::Instant::now().into_std();
-    let left = deadline.saturating_duration_since(now).as_secs_f64();
-    (left * 10.0).floor() / 10.0
 }
 
 /// The value of a query parameter, as it stands.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant as Clock, sleep, sleep_until};
+use tokio::time::{sleep, sleep_until};
 
 use crate::config::{Capacity, Config};
 use crate::core::deadline::CEILING;
@@ -19,6 +19,7 @@ use crate::core::step::Plan;
 use crate::core::task::Task;
 use crate::core::timeline::{Outcome, millis};
 use crate::sidecar::aws::task_metadata;
+use crate::sidecar::clock::now;
 use crate::sidecar::drain::{AskTask, ContainerAt, Drain, Urgency};
 use crate::sidecar::endpoints::{self, Endpoints};
 use crate::sidecar::http::Network;
@@ -559,8 +560,4 @@ fn log_complaints(complaints: &[String]) {
     for complaint in complaints {
         tracing::error!(event = "watch", watch = "task", message = complaint.as_str());
     }
-}
-
-fn now() -> Instant {
-    Clock::now().into_std()
 }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::core::deadline::CEILING;
 use crate::core::notice::Notice;
+use crate::sidecar::clock::now;
 use crate::sidecar::mailbox::{Mailbox, Message, WatchState};
 
 use instance_metadata::{Blind, InstanceMetadata};
@@ -141,7 +142,7 @@ async fn ask(metadata: &mut InstanceMetadata, item: Item) -> Result<Option<Annou
     let Some(reading) = metadata.get(item.path()).await? else {
         return Ok(None);
     };
-    let now = Instant::now().into_std();
+    let now = now();
     let aws_now = reading.date.unwrap_or_else(Timestamp::now);
     match item.parse(&reading.body, aws_now) {
         Sighting::Nothing => Ok(None),
