@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use serde_json::json;
@@ -75,7 +75,7 @@ impl Endpoints {
             "/ready" => self.ready().await,
             "/notice" => self.notice(query, waiting).await,
             "/status" => self.status(),
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics(head.headers.get(ACCEPT)),
             "/drained" => self.drained(query).await,
             "/drain" => self.drain(head.headers.get(AUTHORIZATION)).await,
             protect => self.protect(&head.method, protect, query).await,
@@ -167,18 +167,16 @@ impl Endpoints {
         reply(StatusCode::OK, "application/json", format!("{body}\n"))
     }
 
-    fn metrics(&self) -> Reply {
+    fn metrics(&self, accept: Option<&HeaderValue>) -> Reply {
         let snapshot = self.snapshot();
+        let format = metrics::Format::accepted(accept.and_then(|accept| accept.to_str().ok()));
         let body = metrics::render(
             &snapshot,
             self.telemetry.dropped(),
             snapshot.deadline.map(seconds_left),
+            format,
         );
-        reply(
-            StatusCode::OK,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            body,
-        )
+        reply(StatusCode::OK, format.content_type(), body)
     }
 
     async fn drained(&self, query: Option<&str>) -> Reply {
