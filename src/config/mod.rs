@@ -1,6 +1,6 @@
 //! Every setting of `run`, checked.
 //!
-//! Each is an environment variable and a flag of the same name, and one item of [`settings`]. Everything is
+//! Each is an environment variable and a flag of the same name, and one item of `settings`. Everything is
 //! read and checked before anything starts; all mistakes are reported together. Whoever holds a [`Config`]
 //! need not check it again.
 
