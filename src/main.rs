@@ -8,6 +8,8 @@ use std::time::Instant;
 use clap::{Arg, ArgMatches, Command};
 use ecs_prestop::config::{Config, LogFormat, SETTINGS};
 use ecs_prestop::core::lifecycle::Code;
+use ecs_prestop::core::plan::Plan;
+use ecs_prestop::core::timeline::What;
 use ecs_prestop::sidecar::aws::contained::is_contained;
 use ecs_prestop::sidecar::http::Network;
 use ecs_prestop::sidecar::run::{self, Networks};
@@ -115,6 +117,10 @@ fn run(matches: Option<&ArgMatches>) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
+    let plan = Plan::from_setting(&config.drain);
+    if let Some(problem) = plan.and_then(|plan| config.refuses(&plan)) {
+        return refuse(&[problem]);
+    }
     let telemetry = Telemetry::start(log_format(&config), config.log.clone());
     exit_with_1_on_panic(telemetry.clone());
     let ending = on_runtime(async move {
@@ -123,7 +129,12 @@ fn run(matches: Option<&ArgMatches>) -> ExitCode {
             Some(address) => match TcpListener::bind(address).await {
                 // Its own lookups: a name that hangs behind /ready must not keep a drain call waiting.
                 Ok(listener) => Some((listener, Network::system(1))),
-                Err(why) => return Err(listen_problem(address, &why)),
+                Err(why) => {
+                    let problem = listen_problem(address, &why);
+                    log_exit(Code::Settings, &problem);
+                    telemetry.flush(flush_end(Instant::now(), None));
+                    return Err(problem);
+                }
             },
         };
         let (mailbox, messages) = mailbox::channel();
@@ -183,11 +194,22 @@ fn exit_with_1_on_panic(telemetry: Telemetry) {
         if is_contained() {
             return;
         }
-        tracing::error!(event = "exit", code = Code::Fault.number(), result = Code::Fault.words(), message = %panic);
+        log_exit(Code::Fault, panic);
         // Soon enough at any time: a panic after the deadline is as late as the exit would have been.
         telemetry.flush(flush_end(Instant::now(), None));
         std::process::exit(Code::Fault.number().into());
     }));
+}
+
+/// For ends that no lifecycle has seen.
+fn log_exit(code: Code, why: impl Display) {
+    tracing::error!(
+        target: What::EXIT,
+        event = What::EXIT,
+        code = code.number(),
+        result = code.words(),
+        message = %why
+    );
 }
 
 fn health(matches: &ArgMatches) -> ExitCode {

@@ -80,6 +80,9 @@ pub struct WatchState {
     pub watch: &'static str,
     /// Whether notices would be seen now.
     pub sees: bool,
+    /// Whether this is worth a line of the log: a watcher that flaps is told rarely.
+    #[serde(skip)]
+    pub log: bool,
     /// Why not, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,

@@ -5,11 +5,12 @@
 //! - [`drain`]: how a step is done
 //! - [`aws_side`]: the sidecar's dealings with AWS; [`aws`]: how AWS is asked
 //! - [`protection`]: task protection at work, beside the drain
-//! - [`http`]: the one small HTTP client; [`task_metadata`]: what ECS says of this task
+//! - [`http`]: the one small HTTP client; [`task_metadata`]: what ECS says of this task; [`clock`]: what time it is
 //! - [`endpoints`], [`status`], [`telemetry`]: what others may see
 
 pub mod aws;
 pub mod aws_side;
+pub mod clock;
 pub mod drain;
 pub mod endpoints;
 pub mod http;

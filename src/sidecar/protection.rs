@@ -6,12 +6,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::StatusCode;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant as Clock, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::core::leases::{Answer, Asker, CALL_LIMIT, Command, Event, LeaseName, Protection, Said};
 use crate::core::lifecycle::ShutdownState;
@@ -19,7 +19,7 @@ use crate::core::task::Container;
 use crate::core::timeline::AwsOutcome;
 use crate::core::url::HttpUrl;
 use crate::sidecar::aws::protection::tell;
-use crate::sidecar::drain::call::wall_clock;
+use crate::sidecar::clock::{now, wall_clock};
 use crate::sidecar::http::{Ask, Network, Way};
 use crate::sidecar::status::{Calls, Lease, ProtectionReport, Status};
 
@@ -337,8 +337,4 @@ async fn ask_app(
             return;
         }
     }
-}
-
-fn now() -> Instant {
-    Clock::now().into_std()
 }

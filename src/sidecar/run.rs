@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant as Clock, sleep, sleep_until};
+use tokio::time::{sleep, sleep_until};
 
 use crate::config::{Capacity, Config};
 use crate::core::deadline::CEILING;
@@ -19,6 +19,7 @@ use crate::core::plan::Plan;
 use crate::core::task::Task;
 use crate::core::timeline::{Outcome, millis};
 use crate::sidecar::aws_side::{AwsSide, Circumstances, Wanted};
+use crate::sidecar::clock::now;
 use crate::sidecar::drain::{Drain, Urgency};
 use crate::sidecar::endpoints::{self, Endpoints};
 use crate::sidecar::http::Network;
@@ -319,6 +320,7 @@ impl Sidecar {
 
     fn note_watch(&mut self, state: WatchState) {
         match &state.why {
+            _ if !state.log => {}
             None => tracing::info!(event = "watch", watch = state.watch, message = "watching"),
             Some(why) => {
                 tracing::warn!(event = "watch", watch = state.watch, message = why.as_str())
@@ -401,14 +403,17 @@ impl Sidecar {
                     .to_owned(),
             );
         }
-        for complaint in complaints.iter().filter(|_| news) {
-            tracing::error!(event = "watch", watch = "task", message = complaint.as_str());
+        if let Some(plan) = &plan {
+            complaints.extend(self.config.refuses(plan).map(|problem| problem.to_string()));
         }
         if before_notice && !complaints.is_empty() {
             self.refuse(complaints);
             return None;
         }
         // After a notice it is too late to be strict: what can be done is done.
+        if news {
+            log_complaints(&complaints);
+        }
         Some(if none {
             Event::Refuse(Code::Failed)
         } else {
@@ -417,6 +422,7 @@ impl Sidecar {
     }
 
     fn refuse(&mut self, complaints: Vec<String>) {
+        log_complaints(&complaints);
         self.complaints = complaints;
         self.apply(Event::Refuse(Code::Settings));
     }
@@ -585,6 +591,8 @@ impl Sidecar {
     }
 }
 
-fn now() -> Instant {
-    Clock::now().into_std()
+fn log_complaints(complaints: &[String]) {
+    for complaint in complaints {
+        tracing::error!(event = "watch", watch = "task", message = complaint.as_str());
+    }
 }

@@ -27,6 +27,17 @@ fn wrong_flags_and_subcommands_are_2_and_say_what_there_is() {
 }
 
 #[test]
+fn no_scenario_is_proposed_that_is_far_from_what_was_meant() {
+    let output = run(&["rehearse", "spott"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let complaints = complaints(&output);
+    assert!(
+        !complaints.contains("similar value exists: 'protect"),
+        "{complaints}"
+    );
+}
+
+#[test]
 fn a_flag_with_a_wrong_value_is_78_like_its_variable() {
     let output = run(&["--drain", "ack", "--reserve", "2h"], &[]);
     assert_eq!(output.status.code(), Some(78));

@@ -136,6 +136,36 @@ fn metrics_are_prometheus_text() {
 }
 
 #[test]
+fn metrics_come_in_the_format_that_is_asked_for() {
+    let sidecar = with_token();
+    let ask = |accept: &str| {
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{accept}\r\n");
+        request(sidecar.address, &head).1
+    };
+    let open_metrics = ask("");
+    assert!(
+        open_metrics.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{open_metrics}"
+    );
+    let prometheus = ask("Accept: text/plain\r\n");
+    assert!(
+        prometheus.contains("content-type: text/plain; version=0.0.4"),
+        "{prometheus}"
+    );
+    assert!(!prometheus.contains("# EOF"), "{prometheus}");
+    let (_, body) = prometheus.split_once("\r\n\r\n").unwrap();
+    let samples: Vec<&str> = body.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(samples.len() > 10, "{body}");
+    for sample in samples {
+        let name = sample.split(['{', ' ']).next().unwrap();
+        assert!(
+            body.contains(&format!("# TYPE {name} ")),
+            "`{name}` has a type of its own: {body}"
+        );
+    }
+}
+
+#[test]
 fn what_is_asked_wrongly_is_answered_with_what_is_right() {
     let sidecar = with_token();
     for (path, status, part) in [

@@ -136,6 +136,80 @@ fn a_second_sigint_is_130_at_once() {
 }
 
 #[test]
+fn sighup_counts_as_sigterm_even_where_it_was_ignored_before() {
+    let (address, requests) = app(Some(OK));
+    for ignored in ["", "trap '' HUP; "] {
+        let script = format!("{ignored}exec {}", env!("CARGO_BIN_EXE_ecs-prestop"));
+        let mut command = std::process::Command::new("/bin/sh");
+        command
+            .args(["-c", &script])
+            .env_clear()
+            .env("PRESTOP_DRAIN", drain(address))
+            .env("PRESTOP_LISTEN", "off")
+            .stdout(Stdio::null());
+        let mut process = Process::start(&mut command);
+        process.await_handlers();
+        process.signal(Signal::HUP);
+        assert_eq!(process.wait(), Some(0), "`{ignored}`");
+        assert_eq!(requests.try_iter().count(), 1, "`{ignored}`");
+    }
+}
+
+#[test]
+fn other_signals_end_nothing_and_are_named_once_each() {
+    let (address, requests) = app(Some(OK));
+    let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address))]);
+    let others = [
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::USR2, "SIGUSR2"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::ALARM, "SIGALRM"),
+        (Signal::VTALARM, "SIGVTALRM"),
+        (Signal::PROF, "SIGPROF"),
+        (Signal::IO, "SIGIO"),
+        (Signal::XCPU, "SIGXCPU"),
+        (Signal::XFSZ, "SIGXFSZ"),
+        (Signal::POWER, "SIGPWR"),
+        (Signal::STKFLT, "SIGSTKFLT"),
+    ];
+    let named = |event: &serde_json::Value, name: &str| {
+        event["event"] == "watch"
+            && event["message"]
+                .as_str()
+                .is_some_and(|message| message.contains(name))
+    };
+    for (signal, name) in others {
+        sidecar.process.signal(signal);
+        while !named(&sidecar.await_event("watch"), name) {}
+        sidecar.process.signal(signal);
+    }
+    assert_eq!(sidecar.stop(), Some(0), "it has drained at SIGTERM, not before");
+    assert_eq!(requests.try_iter().count(), 1);
+    for (_, name) in others {
+        let lines = sidecar.events.iter().filter(|event| named(event, name)).count();
+        assert_eq!(lines, 1, "{name}: {:#?}", sidecar.events);
+    }
+}
+
+#[test]
+fn an_exit_that_is_not_0_is_a_warning_or_an_error() {
+    let (hangs, _requests) = app(None);
+    let (fails, _requests) = app(Some(NOT_FOUND));
+    let (well, _requests) = app(Some(OK));
+    for (address, code, level) in [(well, 0, "info"), (hangs, 3, "warn"), (fails, 4, "error")] {
+        let mut sidecar =
+            Sidecar::start(&[("PRESTOP_DRAIN", &drain(address)), ("PRESTOP_STOP_TIMEOUT", "2s")]);
+        sidecar.process.signal(Signal::TERM);
+        let exit = sidecar.await_event("exit");
+        assert_eq!(
+            (&exit["code"], &exit["level"]),
+            (&code.into(), &level.into()),
+            "{exit}"
+        );
+    }
+}
+
+#[test]
 fn a_hundred_signals_are_one_drain() {
     let (address, requests) = app(Some(OK));
     let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(address)), ("PRESTOP_SETTLE", "300ms")]);
@@ -181,14 +255,42 @@ fn wrong_settings_are_78_all_at_once_and_before_anything_starts() {
     insta::assert_snapshot!("wrong_settings", complaints);
 }
 
+/// The level of the `exit` line, and whether an error before or in it says why.
+fn reason_in_log(output: &std::process::Output) -> (String, bool) {
+    let log = String::from_utf8_lossy(&output.stdout).into_owned();
+    let events: Vec<serde_json::Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let level = events
+        .last()
+        .map(|exit| exit["level"].as_str().unwrap_or_default().to_owned());
+    let reason = events
+        .iter()
+        .any(|event| event["level"] == "error" && event["message"].is_string());
+    (level.unwrap_or_default(), reason)
+}
+
+#[test]
+fn an_ack_that_nobody_can_send_is_78() {
+    let output = run(&[], &[("PRESTOP_DRAIN", "ack"), ("PRESTOP_LISTEN", "off")]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        complaints(&output).contains("PRESTOP_LISTEN is `off`"),
+        "{output:?}"
+    );
+}
+
 #[test]
 fn without_any_step_it_is_78() {
     let output = run(&["run"], &[("PRESTOP_LISTEN", "off")]);
     assert_eq!(output.status.code(), Some(78));
+    let why = "there is no step: set PRESTOP_DRAIN";
+    assert!(complaints(&output).contains(why), "{}", complaints(&output));
+    assert_eq!(reason_in_log(&output), ("error".to_owned(), true), "{output:?}");
     assert!(
-        complaints(&output).contains("there is no step: set PRESTOP_DRAIN"),
-        "{}",
-        complaints(&output)
+        String::from_utf8_lossy(&output.stdout).contains(why),
+        "{output:?}"
     );
 }
 
@@ -217,6 +319,7 @@ fn a_listen_address_that_is_taken_is_78() {
         complaints.contains(&address) && complaints.contains("Choose another port"),
         "{complaints}"
     );
+    assert_eq!(reason_in_log(&output), ("error".to_owned(), true), "{output:?}");
 }
 
 #[test]

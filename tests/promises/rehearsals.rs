@@ -59,7 +59,7 @@ fn a_worker_finishes_the_job_in_hand() {
 
 #[test]
 fn a_protected_job_is_waited_for_and_one_without_the_sidecar_is_cut_off() {
-    let text = rehearse(&["protection"]);
+    let text = rehearse(&["protected-worker"]);
     assert!(text.contains("this one is protected: waits"), "{text}");
     assert!(
         text.contains(" 0 lost") && text.contains("without it 1 lost"),

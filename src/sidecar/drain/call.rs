@@ -4,11 +4,11 @@
 //! module sends requests and waits between them.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backon::BackoffBuilder as _;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, LOCATION, RETRY_AFTER};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::{Instant as Clock, sleep, timeout};
 
@@ -18,6 +18,7 @@ use crate::core::plan::PlannedStep;
 use crate::core::step::{Call, Method};
 use crate::core::timeline::Outcome;
 use crate::core::url::HttpUrl;
+use crate::sidecar::clock::{seconds_left, wall_clock};
 use crate::sidecar::http::{Answer, Ask, Trouble, Way};
 
 use super::{Drain, MAX_LOGGED, Urgency};
@@ -479,7 +480,7 @@ fn request<'a>(
 ) -> Ask<'a> {
     let urgency = *drain.urgency.borrow();
     // Tenths are enough for people, and for programs that plan ahead.
-    let seconds_left = (left(&urgency).as_secs_f64() * 10.0).floor() / 10.0;
+    let seconds_left = seconds_left(urgency.deadline);
     let mut ask = Ask::new(course.method.as_str(), &course.url)
         .header(IDEMPOTENCY_KEY, &format!("{}-{}", drain.key, planned.number))
         .header(PRESTOP_REASON, urgency.notice.reason.as_str())
@@ -519,14 +520,6 @@ fn body(drain: &Drain, planned: &PlannedStep, urgency: &Urgency, seconds_left: f
             .or(planned.container.as_deref()),
     };
     serde_json::to_string(&body).unwrap_or_default()
-}
-
-/// A monotonic time as this host's clock would show it, to the second.
-pub(crate) fn wall_clock(at: Instant) -> String {
-    let left = at.saturating_duration_since(Clock::now().into_std());
-    let left = SignedDuration::try_from(left).unwrap_or(SignedDuration::ZERO);
-    let then = Timestamp::now().saturating_add(left).unwrap_or(Timestamp::MAX);
-    then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn reply_of(answer: &Answer) -> Reply {

@@ -1,7 +1,7 @@
 //! The local endpoints: how containers of the task and their health checks talk to the sidecar.
 //!
 //! They answer from the latest status snapshot and pass what they are told on to the mailbox; they
-//! decide nothing. [`server`] bounds what clients can cost and who may ask, [`routes`] answers, [`health`]
+//! decide nothing. `server` bounds what clients can cost and who may ask, `routes` answers, [`health`]
 //! is the client of `ecs-prestop health`.
 
 use std::sync::Arc;

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use serde_json::json;
@@ -18,7 +18,7 @@ use crate::config;
 use crate::core::leases::{self, Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE, Said};
 use crate::core::notice::{Notice, Reason};
 use crate::core::url::HttpUrl;
-use crate::sidecar::drain::call::wall_clock;
+use crate::sidecar::clock::{seconds_left, wall_clock};
 use crate::sidecar::http::{Ask, Way};
 use crate::sidecar::mailbox::Message;
 use crate::sidecar::protection::{What, protected_until};
@@ -75,7 +75,7 @@ impl Endpoints {
             "/ready" => self.ready().await,
             "/notice" => self.notice(query, waiting).await,
             "/status" => self.status(),
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics(head.headers.get(ACCEPT)),
             "/drained" => self.drained(query).await,
             "/drain" => self.drain(head.headers.get(AUTHORIZATION)).await,
             protect => self.protect(&head.method, protect, query).await,
@@ -172,18 +172,16 @@ impl Endpoints {
         reply(StatusCode::OK, "application/json", format!("{body}\n"))
     }
 
-    fn metrics(&self) -> Reply {
+    fn metrics(&self, accept: Option<&HeaderValue>) -> Reply {
         let snapshot = self.snapshot();
+        let format = metrics::Format::accepted(accept.and_then(|accept| accept.to_str().ok()));
         let body = metrics::render(
             &snapshot,
             self.telemetry.dropped(),
             snapshot.deadline.map(seconds_left),
+            format,
         );
-        reply(
-            StatusCode::OK,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            body,
-        )
+        reply(StatusCode::OK, format.content_type(), body)
     }
 
     async fn drained(&self, query: Option<&str>) -> Reply {
@@ -325,12 +323,6 @@ fn protect_reply(answer: Answer) -> Reply {
 
 fn unready(url: &HttpUrl, why: &str) -> Reply {
     text(StatusCode::SERVICE_UNAVAILABLE, &format!("{url}: {why}\n"))
-}
-
-fn seconds_left(deadline: Instant) -> f64 {
-    let now = tokio::time::Instant::now().into_std();
-    let left = deadline.saturating_duration_since(now).as_secs_f64();
-    (left * 10.0).floor() / 10.0
 }
 
 /// The value of a query parameter, as it stands.

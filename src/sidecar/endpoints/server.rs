@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -104,8 +103,8 @@ pub async fn serve(listener: TcpListener, endpoints: Endpoints) {
 struct Places {
     free: Arc<Semaphore>,
     wanted: Notify,
-    /// How many wait for one.
-    waiting: AtomicUsize,
+    /// Of those who come one after the other, so that each makes one leave.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Places {
@@ -113,7 +112,7 @@ impl Places {
         Places {
             free: Arc::new(Semaphore::new(number)),
             wanted: Notify::new(),
-            waiting: AtomicUsize::new(0),
+            turn: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -123,17 +122,17 @@ impl Places {
         if let Some(place) = self.try_take() {
             return Some(place);
         }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _turn = self.turn.lock().await;
+        if let Some(place) = self.try_take() {
+            return Some(place);
+        }
         self.wanted.notify_one();
         let place = Arc::clone(&self.free).acquire_owned().await.ok();
-        // A wish that met nobody is kept by tokio, at most one: it must not meet a later one in vain.
+        // Where somebody has left without being told, tokio keeps the wish: it must not meet a later one.
         tokio::select! {
             biased;
             () = self.wanted.notified() => {}
             () = std::future::ready(()) => {}
-        }
-        if self.waiting.fetch_sub(1, Ordering::Relaxed) > 1 {
-            self.wanted.notify_one();
         }
         place
     }

@@ -1,6 +1,8 @@
-//! The Prometheus text of `/metrics`, made from a status snapshot: nothing is counted twice.
+//! The text of `/metrics`, made from a status snapshot: nothing is counted twice.
+//!
+//! OpenMetrics 1.0, or the text format 0.0.4 of Prometheus for whoever asks for that alone.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -15,8 +17,59 @@ use crate::core::notice::Reason;
 use crate::core::timeline::What;
 use crate::sidecar::status::Status;
 
+/// In which text format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus' own, version 0.0.4.
+    Prometheus,
+}
+
+impl Format {
+    /// What an `Accept` header asks for (RFC 9110, section 12.5.1): Prometheus' where it is preferred,
+    /// OpenMetrics otherwise.
+    pub fn accepted(accept: Option<&str>) -> Format {
+        let weight = |kinds: [&str; 3]| {
+            let ranges = accept.unwrap_or("*/*").split(',');
+            let weights = ranges.filter_map(|range| {
+                let mut parts = range.split(';').map(str::trim);
+                let kind = parts.next()?;
+                // The first that fits is the closest.
+                let closeness = kinds.iter().position(|known| known.eq_ignore_ascii_case(kind))?;
+                let weight = parts.find_map(|part| part.strip_prefix("q=")).unwrap_or("1");
+                Some((closeness, weight.parse::<f64>().unwrap_or(0.0)))
+            });
+            let closest = weights.fold(
+                None,
+                |best: Option<(usize, f64)>, (closeness, weight)| match best {
+                    Some((before, _)) if before < closeness => best,
+                    Some((before, most)) if before == closeness => Some((before, weight.max(most))),
+                    _ => Some((closeness, weight)),
+                },
+            );
+            closest.map_or(0.0, |(_, weight)| weight)
+        };
+        let open_metrics = weight(["application/openmetrics-text", "application/*", "*/*"]);
+        let prometheus = weight(["text/plain", "text/*", "*/*"]);
+        if prometheus > open_metrics {
+            Format::Prometheus
+        } else {
+            Format::OpenMetrics
+        }
+    }
+
+    /// The header of the answer.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Format::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
 /// Renders the text. `dropped`: log lines that nobody read in time; `seconds_left`: to the deadline.
-pub fn render(status: &Status, dropped: u64, seconds_left: Option<f64>) -> String {
+pub fn render(status: &Status, dropped: u64, seconds_left: Option<f64>, format: Format) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Snapshot {
         status: status.clone(),
@@ -26,6 +79,33 @@ pub fn render(status: &Status, dropped: u64, seconds_left: Option<f64>) -> Strin
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = encode(&mut text, &registry);
+    match format {
+        Format::OpenMetrics => text,
+        Format::Prometheus => prometheus(&text),
+    }
+}
+
+/// The same for Prometheus: its counters are named as their samples are, with `_total` (Prometheus
+/// documentation, *Exposition formats*), and nothing says where the text ends.
+fn prometheus(open_metrics: &str) -> String {
+    let declared = open_metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "));
+    let counters: Vec<&str> = declared
+        .filter_map(|declared| declared.strip_suffix(" counter"))
+        .collect();
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines().filter(|line| *line != "# EOF") {
+        let metadata = ["# HELP ", "# TYPE "].into_iter().find_map(|kind| {
+            let (name, rest) = line.strip_prefix(kind)?.split_once(' ')?;
+            counters.contains(&name).then_some((kind, name, rest))
+        });
+        // Writing to a String does not fail.
+        let _ = match metadata {
+            Some((kind, name, rest)) => writeln!(text, "{kind}{name}_total {rest}"),
+            None => writeln!(text, "{line}"),
+        };
+    }
     text
 }
 
@@ -180,4 +260,49 @@ fn truth(yes: bool) -> f64 {
 /// Small numbers only: exact.
 fn count(n: usize) -> f64 {
     u32::try_from(n).map_or(f64::INFINITY, f64::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prometheus_text_is_for_whoever_prefers_it() {
+        for (accept, format) in [
+            (None, Format::OpenMetrics),
+            (Some("*/*"), Format::OpenMetrics),
+            (Some("text/plain"), Format::Prometheus),
+            (Some("text/plain;version=0.0.4"), Format::Prometheus),
+            (Some("text/*, application/json"), Format::Prometheus),
+            (Some("text/plain;q=0.5, */*;q=0.8"), Format::OpenMetrics),
+            (Some("*/*;q=0.1, text/plain"), Format::Prometheus),
+            (
+                Some("Application/OpenMetrics-Text; version=1.0.0"),
+                Format::OpenMetrics,
+            ),
+            (Some("application/openmetrics-text;q=0, */*"), Format::Prometheus),
+            // Prometheus 3 itself.
+            (
+                Some(
+                    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                     application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+                ),
+                Format::OpenMetrics,
+            ),
+            (Some("application/json"), Format::OpenMetrics),
+            (Some(";;q=,,"), Format::OpenMetrics),
+        ] {
+            assert_eq!(Format::accepted(accept), format, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn a_counter_of_prometheus_is_named_as_its_sample_is() {
+        let open_metrics =
+            "# HELP a Words.\n# TYPE a counter\na_total 3\n# HELP ab Words.\n# TYPE ab gauge\nab 1\n# EOF\n";
+        assert_eq!(
+            prometheus(open_metrics),
+            "# HELP a_total Words.\n# TYPE a_total counter\na_total 3\n# HELP ab Words.\n# TYPE ab gauge\nab 1\n"
+        );
+    }
 }

@@ -14,7 +14,7 @@ use tracing::{Level, enabled};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use crate::core::lifecycle::Report;
+use crate::core::lifecycle::{Code, Report};
 use crate::core::task::Identity;
 use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, What};
 
@@ -70,7 +70,15 @@ impl Telemetry {
     pub fn log(&self, what: &What, report: impl FnOnce() -> Report) {
         let Some(lines) = &self.lines else { return };
         let (level, wanted) = match what {
-            What::Exit { .. } => (Level::INFO, enabled!(target: What::EXIT, Level::INFO)),
+            What::Exit { code, .. } => {
+                let level = match code {
+                    Code::Drained | Code::Interrupted => Level::INFO,
+                    Code::Deadline => Level::WARN,
+                    _ => Level::ERROR,
+                };
+                // The last line is there whatever is filtered out, unless nothing at all is wanted.
+                (level, enabled!(target: What::EXIT, Level::INFO))
+            }
             What::StepEnd {
                 outcome: Outcome::Failed(_),
                 ..

@@ -11,6 +11,7 @@ use hyper::header::{DATE, HeaderName};
 use jiff::Timestamp;
 
 use crate::core::url::HttpUrl;
+use crate::sidecar::clock::now;
 use crate::sidecar::http::{Ask, Network, Regular, Trouble};
 
 /// A whole call. The service answers in a few milliseconds, or, beyond its hop limit, never.
@@ -145,7 +146,7 @@ impl InstanceMetadata {
     }
 
     async fn token(&mut self) -> Result<String, Blind> {
-        let now = tokio::time::Instant::now().into_std();
+        let now = now();
         if let Some(token) = &self.token
             && now < token.renew_at
         {

@@ -12,10 +12,11 @@ use std::time::Duration;
 use backon::BackoffBuilder as _;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::core::deadline::CEILING;
 use crate::core::notice::{HostEnd, Notice};
+use crate::sidecar::clock::now;
 use crate::sidecar::mailbox::{Mailbox, Message, WatchState};
 
 use instance_metadata::{Blind, InstanceMetadata};
@@ -24,6 +25,11 @@ use items::{Item, Sighting};
 /// While the instance metadata cannot be asked, tries become this rare at most. A Spot notice is
 /// at most 120 s ahead: a longer blind spot would cost more than a twelfth of it.
 const MAX_BLIND_PAUSE: Duration = Duration::from_secs(10);
+
+/// A watcher that sees again and is blind again within seconds is told so once, then after these pauses: as
+/// long as it flaps, a line in ten minutes says how it is.
+const FIRST_SILENCE: Duration = Duration::from_secs(10);
+const LONGEST_SILENCE: Duration = Duration::from_secs(600);
 
 /// Polls go out up to this part of the interval earlier or later, so that the sidecars of one
 /// instance do not ask in step.
@@ -54,6 +60,7 @@ pub async fn instance_metadata(
 async fn watch(item: Item, mut metadata: InstanceMetadata, interval: Duration, mailbox: Mailbox) {
     let mut announced: Option<Timestamp> = None;
     let mut told: Option<Option<String>> = None;
+    let mut lines = Rarely::new();
     let mut blind_pauses = blind_pauses(interval);
     loop {
         let seen = ask(&mut metadata, item).await;
@@ -72,11 +79,13 @@ async fn watch(item: Item, mut metadata: InstanceMetadata, interval: Duration, m
             blind_pauses = self::blind_pauses(interval);
             jittered(interval)
         };
-        if told.as_ref() != Some(&why) {
+        let log = lines.has_news(&why);
+        if log || told.as_ref() != Some(&why) {
             told = Some(why.clone());
             let state = WatchState {
                 watch: item.name(),
                 sees: why.is_none(),
+                log,
                 why,
             };
             if mailbox.send(Message::Watch(state)).await.is_err() {
@@ -84,6 +93,39 @@ async fn watch(item: Item, mut metadata: InstanceMetadata, interval: Duration, m
             }
         }
         sleep(pause).await;
+    }
+}
+
+/// Which states of a watcher are worth a line of the log: every change after a calm, and while it flaps the
+/// state of the moment, less and less often.
+struct Rarely {
+    told: Option<Option<String>>,
+    /// No line before that.
+    next: Instant,
+    pause: Duration,
+}
+
+impl Rarely {
+    fn new() -> Rarely {
+        Rarely {
+            told: None,
+            next: Instant::now(),
+            pause: Duration::ZERO,
+        }
+    }
+
+    fn has_news(&mut self, why: &Option<String>) -> bool {
+        let now = Instant::now();
+        if self.told.as_ref() == Some(why) || now < self.next {
+            return false;
+        }
+        if now.duration_since(self.next) >= LONGEST_SILENCE {
+            self.pause = Duration::ZERO;
+        }
+        self.told = Some(why.clone());
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).clamp(FIRST_SILENCE, LONGEST_SILENCE);
+        true
     }
 }
 
@@ -100,7 +142,7 @@ async fn ask(metadata: &mut InstanceMetadata, item: Item) -> Result<Option<Annou
     let Some(reading) = metadata.get(item.path()).await? else {
         return Ok(None);
     };
-    let now = tokio::time::Instant::now().into_std();
+    let now = now();
     let aws_now = reading.date.unwrap_or_else(Timestamp::now);
     match item.parse(&reading.body, aws_now) {
         Sighting::Nothing => Ok(None),

@@ -167,3 +167,58 @@ async fn a_second_notice_is_told_if_its_time_is_earlier() {
     assert!(ends[1] < ends[0], "{ends:?}");
     assert!((20.0..21.2).contains(&notices[1].0), "{notices:?}");
 }
+
+/// What the log gets: when, and whether it sees.
+fn lines(told: &[(f64, Message)]) -> Vec<(f64, bool)> {
+    told.iter()
+        .filter_map(|(at, message)| match message {
+            Message::Watch(state) if state.log => Some((*at, state.sees)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_flaps_is_told_at_once_and_then_rarely_and_its_last_state_is_told() {
+    let says = |_: &str, at: f64| match at {
+        // Every other answer is one of a service in trouble.
+        60.0..3600.0 if ((at * 5.0) as u64).is_multiple_of(2) => Says::Status(503),
+        _ => Says::Status(404),
+    };
+    let mut messages = watching(&[Item::Spot], Duration::from_millis(200), says);
+    let told = told_within(3600.0 + 700.0, &mut messages).await;
+    let lines = lines(&told);
+    assert_eq!(lines[0], (0.0, true));
+    assert!(
+        !lines[1].1 && lines[1].0 < 62.0,
+        "trouble is told at once: {lines:?}"
+    );
+    assert!(lines.len() < 30, "{} lines in an hour: {lines:?}", lines.len());
+    assert!(lines.last().unwrap().1, "that all is well again: {lines:?}");
+    let states = told
+        .iter()
+        .filter(|(_, message)| matches!(message, Message::Watch(_)));
+    assert!(states.count() > 100, "/status and /metrics have every change");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_after_a_long_calm_is_told_at_once() {
+    let says = |_: &str, at: f64| match at {
+        1000.0..2000.0 | 4000.0..5000.0 => Says::Status(503),
+        _ => Says::Status(404),
+    };
+    let mut messages = watching(&[Item::Spot], Duration::from_secs(1), says);
+    let lines = lines(&told_within(7000.0, &mut messages).await);
+    let expected = [
+        (0.0, true),
+        (1000.0, false),
+        (2000.0, true),
+        (4000.0, false),
+        (5000.0, true),
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        let late = line.0 - expected.0;
+        assert!(line.1 == expected.1 && (0.0..=11.0).contains(&late), "{lines:?}");
+    }
+}

@@ -178,7 +178,7 @@ pub(super) const SCENARIOS: [Scenario; 15] = [
         ..BASE
     },
     Scenario {
-        name: "protection",
+        name: "protected-worker",
         title: "the service is scaled in while a job is in hand",
         story: "The worker takes a lease for each job, and the sidecar has ECS protect the task (PRESTOP_PROTECT): \
                 ECS leaves it alone until the lease is given back.",

@@ -88,3 +88,31 @@ async fn every_long_poll_of_a_kept_connection_is_answered() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_gets_a_place_and_who_has_had_one_for_longest_leaves() {
+    const COMERS: usize = 100;
+    let places = Arc::new(Places::new(8));
+    let (left, mut leavers) = tokio::sync::mpsc::channel(COMERS);
+    let mut comers = JoinSet::new();
+    for comer in 0..COMERS {
+        let (places, left) = (Arc::clone(&places), left.clone());
+        comers.spawn(async move {
+            let place = places.take().await;
+            places.wanted().await;
+            drop(place);
+            left.send(comer).await.unwrap();
+        });
+        // Some come one by one, some all at once.
+        if comer % 10 < 5 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut gone = Vec::new();
+    while let Ok(Some(comer)) = timeout(HEAD_LIMIT, leavers.recv()).await {
+        gone.push(comer);
+    }
+    let expected: Vec<usize> = (0..COMERS - 8).collect();
+    assert_eq!(gone, expected, "all but the last eight have had one, in order");
+    assert!(places.try_take().is_none());
+}
