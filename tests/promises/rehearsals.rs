@@ -83,7 +83,11 @@ fn what_is_shown_stands_in_the_order_in_which_it_happened_and_within_80_columns(
 #[test]
 fn behind_a_load_balancer_nothing_is_lost_once_it_is_told_to_look_away() {
     let (record, _) = recorded(&["load-balancer"]);
-    assert!(matches!(lost(&record)[..], [0, (1..), (1..)]), "{:?}", lost(&record));
+    assert!(
+        matches!(lost(&record)[..], [0, (1..), (1..)]),
+        "{:?}",
+        lost(&record)
+    );
 }
 
 #[test]

@@ -126,17 +126,17 @@ impl Summary {
 
 /// A row each, the worst first, then the sentences.
 pub fn draw(members: &[Member], summary: &Summary, paper: &Paper) -> Vec<String> {
-    const TASK: usize = 12;
-    const REASON: usize = 12;
+    const TASK: usize = 10;
+    const REASON: usize = 15;
     const OUTCOME: usize = 12;
     const SPAN: usize = 17;
     let bar_at = 2 + TASK + 1 + REASON + 1 + OUTCOME + 1 + SPAN + 2;
     let width = (paper.width - bar_at).min(60);
     let head = format!(
         "  {:<TASK$} {:<REASON$} {:<OUTCOME$} {:>SPAN$}  {}",
-        "task", "reason", "outcome", "used of budget", "share"
+        "task", "reason", "outcome", "used of budget", ""
     );
-    let mut lines = vec![paper.paint(Ink::Strong, &head)];
+    let mut lines = vec![paper.paint(Ink::Strong, head.trim_end())];
     let ellipsis = if paper.unicode { '…' } else { '~' };
     let (full, rest) = if paper.unicode { ("█", "·") } else { ("#", ".") };
     for member in members {
@@ -241,7 +241,7 @@ pub fn draw_svg(members: &[Member], summary: &Summary) -> String {
         (16.0, "h", "task"),
         (130.0, "h", "reason"),
         (230.0, "h", "outcome"),
-        (390.0, "h n", "used of budget"),
+        (390.0, "h n", "used"),
     ] {
         let _ = writeln!(
             body,

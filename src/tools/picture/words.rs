@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::notice::Reason;
+use crate::core::notice::{Reason, StopCode};
 use crate::core::step::Step;
 use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, What};
 
@@ -75,6 +75,21 @@ pub fn aws_call(call: AwsCall) -> &'static str {
 /// Why a task was stopped, in two words.
 pub fn reason(reason: Reason) -> &'static str {
     super::MarkKind::Notice(reason).words()
+}
+
+/// What ECS's code for a stop means, in two words.
+pub fn stop_code(code: &StopCode) -> String {
+    let words = match code {
+        StopCode::TaskFailedToStart => "did not start",
+        StopCode::EssentialContainerExited => "container exit",
+        StopCode::UserInitiated => "StopTask",
+        StopCode::ServiceSchedulerInitiated => "service",
+        StopCode::SpotInterruption => "Spot",
+        StopCode::TerminationNotice => "termination",
+        StopCode::InfrastructureHealth => "host health",
+        StopCode::Other(other) => other,
+    };
+    words.to_owned()
 }
 
 /// `1.5 s`, `12 ms`: two digits are what anybody reads.

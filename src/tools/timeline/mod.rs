@@ -12,6 +12,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::core::lifecycle::{Code, Report, StepStatus};
+use crate::core::notice::StopCode;
+use crate::core::timeline::What;
 use crate::tools::picture::fleet::{Member, Summary};
 use crate::tools::picture::terminal::{ColourChoice, Ink, Paper, wrapped};
 use crate::tools::picture::{Panel, Picture, Tone, Verdict, fleet, svg, terminal, words};
@@ -194,7 +196,7 @@ fn member(shutdown: &Shutdown) -> Member {
         .map_or("none", |reason| words::reason(*reason));
     Member {
         task: shutdown.name(),
-        reason: stop_code(report).unwrap_or_else(|| first.to_owned()),
+        reason: stop_code(report).map_or_else(|| first.to_owned(), |code| words::stop_code(&code)),
         outcome: outcome.to_owned(),
         used_ms: report.used_ms,
         budget_ms: report.budget_ms,
@@ -204,9 +206,9 @@ fn member(shutdown: &Shutdown) -> Member {
 }
 
 /// ECS's own code, where it has said why.
-fn stop_code(report: &Report) -> Option<String> {
+fn stop_code(report: &Report) -> Option<StopCode> {
     report.timeline.iter().find_map(|moment| match &moment.what {
-        crate::core::timeline::What::Cause { cause, .. } => cause.stop_code.as_ref().map(ToString::to_string),
+        What::Cause { cause, .. } => cause.stop_code.clone(),
         _ => None,
     })
 }
@@ -259,15 +261,19 @@ fn verdict(shutdown: &Shutdown) -> Verdict {
         _ => String::new(),
     };
     match (shutdown.code, trouble(shutdown)) {
+        (None, why) => Verdict {
+            tone: Tone::Bad,
+            words: format!("No exit: {}.", why.unwrap_or_default()),
+        },
         (Some(Code::Drained), _) => Verdict {
             tone: Tone::Good,
             words: format!("Drained{spans}."),
         },
-        (code, why) => Verdict {
+        (Some(code), why) => Verdict {
             tone: Tone::Bad,
             words: format!(
-                "{}{spans}: {}.",
-                code.map_or("No end".to_owned(), |code| format!("Exit code {}", code.number())),
+                "Exit code {}{spans}: {}.",
+                code.number(),
                 why.unwrap_or_default().trim_end_matches('.')
             ),
         },

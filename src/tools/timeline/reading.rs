@@ -132,11 +132,12 @@ impl Found {
         let task = text("task");
         let key = task.clone().unwrap_or_default();
         let known = self.last.get(&key).copied();
-        let begun = known.is_some_and(|i| self.stories[i].first.is_some());
-        let ended = known.is_some_and(|i| self.stories[i].code.is_some());
+        // Lines of the same millisecond may stand in any order.
+        let later = known.is_some_and(|i| self.stories[i].moments.iter().all(|(known, _)| at > *known));
+        let ended = later && known.is_some_and(|i| self.stories[i].code.is_some());
         if event == "start" {
             // The same name again, as a local one has, is another process.
-            if begun || ended {
+            if later {
                 self.last.remove(&key);
             }
             return;
