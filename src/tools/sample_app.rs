@@ -61,6 +61,8 @@ pub enum Kind {
     Hung,
     /// Has no such path.
     Refusing,
+    /// Knows nothing of draining either, as most apps; nothing asks it to.
+    NoCode,
     /// Has no server: asks the sidecar for a notice and acknowledges.
     Worker,
     /// The same, and has its task protected while it works.
@@ -78,6 +80,7 @@ impl ValueEnum for Kind {
             Kind::Slow,
             Kind::Hung,
             Kind::Refusing,
+            Kind::NoCode,
             Kind::Worker,
             Kind::Protected,
             Kind::OneOff,
@@ -98,6 +101,7 @@ impl Kind {
             Kind::Slow => "slow",
             Kind::Hung => "hung",
             Kind::Refusing => "refusing",
+            Kind::NoCode => "no-code",
             Kind::Worker => "worker",
             Kind::Protected => "protected",
             Kind::OneOff => "one-off",
@@ -260,7 +264,9 @@ impl App {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
-            (_, "/drain" | "/drain/state") if matches!(self.kind, Kind::Refusing | Kind::Quits) => {
+            (_, "/drain" | "/drain/state")
+                if matches!(self.kind, Kind::Refusing | Kind::NoCode | Kind::Quits) =>
+            {
                 reply(StatusCode::NOT_FOUND, "not found\n")
             }
             (&Method::POST, "/drain") => self.drain().await,

@@ -154,6 +154,8 @@ impl MarkKind {
 pub struct Traffic {
     /// `requests` or `jobs`.
     pub unit: &'static str,
+    /// Where they are meanwhile: `in flight` or `in hand`.
+    pub place: &'static str,
     /// The most that were in flight in each slice of time.
     pub in_flight: Vec<(i64, u32)>,
     /// When each was lost.

@@ -250,7 +250,7 @@ impl Drawing {
         let top = traffic.in_flight.iter().map(|(_, n)| *n).max().unwrap_or(0);
         if top > 0 {
             self.y += AREA + 4.0;
-            self.label(&format!("{} in flight", traffic.unit));
+            self.label(&format!("{} {}", traffic.unit, traffic.place));
             let mut path = String::new();
             let floor = self.y + 2.0;
             let mut last = None;

@@ -310,7 +310,7 @@ impl Plot<'_> {
                 };
             }
             lines.push(self.line(
-                &format!("{} in flight", traffic.unit),
+                &format!("{} {}", traffic.unit, traffic.place),
                 &format!("max {top}"),
                 &cells,
             ));
@@ -421,15 +421,24 @@ pub fn shortened(text: &str, most: usize, ellipsis: char) -> String {
 
 /// Lines of at most `width` columns; a longer word has a line of its own.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
+    let mut words: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
+        let unit = word.trim_end_matches(['.', ',', ';', ':', ')']);
+        match words.last_mut() {
+            // A figure and its unit stay together.
+            Some(figure) if matches!(unit, "s" | "ms" | "%") => *figure = format!("{figure} {word}"),
+            _ => words.push(word.to_owned()),
+        }
+    }
+    let mut lines = vec![String::new()];
+    for word in &words {
         match lines.last_mut() {
             Some(line) if line.is_empty() => line.push_str(word),
             Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
                 line.push(' ');
                 line.push_str(word);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.push(word.clone()),
         }
     }
     lines

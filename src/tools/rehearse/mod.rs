@@ -470,7 +470,7 @@ fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Outcome, Stri
             "Nothing was tested: nothing was played.".to_owned(),
         );
     };
-    let unit = options.unit(scenario).name();
+    let unit = options.unit(scenario);
     let complaints = complaints(scenario, options, with);
     let budget = with
         .report
@@ -501,15 +501,15 @@ fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Outcome, Stri
     if with.lost > 0 {
         let why = scenario.loses.unwrap_or_default();
         let words = format!(
-            "{} {unit} lost, as without a drain: {why}.{budget} {exit}.",
-            with.lost
+            "{} lost, as without a drain: {why}.{budget} {exit}.",
+            unit.counted(with.lost)
         );
         return (Outcome::LostAsExpected, words);
     }
     if !options.counts() {
         return (Outcome::Passed, format!("Drained as it should:{budget} {exit}."));
     }
-    let mut compared = format!("Nothing was lost of {} {unit};", with.done);
+    let mut compared = format!("Nothing was lost of {};", unit.counted(with.done));
     if let Some(other) = run(Cast::WithoutDeregister) {
         compared = format!("{compared} {} without PRESTOP_DEREGISTER,", other.lost);
     }
@@ -536,12 +536,8 @@ fn complaints(scenario: &Scenario, options: &Options, with: &Run) -> Vec<String>
     }
     let lossless = scenario.loses.is_none() || options.own.is_some();
     if lossless && with.lost > 0 {
-        let unit = options.unit(scenario).name();
-        complaints.push(format!(
-            "{} of {} {unit} were lost",
-            with.lost,
-            with.lost + with.done
-        ));
+        let all = options.unit(scenario).counted(with.lost + with.done);
+        complaints.push(format!("{} of {all} lost", with.lost));
     }
     let host_gone = matches!(scenario.opening, Opening::SpotSilent(_));
     if with.app_killed && !host_gone {

@@ -50,6 +50,12 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// `1 job`, `2 jobs`
+    pub fn counted(self, n: u32) -> String {
+        let name = self.name();
+        format!("{n} {}", if n == 1 { name.trim_end_matches('s') } else { name })
+    }
+
     /// In a sentence.
     pub fn name(self) -> &'static str {
         match self {
@@ -201,18 +207,21 @@ impl Run {
             };
             panel.rows.push(Row::single(label, from, to, kind));
         }
-        if record.unit == Unit::Requests || self.lost > 0 {
+        if self.done + self.lost > 0 {
             panel.traffic = Some(Traffic {
                 unit: record.unit.name(),
+                place: match record.unit {
+                    Unit::Requests => "in flight",
+                    Unit::Jobs => "in hand",
+                },
                 in_flight: self.in_flight.clone(),
                 lost_ms: self.lost_ms.clone(),
             });
         }
         let lost = format!(
-            "{} of {} {} lost",
+            "{} of {} lost",
             self.lost,
-            self.lost + self.done,
-            record.unit.name()
+            record.unit.counted(self.lost + self.done)
         );
         panel.verdict = Some(match (self.cast, record.unit) {
             (Cast::All, _) => record.verdict(),
@@ -222,7 +231,7 @@ impl Run {
             },
             _ => Verdict {
                 tone: Tone::Plain,
-                words: format!("{} {} done, none lost.", self.done, record.unit.name()),
+                words: format!("{} done, none lost.", record.unit.counted(self.done)),
             },
         });
         panel

@@ -18,7 +18,7 @@ use crate::core::timeline::What;
 use crate::tools::picture::{MarkKind, words};
 
 /// What is in flight is told at this grain.
-const GRAIN_MS: i64 = 50;
+const GRAIN_MS: i64 = 20;
 
 /// Everything that one run has shown so far.
 pub(super) struct Seen<'a> {

@@ -67,6 +67,9 @@ const TTL_S: u32 = 10;
 /// A job and the way to its end.
 const PROTECTION_LIMIT: Duration = Duration::from_secs(10);
 
+/// Between two things that ECS does, so that they stand one after the other by a clock of milliseconds.
+const A_MOMENT: Duration = Duration::from_millis(1);
+
 /// Why a run could not be played, and what those said who should have played.
 #[derive(Debug, Default)]
 pub(super) struct Stopped {
@@ -339,6 +342,7 @@ impl Stage<'_> {
                 stand_in.container_stopped("app");
                 let what = "sees that the essential container has ended: stops the rest";
                 self.screen.say_at(Timestamp::now(), Turn::After, Who::Ecs, what);
+                sleep(A_MOMENT).await;
             }
         }
         self.stop_task(seen, stand_in, players).await
@@ -393,10 +397,9 @@ impl Stage<'_> {
             }
             ends.sidecar_code = stop;
             stand_in.container_stopped("prestop");
-            // One thing after the other, also by a clock of milliseconds.
-            sleep(Duration::from_millis(1)).await;
+            sleep(A_MOMENT).await;
         }
-        if players.app.try_wait().map_err(in_words)?.is_none() {
+        if !has_ended(players.app) {
             let began = Instant::now();
             let mark = (!marked).then_some(MarkKind::Sigterm);
             let stopped = self.stop(seen, "app", players.app, stop_timeout, mark).await?;
@@ -417,7 +420,7 @@ impl Stage<'_> {
         stop_timeout: Duration,
         mark: Option<MarkKind>,
     ) -> Result<Option<i32>, Stopped> {
-        if child.try_wait().map_err(in_words)?.is_none() {
+        if !has_ended(child) {
             let what = format!(
                 "SIGTERM to {name}; SIGKILL would follow in {}",
                 span(stop_timeout)
@@ -737,6 +740,11 @@ async fn refuse_if_taken(host: &str, port: u16, what: &str) -> Result<(), String
         )),
         _ => Ok(()),
     }
+}
+
+/// Whether it needs no SIGTERM any more; killed with the others it has been waited for already.
+fn has_ended(child: &mut Child) -> bool {
+    !matches!(child.try_wait(), Ok(None))
 }
 
 /// How a process ended, as people say it.
