@@ -18,7 +18,7 @@ use ecs_prestop::sidecar::telemetry::{Format, Telemetry};
 use ecs_prestop::sidecar::watch::signals::Signals;
 use ecs_prestop::sidecar::{endpoints, mailbox};
 use ecs_prestop::tools::{add, check};
-use ecs_prestop::tools::{rehearse, sample_app, simulate};
+use ecs_prestop::tools::{rehearse, sample_app, simulate, timeline};
 use tokio::net::TcpListener;
 
 /// Names of drain calls that may be looked up at once: a task has ten containers at most (ECS developer guide,
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Some((add::NAME, matches)) => add::main(matches),
         Some((simulate::NAME, matches)) => on_runtime(simulate::main(matches)),
         Some((rehearse::NAME, matches)) => on_runtime(rehearse::main(matches)),
+        Some((timeline::NAME, matches)) => timeline::main(matches),
         Some((sample_app::NAME, matches)) => on_runtime(sample_app::main(matches)),
         // clap knows no other.
         Some(_) => ExitCode::from(2),
@@ -73,6 +74,7 @@ fn command_line() -> Command {
         .subcommand(add::command())
         .subcommand(simulate::command())
         .subcommand(rehearse::command())
+        .subcommand(timeline::command())
         .subcommand(sample_app::command())
 }
 

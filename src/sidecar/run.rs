@@ -547,7 +547,7 @@ impl Sidecar {
         self.log_start();
         let entries = self.lifecycle.timeline().entries();
         for entry in entries.iter().skip(self.logged) {
-            self.telemetry.log(&entry.what, || self.lifecycle.report());
+            self.telemetry.log(entry, || self.lifecycle.report());
         }
         self.logged = entries.len();
     }

@@ -12,6 +12,7 @@
 //! - [`add`]: the sidecar's own definition, and the edits that put it in
 //! - [`simulate`]: the stand-in for ECS and EC2
 //! - [`rehearse`]: whole shutdowns on a laptop; [`sample_app`]: the app in them
+//! - [`picture`]: shutdowns drawn for the terminal and as SVG; [`timeline`]: out of the sidecar's log
 //!
 //! None of them knows how a drain works; what a setting or a step may be, they ask `config` and `core::step`.
 
@@ -21,10 +22,12 @@ pub mod add;
 pub mod check;
 pub mod document;
 pub mod model;
+pub mod picture;
 pub mod rehearse;
 pub mod sample_app;
 pub mod simulate;
 pub mod source;
+pub mod timeline;
 
 /// A line on standard output. Somebody who stops reading, as `head` does, is no reason to fail.
 fn say(line: &str) {

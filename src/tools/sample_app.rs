@@ -31,7 +31,6 @@ use crate::core::url::HttpUrl;
 use crate::sidecar::http::{Ask, Network, Way};
 use crate::sidecar::mailbox;
 use crate::sidecar::watch::signals::{Signals, pipe_of};
-use crate::tools::say;
 
 /// The subcommand, which `--help` does not show.
 pub const NAME: &str = "sample";
@@ -45,8 +44,8 @@ const NEXT_MESSAGE: Duration = Duration::from_millis(400);
 /// How long it waits for its sidecar at first.
 const SIDECAR_STARTS: Duration = Duration::from_millis(500);
 
-/// From its last words to its answer, so that they are read in this order.
-const LAST_WORDS: Duration = Duration::from_millis(6);
+/// Set where each line begins with its time, so that a rehearsal can tell it among the lines of others.
+pub(crate) const TELLS_THE_TIME: &str = "ECS_PRESTOP_SAMPLE_TELLS_THE_TIME";
 
 /// The longest that a request may ask to be made wait.
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
@@ -62,6 +61,8 @@ pub enum Kind {
     Hung,
     /// Has no such path.
     Refusing,
+    /// Knows nothing of draining either, as most apps; nothing asks it to.
+    NoCode,
     /// Has no server: asks the sidecar for a notice and acknowledges.
     Worker,
     /// The same, and has its task protected while it works.
@@ -79,6 +80,7 @@ impl ValueEnum for Kind {
             Kind::Slow,
             Kind::Hung,
             Kind::Refusing,
+            Kind::NoCode,
             Kind::Worker,
             Kind::Protected,
             Kind::OneOff,
@@ -99,6 +101,7 @@ impl Kind {
             Kind::Slow => "slow",
             Kind::Hung => "hung",
             Kind::Refusing => "refusing",
+            Kind::NoCode => "no-code",
             Kind::Worker => "worker",
             Kind::Protected => "protected",
             Kind::OneOff => "one-off",
@@ -180,6 +183,14 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
     }
 }
 
+fn say(line: &str) {
+    if std::env::var_os(TELLS_THE_TIME).is_some() {
+        crate::tools::say(&format!("{} {line}", jiff::Timestamp::now()));
+    } else {
+        crate::tools::say(line);
+    }
+}
+
 /// `no requests`, `1 request`, `2 requests`
 fn counted(n: usize, thing: &str) -> String {
     match n {
@@ -253,7 +264,9 @@ impl App {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
-            (_, "/drain" | "/drain/state") if matches!(self.kind, Kind::Refusing | Kind::Quits) => {
+            (_, "/drain" | "/drain/state")
+                if matches!(self.kind, Kind::Refusing | Kind::NoCode | Kind::Quits) =>
+            {
                 reply(StatusCode::NOT_FOUND, "not found\n")
             }
             (&Method::POST, "/drain") => self.drain().await,
@@ -296,7 +309,6 @@ impl App {
             _ => {
                 self.until_idle().await;
                 say(&format!("drained after {:.1} s", since.elapsed().as_secs_f64()));
-                sleep(LAST_WORDS).await;
                 reply(StatusCode::OK, "drained\n")
             }
         }
@@ -306,7 +318,6 @@ impl App {
         let since = self.draining_since.get().map(Instant::elapsed);
         if since.is_some_and(|since| since >= JOB) && self.in_flight.load(Ordering::Relaxed) == 0 {
             say("drained");
-            sleep(LAST_WORDS).await;
             return reply(StatusCode::OK, "drained\n");
         }
         let mut reply = reply(StatusCode::ACCEPTED, "draining\n");

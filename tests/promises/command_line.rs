@@ -10,6 +10,15 @@ fn wrong_flags_and_subcommands_are_2_and_say_what_there_is() {
         (&["rehearse", "deplo"], "deploy"),
         (&["rehearse", "--app", "http://127.0.0.1:1/"], "--start"),
         (&["rehearse", "--app", "ftp://x", "--start", "true"], "http://"),
+        (
+            &["rehearse", "hung-app", "--app", "http://x", "--start", "true"],
+            "ec2-spot",
+        ),
+        (
+            &["rehearse", "worker", "--app", "http://x", "--start", "true"],
+            "sample app",
+        ),
+        (&["timeline", "/nowhere"], "/nowhere"),
         (&["simulate", "--listen", "here"], "--listen"),
         (
             &["simulate", "--task-definition", "/no/such/file"],

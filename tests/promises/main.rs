@@ -30,4 +30,5 @@ mod protection;
 mod readme;
 mod rehearsals;
 mod stand_in;
+mod timeline;
 mod truth;

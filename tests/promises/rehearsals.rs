@@ -1,75 +1,121 @@
-//! The rehearsal, as people run it.
+//! The rehearsal, as people run it: what it shows can be believed, and nothing of it is left behind.
 
-use crate::process::{free_address, run};
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-fn rehearse(arguments: &[&str]) -> String {
-    let output = run(&[&["rehearse"], arguments].concat(), &[("PATH", "/usr/bin:/bin")]);
-    let text = String::from_utf8(output.stdout).unwrap();
-    let complaints = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{text}{complaints}");
+use ecs_prestop::tools::rehearse::record::{Outcome, Record};
+use rustix::process::Signal;
+
+use crate::process::{Process, binary, complaints, free_address, run};
+
+const PATH: (&str, &str) = ("PATH", "/usr/local/bin:/usr/bin:/bin");
+
+/// Told in words; the exit code is 0.
+fn told(arguments: &[&str]) -> String {
+    let output = run(&[&["rehearse"], arguments].concat(), &[PATH]);
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}{}", complaints(&output));
     text
 }
 
+/// Written down, with the exit code.
+fn recorded(arguments: &[&str]) -> (Record, Option<i32>) {
+    let output = run(&[&["rehearse", "--format", "json"], arguments].concat(), &[PATH]);
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let record =
+        serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}{}", complaints(&output)));
+    (record, output.status.code())
+}
+
+fn lost(record: &Record) -> Vec<u32> {
+    record.runs.iter().map(|run| run.lost).collect()
+}
+
+/// A sample app at an address of its own, in place of somebody's.
+fn own(address: &str) -> String {
+    format!(
+        "'{}' sample --listen {address}",
+        env!("CARGO_BIN_EXE_ecs-prestop")
+    )
+}
+
 #[test]
-fn a_deployment_loses_nothing_with_the_sidecar_and_something_without() {
-    let text = rehearse(&[]);
-    let verdict = text.lines().find(|line| line.starts_with("Verdict:")).unwrap();
-    assert!(
-        verdict.contains(" 0 lost") && verdict.contains("exit code 0"),
-        "{text}"
+fn without_a_balancer_nothing_is_lost_with_the_sidecar_and_something_without() {
+    let (record, code) = recorded(&[]);
+    assert_eq!(
+        (record.outcome, code),
+        (Outcome::Passed, Some(0)),
+        "{}",
+        record.words
     );
-    assert!(!verdict.ends_with("without it 0 lost"), "{text}");
-    let at = |part: &str| {
-        text.find(part)
-            .unwrap_or_else(|| panic!("`{part}` is not in {text}"))
-    };
-    // Only what one speaker says has an order: the lines of two processes come as they are read.
-    let ecs = [
+    assert!(matches!(lost(&record)[..], [0, (1..)]), "{:?}", lost(&record));
+    let with = record.with().unwrap();
+    assert_eq!(with.exit_code, Some(0));
+    assert!(with.report.as_ref().unwrap().used_ms <= with.report.as_ref().unwrap().budget_ms);
+}
+
+#[test]
+fn what_is_shown_stands_in_the_order_in_which_it_happened_and_within_80_columns() {
+    let text = told(&["drain-endpoint"]);
+    let order: Vec<usize> = [
         "SIGTERM to prestop",
+        "notice: sigterm",
+        "POST http://app:",
+        "told to drain",
         "prestop has exited with 0",
         "SIGTERM to app",
     ]
-    .map(at);
-    assert!(ecs.is_sorted(), "{text}");
-    let sidecar = ["notice: sigterm", "POST http://app:", ": HTTP 200"].map(at);
-    assert!(sidecar.is_sorted(), "{text}");
-    at("told to drain");
+    .map(|part| {
+        text.find(part)
+            .unwrap_or_else(|| panic!("`{part}` is not in {text}"))
+    })
+    .to_vec();
+    assert!(order.is_sorted(), "{text}");
     assert!(!text.contains('\u{1b}'), "no colours outside of a terminal");
     assert!(
-        text.lines()
-            .filter(|line| !line.starts_with("Verdict:"))
-            .all(|line| line.chars().count() <= 80),
-        "{text}"
+        text.is_ascii(),
+        "nothing but ASCII where the locale is not said to have more: {text}"
     );
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }
 
 #[test]
 fn behind_a_load_balancer_nothing_is_lost_once_it_is_told_to_look_away() {
-    let text = rehearse(&["load-balancer"]);
-    let lost = text
-        .lines()
-        .find(|line| line.trim_start().starts_with("lost: 0 with PRESTOP_DEREGISTER"));
-    assert!(lost.is_some_and(|line| !line.contains(", 0 with")), "{text}");
-}
-
-#[test]
-fn a_worker_finishes_the_job_in_hand() {
-    assert!(rehearse(&["worker"]).contains("acknowledged by POST /drained"));
-}
-
-#[test]
-fn a_protected_job_is_waited_for_and_one_without_the_sidecar_is_cut_off() {
-    let text = rehearse(&["protected-worker"]);
-    assert!(text.contains("this one is protected: waits"), "{text}");
+    let (record, _) = recorded(&["load-balancer"]);
     assert!(
-        text.contains(" 0 lost") && text.contains("without it 1 lost"),
-        "{text}"
+        matches!(lost(&record)[..], [0, (1..), (1..)]),
+        "{:?}",
+        lost(&record)
     );
 }
 
 #[test]
+fn a_deployment_behind_a_load_balancer_loses_nothing_either_way_and_says_so() {
+    let (record, code) = recorded(&["deploy"]);
+    assert_eq!((lost(&record), code), (vec![0, 0], Some(0)), "{}", record.words);
+    assert!(
+        record.words.contains("nothing without the sidecar, either"),
+        "{}",
+        record.words
+    );
+}
+
+#[test]
+fn a_worker_finishes_the_job_in_hand() {
+    assert!(told(&["worker"]).contains("acknowledged by POST /drained"));
+}
+
+#[test]
+fn a_protected_job_is_waited_for_and_one_without_the_sidecar_is_cut_off() {
+    let text = told(&["protected-worker"]);
+    assert!(text.contains("this one is protected: waits"), "{text}");
+    assert!(text.contains("1 without the sidecar"), "{text}");
+}
+
+#[test]
 fn a_hung_app_gets_its_own_sigterm() {
-    let text = rehearse(&["hung-app"]);
+    let text = told(&["hung-app"]);
     assert!(
         text.contains("prestop has exited with 3") && !text.contains("SIGKILL to"),
         "{text}"
@@ -77,9 +123,217 @@ fn a_hung_app_gets_its_own_sigterm() {
 }
 
 #[test]
-fn somebodys_own_app_is_rehearsed_in_place_of_the_sample() {
-    let address = free_address();
-    let start = format!("{} sample --listen {address}", env!("CARGO_BIN_EXE_ecs-prestop"));
-    let text = rehearse(&["--app", &format!("http://{address}/"), "--start", &start]);
-    assert!(text.contains(&format!("POST http://{address}/drain")), "{text}");
+fn what_nothing_can_save_is_lost_as_without_and_called_so() {
+    let (record, code) = recorded(&["refusing-app"]);
+    assert_eq!(
+        (record.outcome, code),
+        (Outcome::LostAsExpected, Some(0)),
+        "{}",
+        record.words
+    );
+    assert!(
+        record.words.contains("lost, as without a drain"),
+        "{}",
+        record.words
+    );
+}
+
+#[test]
+fn somebodys_own_app_is_rehearsed_at_its_own_time() {
+    let address = free_address().to_string();
+    let arguments = [
+        "stop-task",
+        "--app",
+        &format!("http://{address}/slow/1s"),
+        "--start",
+        &own(&address),
+    ];
+    let (record, code) = recorded(&[&arguments[..], &["--settle", "3s", "--stop-timeout", "20s"]].concat());
+    assert_eq!(
+        (record.outcome, code, record.scale),
+        (Outcome::Passed, Some(0), 1),
+        "{}",
+        record.words
+    );
+    assert_eq!(record.stop_timeout_ms, 20_000);
+    assert!(matches!(lost(&record)[..], [0, (1..)]), "{:?}", lost(&record));
+}
+
+#[test]
+fn what_listens_already_is_not_taken_for_the_app() {
+    let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = foreign.local_addr().unwrap().to_string();
+    let (record, code) = recorded(&["--app", &format!("http://{address}/"), "--start", "sleep 60"]);
+    assert_eq!((record.outcome, code), (Outcome::Failed, Some(1)));
+    assert!(
+        record.words.contains(&format!("listens on {address} already")),
+        "{}",
+        record.words
+    );
+}
+
+#[test]
+fn a_command_that_ends_is_noticed_at_once_with_its_status_and_its_last_lines() {
+    let url = format!("http://{}/", free_address());
+    let start = "echo no such database >&2; exit 3";
+    let output = run(&["rehearse", "--app", &url, "--start", start], &[PATH]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("app's command exited with 3 before the app") && text.contains("no such database"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_worker_of_ones_own_has_to_say_how_it_is_drained() {
+    let output = run(&["rehearse", "--start", "sleep 60"], &[PATH]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(complaints(&output).contains("`ack`"), "{}", complaints(&output));
+}
+
+#[test]
+fn a_worker_of_ones_own_is_drained_by_a_signal_and_needs_no_url() {
+    let (record, code) = recorded(&[
+        "--start",
+        "sleep 600",
+        "--drain",
+        "signal TERM app",
+        "--scale",
+        "10",
+    ]);
+    assert_eq!(
+        (record.outcome, code),
+        (Outcome::Passed, Some(0)),
+        "{}",
+        record.words
+    );
+}
+
+#[test]
+fn where_nothing_was_at_stake_that_is_a_failure_with_that_name() {
+    let address = free_address().to_string();
+    // Answers at once, and is not asked any more when SIGTERM comes.
+    let arguments = [
+        "fargate-spot",
+        "--scale",
+        "10",
+        "--app",
+        &format!("http://{address}/healthz"),
+    ];
+    let verdicts: Vec<Outcome> = (0..3)
+        .map(|_| {
+            recorded(&[&arguments[..], &["--start", &own(&address)]].concat())
+                .0
+                .outcome
+        })
+        .collect();
+    assert!(verdicts.contains(&Outcome::NothingTested), "{verdicts:?}");
+}
+
+#[test]
+fn several_scenarios_are_one_call_and_each_has_its_document() {
+    let output = run(&["rehearse", "--format", "json", "one-off", "worker"], &[PATH]);
+    let names: Vec<String> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Record>(line).unwrap().scenario)
+        .collect();
+    assert_eq!(names, ["one-off", "worker"]);
+    let output = run(&["rehearse", "--format", "junit", "one-off"], &[PATH]);
+    let xml = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        xml.contains("tests=\"1\" failures=\"0\"") && xml.contains("name=\"one-off\""),
+        "{xml}"
+    );
+}
+
+/// The processes of this machine with that variable in their environment.
+fn marked(mark: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let marked = processes.filter(|process| {
+        let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+        environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == mark.as_bytes())
+    });
+    marked
+        .map(|process| process.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Starts a rehearsal, interrupts it after a while, and says what of it is left.
+fn interrupted(arguments: &[&str], after: Duration, signal: Signal) -> Vec<String> {
+    let mark = format!(
+        "REHEARSED_BY={}-{}-{}",
+        std::process::id(),
+        after.as_micros(),
+        signal.as_raw()
+    );
+    let (name, value) = mark.split_once('=').unwrap();
+    let mut command = binary();
+    command
+        .arg("rehearse")
+        .args(arguments)
+        .envs([PATH, (name, value)]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut process = Process::start(&mut command);
+    std::thread::sleep(after);
+    process.signal(signal);
+    process.wait();
+    // Nobody can wait for what a killed supervisor leaves to its player.
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let left = marked(&mark);
+        if left.is_empty() || Instant::now() >= end {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn whoever_interrupts_it_nothing_is_left_behind() {
+    let address = free_address().to_string();
+    let url = format!("http://{address}/");
+    let start = own(&address);
+    // Leaves its session, and ignores whatever can be ignored.
+    let stubborn = format!("trap '' TERM INT HUP; setsid sleep 500 & {start} & while :; do sleep 400; done");
+    for (signal, after) in [
+        (Signal::INT, 300),
+        (Signal::TERM, 900),
+        (Signal::HUP, 1700),
+        (Signal::KILL, 1200),
+    ] {
+        for start in [&start, &stubborn] {
+            let left = interrupted(
+                &["--app", &url, "--start", start],
+                Duration::from_millis(after),
+                signal,
+            );
+            assert_eq!(left, Vec::<String>::new(), "after {signal:?} to `{start}`");
+            assert!(
+                TcpListener::bind(&address).is_ok(),
+                "the port is free after {signal:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_shell_that_forks_neither_hangs_the_rehearsal_nor_outlives_it() {
+    let address = free_address().to_string();
+    let start = format!("sleep 700 & {} & wait", own(&address));
+    let arguments = [
+        "stop-task",
+        "--scale",
+        "10",
+        "--app",
+        &format!("http://{address}/"),
+        "--start",
+        &start,
+    ];
+    let (record, _) = recorded(&arguments);
+    assert!(record.with().is_some(), "{}", record.words);
+    assert!(TcpListener::bind(&address).is_ok(), "the port is free");
 }

@@ -48,11 +48,10 @@ impl Lines {
     }
 
     /// Writes one line.
-    pub(super) fn tell(&self, level: Level, event: &str, members: &Members) {
-        let now = Timestamp::now();
+    pub(super) fn tell(&self, at: Timestamp, level: Level, event: &str, members: &Members) {
         let line = match self.format {
-            Format::Json => json(now, level, event, self.identity.get(), members),
-            Format::Text { colour } => text(now, level, event, members, colour),
+            Format::Json => json(at, level, event, self.identity.get(), members),
+            Format::Text { colour } => text(at, level, event, members, colour),
         };
         if event == What::EXIT {
             self.writer.last_line(line);
@@ -71,7 +70,7 @@ impl<S: Subscriber> Layer<S> for Lines {
             // From a library, at a level that somebody asked for.
             _ => event.metadata().target(),
         };
-        self.tell(*event.metadata().level(), name, &members);
+        self.tell(Timestamp::now(), *event.metadata().level(), name, &members);
     }
 }
 

@@ -10,13 +10,14 @@ pub mod writer;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use jiff::{SignedDuration, Timestamp};
 use tracing::{Level, enabled};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::core::lifecycle::{Code, Report};
 use crate::core::task::Identity;
-use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, What};
+use crate::core::timeline::{AwsCall, AwsOutcome, Entry, Outcome, What};
 
 pub use lines::Format;
 use lines::{Lines, Members};
@@ -66,9 +67,10 @@ impl Telemetry {
         self.writer.as_ref().map_or(0, Writer::dropped)
     }
 
-    /// Logs what happened; the `exit` line carries the whole report.
-    pub fn log(&self, what: &What, report: impl FnOnce() -> Report) {
+    /// Logs what happened, with the time at which it happened; the `exit` line carries the whole report.
+    pub fn log(&self, entry: &Entry, report: impl FnOnce() -> Report) {
         let Some(lines) = &self.lines else { return };
+        let what = &entry.what;
         let (level, wanted) = match what {
             What::Exit { code, .. } => {
                 let level = match code {
@@ -100,7 +102,9 @@ impl Telemetry {
         if let What::Exit { .. } = what {
             members.add(&report());
         }
-        lines.tell(level, what.event(), &members);
+        let ago = SignedDuration::try_from(entry.at.elapsed()).unwrap_or_default();
+        let at = Timestamp::now().saturating_sub(ago).unwrap_or_default();
+        lines.tell(at, level, what.event(), &members);
     }
 
     /// Writes out what is still queued, as far as somebody reads it before `end`; see [`writer::flush_end`].

@@ -1,5 +1,5 @@
-//! The other side of the load balancer: clients that keep sending requests, quick and slow ones, for
-//! as long as the target is registered.
+//! The other side of the load balancer: clients that keep sending requests, quick and slow ones, until
+//! they are told to look away.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -19,37 +19,63 @@ const SLOW_EVERY: Duration = Duration::from_millis(400);
 const CHECK_EVERY: Duration = Duration::from_millis(200);
 const UNHEALTHY_AFTER: u32 = 2;
 
-/// A request that takes longer is lost.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A request that takes longer is lost: longer than any shutdown.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// An app that hangs for two minutes keeps no more than these waiting.
+const MOST_AT_ONCE: usize = 512;
+
+/// One request, from its first byte to its last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) began: Instant,
+    pub(super) ended: Instant,
+    pub(super) answered: bool,
+}
 
 /// The load balancer and the clients behind it. They run as long as it is polled.
 #[derive(Clone, Default)]
 pub(super) struct Clients {
-    pub(super) answered: Rc<Cell<u32>>,
-    pub(super) lost: Rc<Cell<u32>>,
-    deregistered: Rc<Cell<bool>>,
-    in_flight: Rc<RefCell<JoinSet<bool>>>,
+    looked_away: Rc<Cell<Option<Instant>>>,
+    in_flight: Rc<RefCell<JoinSet<Sent>>>,
+    sent: Rc<RefCell<Vec<Sent>>>,
 }
 
 impl Clients {
-    /// From now on no new request is sent; those in flight go on.
-    pub(super) fn deregister(&self) {
-        self.deregistered.set(true);
+    /// From now on no new request is sent; those in flight go on. Whether that is news.
+    pub(super) fn look_away(&self) -> bool {
+        let news = self.looked_away.get().is_none();
+        if news {
+            self.looked_away.set(Some(Instant::now()));
+        }
+        news
+    }
+
+    /// When the clients looked away.
+    pub(super) fn looked_away(&self) -> Option<Instant> {
+        self.looked_away.get()
+    }
+
+    /// How many requests have no answer yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.in_flight.borrow().len()
     }
 
     /// Waits until no new requests are sent.
-    pub(super) async fn until_deregistered(&self) {
-        while !self.deregistered.get() {
+    pub(super) async fn until_looked_away(&self) {
+        while self.looked_away.get().is_none() {
             sleep(QUICK_EVERY).await;
         }
     }
 
-    /// Sends until the target is deregistered, then waits for the answers.
-    pub(super) async fn send(&self, quick: &HttpUrl, slow: &HttpUrl) {
+    /// Sends until the clients have looked away, then waits for the answers.
+    pub(super) async fn send(&self, quick: &HttpUrl, slow: Option<&HttpUrl>) {
         let mut next_slow = Instant::now();
-        while !self.deregistered.get() {
+        while self.looked_away.get().is_none() {
             self.request(quick);
-            if Instant::now() >= next_slow {
+            if let Some(slow) = slow
+                && Instant::now() >= next_slow
+            {
                 next_slow += SLOW_EVERY;
                 self.request(slow);
             }
@@ -65,7 +91,7 @@ impl Clients {
         }
     }
 
-    /// Checks the target's health and deregisters it when it fails.
+    /// Checks the target's health and looks away when it fails.
     pub(super) async fn check(&self, health: &HttpUrl, on_unhealthy: impl FnOnce()) {
         let mut failed = 0;
         while failed < UNHEALTHY_AFTER {
@@ -76,34 +102,47 @@ impl Clients {
                 failed += 1;
             }
         }
-        if !self.deregistered.get() {
+        if self.look_away() {
             on_unhealthy();
-            self.deregister();
         }
     }
 
+    /// All requests that have ended.
+    pub(super) fn sent(&self) -> Vec<Sent> {
+        self.count();
+        self.sent.borrow().clone()
+    }
+
     fn request(&self, url: &HttpUrl) {
-        self.in_flight.borrow_mut().spawn(ask(url.clone()));
+        if self.waiting() >= MOST_AT_ONCE {
+            return;
+        }
+        let url = url.clone();
+        self.in_flight.borrow_mut().spawn(async move {
+            let began = Instant::now();
+            let answered = ask(url).await;
+            Sent {
+                began,
+                ended: Instant::now(),
+                answered,
+            }
+        });
     }
 
     fn count(&self) {
         while let Some(done) = self.in_flight.borrow_mut().try_join_next() {
-            let cell = if done.unwrap_or(false) {
-                &self.answered
-            } else {
-                &self.lost
-            };
-            cell.set(cell.get() + 1);
+            self.sent.borrow_mut().extend(done);
         }
     }
 }
 
-/// Whether it was answered with a 2xx, to the end.
+/// Whether it was answered to the end, and not with an error.
 pub(super) async fn ask(url: HttpUrl) -> bool {
     let network = Network::system(1);
     let whole = async {
         let answer = network.ask(Ask::get(&url), &mut Way::default()).await.ok()?;
-        let good = answer.status().is_success();
+        let status = answer.status();
+        let good = !status.is_client_error() && !status.is_server_error();
         answer.finish().await.ok()?;
         good.then_some(())
     };

@@ -2,26 +2,21 @@
 
 use std::time::Duration;
 
-use crate::core::url::HttpUrl;
+use serde::{Deserialize, Serialize};
+
+use super::record::Unit;
 use crate::tools::sample_app::Kind;
 
-/// What came of it.
-#[derive(Debug, Default)]
-pub(super) struct Played {
-    pub(super) answered: u32,
-    pub(super) lost: u32,
-    /// `None` where it was killed, or was not there.
-    pub(super) sidecar_code: Option<i32>,
-    pub(super) app_killed: bool,
-    pub(super) budget: Option<Duration>,
-    pub(super) used: Option<Duration>,
-}
-
-/// Somebody's own app in place of the sample.
-pub(super) struct OwnApp {
-    pub(super) url: HttpUrl,
-    pub(super) start: String,
-    pub(super) drain: String,
+/// Who plays besides the app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cast {
+    /// The sidecar, with all that the scenario needs.
+    All,
+    /// The sidecar without `PRESTOP_DEREGISTER`.
+    WithoutDeregister,
+    /// The app alone.
+    WithoutSidecar,
 }
 
 /// One shutdown.
@@ -30,9 +25,11 @@ pub(super) struct Scenario {
     pub(super) title: &'static str,
     /// What a newcomer should know, in one or two sentences.
     pub(super) story: &'static str,
+    /// Where it is written that ECS does so; empty where it is about the app.
+    pub(super) source: &'static str,
     pub(super) app: Kind,
     pub(super) opening: Opening,
-    /// How many seconds of ECS one second here stands for.
+    /// How many seconds of ECS one second here stands for, with the sample app.
     pub(super) scale: u32,
     /// As on ECS, before scaling.
     pub(super) stop_timeout_s: u32,
@@ -41,17 +38,22 @@ pub(super) struct Scenario {
     pub(super) slow_request: Duration,
     /// The sidecar's exit code.
     pub(super) code: i32,
-    /// Whether no request may be lost with the sidecar.
-    pub(super) lossless: bool,
+    /// Whether requests or jobs are lost even with the sidecar, and why.
+    pub(super) loses: Option<&'static str>,
 }
 
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opening {
-    /// The load balancer is told first, then the task is stopped.
-    Deregistered,
-    /// The task is stopped; the load balancer finds out by its health check.
-    TargetStays,
+    /// ECS takes the task out of its target group, waits for the deregistration delay, and stops it.
+    Deployed,
+    /// ECS stops the task and takes its name out of DNS; clients go on for as long as they know the
+    /// address.
+    NamedByDns,
+    /// The task is stopped, and taken out of its target group a moment later.
+    Stopped,
+    /// It is taken out of its target group and stopped at once.
+    FargateSpot,
     /// The task is stopped; the load balancer sends to it and to another one, and hears from ECS only
     /// when the task has ended.
     KeepsSending,
@@ -69,44 +71,83 @@ pub(super) enum Opening {
     AppEnds,
 }
 
+/// Played where no scenario is named: it needs no special capacity, and loses most.
+pub(super) const DEFAULT: &str = "no-balancer";
+
+/// The app that has no part in its own drain.
+const APP: Kind = Kind::Web;
+
 const BASE: Scenario = Scenario {
     name: "deploy",
-    title: "a new version is deployed",
-    story: "ECS takes the task out of the load balancer and stops it. Requests that take long are still in flight.",
-    app: Kind::Web,
-    opening: Opening::Deregistered,
+    title: "a new version is deployed behind an Application Load Balancer",
+    story: "ECS takes the task out of its target group, waits until the deregistration delay is over, and only then \
+            sends SIGTERM. As long as that delay is longer than the longest request nothing is lost, with or without \
+            a sidecar.",
+    source: "ECS developer guide, Optimize load balancer connection draining parameters for Amazon ECS",
+    app: APP,
+    opening: Opening::Deployed,
     scale: 10,
     stop_timeout_s: 30,
-    settle_s: 0,
+    settle_s: 5,
     slow_request: Duration::from_millis(1500),
     code: 0,
-    lossless: true,
+    loses: None,
 };
 
-pub(super) const SCENARIOS: [Scenario; 15] = [
+/// A task that is stopped at once, for what is about the app.
+const STOPPED: Scenario = Scenario {
+    opening: Opening::Stopped,
+    source: "",
+    ..BASE
+};
+
+pub(super) const SCENARIOS: [Scenario; 18] = [
+    Scenario {
+        name: DEFAULT,
+        title: "a new version is deployed, with no Application Load Balancer in front",
+        story: "Clients find the task by Cloud Map. ECS takes its name out of DNS and sends SIGTERM at once, but they \
+                know its address until the record's TTL is over. So it is behind a Network Load Balancer, which goes \
+                on sending for a while. PRESTOP_SETTLE is longer than that.",
+        source: "containers-roadmap issues 343 and 1639 (Cloud Map), 470 (NLB)",
+        opening: Opening::NamedByDns,
+        settle_s: 12,
+        ..BASE
+    },
     BASE,
+    Scenario {
+        name: "stop-task",
+        title: "somebody stops the task by hand",
+        story: "StopTask sends SIGTERM while the load balancer still sends requests; ECS takes the task out of its \
+                target group at about the same time.",
+        source: "containers-roadmap issue 576",
+        ..STOPPED
+    },
     Scenario {
         name: "fargate-spot",
         title: "Fargate Spot takes its capacity back",
-        story: "SIGTERM comes while the load balancer still sends requests. It looks at the sidecar's /ready, and \
-                PRESTOP_SETTLE gives it the time to look away before the app drains.",
-        opening: Opening::TargetStays,
-        settle_s: 10,
+        story: "ECS takes the task out of its target group and sends SIGTERM, and waits for nothing in between: \
+                requests in flight end with the app.",
+        source: "ECS developer guide, Fargate Spot termination notices; AWS what's new, February 2023",
+        opening: Opening::FargateSpot,
         ..BASE
     },
     Scenario {
         name: "load-balancer",
-        title: "Fargate Spot takes its capacity back behind a load balancer that keeps sending",
+        title: "Fargate Spot takes its capacity back, and the load balancer hears nothing of it",
         story: "ECS tells the load balancer only once the task has ended. With PRESTOP_DEREGISTER the sidecar tells it \
                 at once, and lets the app drain when no more requests come.",
+        source: "AWS knowledge centre, Fargate Spot tasks; containers-roadmap issue 2673",
         opening: Opening::KeepsSending,
         scale: 5,
+        settle_s: 0,
         ..BASE
     },
     Scenario {
         name: "ec2-spot",
         title: "EC2 takes a Spot instance back and ECS stops the task",
-        story: "The instance metadata announces it two minutes ahead; the sidecar has drained before SIGTERM comes.",
+        story: "The instance metadata announces it two minutes ahead; the sidecar has drained before SIGTERM comes. \
+                The load balancer looks away because /ready says 503.",
+        source: "ECS developer guide, Managed Spot Instance draining",
         opening: Opening::Spot(120),
         settle_s: 10,
         ..BASE
@@ -116,17 +157,26 @@ pub(super) const SCENARIOS: [Scenario; 15] = [
         title: "EC2 takes a Spot instance back and nobody tells the task",
         story: "Without ECS_ENABLE_SPOT_INSTANCE_DRAINING there is a notice in the instance metadata, and no SIGTERM \
                 before the host is gone.",
+        source: "ECS developer guide, Managed Spot Instance draining",
         opening: Opening::SpotSilent(120),
         scale: 15,
         settle_s: 15,
         ..BASE
     },
     Scenario {
+        name: "drain-endpoint",
+        title: "the app drains itself when it is asked",
+        story: "It answers POST /drain once no request is in flight. That is exact, where the sidecar otherwise has to \
+                watch the app's connections for a second of silence.",
+        app: Kind::Web,
+        ..STOPPED
+    },
+    Scenario {
         name: "slow-app",
         title: "the app needs nearly all of its stop timeout",
         story: "It answers 202 and is asked until it says that it is done.",
         app: Kind::Slow,
-        ..BASE
+        ..STOPPED
     },
     Scenario {
         name: "hung-app",
@@ -134,17 +184,18 @@ pub(super) const SCENARIOS: [Scenario; 15] = [
         story: "The drain call gets no answer. The sidecar leaves before its SIGKILL, so that the app gets its own SIGTERM.",
         app: Kind::Hung,
         code: 3,
-        ..BASE
+        ..STOPPED
     },
     Scenario {
         name: "dead-app",
         title: "the app has crashed and nobody has noticed",
         story: "Nobody listens any more. The sidecar gives up after 5 s of real time: nothing is left to drain.",
+        app: Kind::Web,
         opening: Opening::AppCrashed,
         scale: 3,
         code: 4,
-        lossless: false,
-        ..BASE
+        loses: Some("what an app has in hand when it crashes nobody can save"),
+        ..STOPPED
     },
     Scenario {
         name: "refusing-app",
@@ -152,14 +203,16 @@ pub(super) const SCENARIOS: [Scenario; 15] = [
         story: "It answers 404: a mistake in the settings. The sidecar says so and leaves at once.",
         app: Kind::Refusing,
         code: 4,
-        lossless: false,
-        ..BASE
+        loses: Some("an app that is told to drain by a wrong URL does not drain"),
+        ..STOPPED
     },
     Scenario {
         name: "late-notice",
         title: "the Spot notice comes 20 s before the end",
         story: "The budget is what is left, less the reserve for the app's own SIGTERM.",
+        source: "EC2 user guide, Spot Instance interruption notices (no notice is promised)",
         opening: Opening::Spot(20),
+        settle_s: 0,
         slow_request: Duration::from_millis(500),
         ..BASE
     },
@@ -168,23 +221,26 @@ pub(super) const SCENARIOS: [Scenario; 15] = [
         title: "the instance metadata cannot be reached",
         story: "It hangs, as behind a hop limit of 1. The sidecar says so once; SIGTERM still drains the app.",
         opening: Opening::NoInstanceMetadata,
-        ..BASE
+        ..STOPPED
     },
     Scenario {
         name: "worker",
         title: "a worker without a web server",
         story: "It asks the sidecar for a notice between jobs, finishes the one in hand and posts to /drained (step `ack`).",
         app: Kind::Worker,
-        ..BASE
+        settle_s: 0,
+        ..STOPPED
     },
     Scenario {
         name: "protected-worker",
         title: "the service is scaled in while a job is in hand",
         story: "The worker takes a lease for each job, and the sidecar has ECS protect the task (PRESTOP_PROTECT): \
                 ECS leaves it alone until the lease is given back.",
+        source: "ECS developer guide, Protect your Amazon ECS tasks from being terminated by scale-in events",
         app: Kind::Protected,
         opening: Opening::ScaleIn,
-        ..BASE
+        settle_s: 0,
+        ..STOPPED
     },
     Scenario {
         name: "signal",
@@ -192,9 +248,7 @@ pub(super) const SCENARIOS: [Scenario; 15] = [
         story: "Its shell would swallow ECS's SIGTERM, so that SIGKILL ends it in the middle of its work. The step \
                 `signal QUIT app` finds the process behind the shell.",
         app: Kind::Quits,
-        opening: Opening::TargetStays,
-        settle_s: 10,
-        ..BASE
+        ..STOPPED
     },
     Scenario {
         name: "one-off",
@@ -202,43 +256,38 @@ pub(super) const SCENARIOS: [Scenario; 15] = [
         story: "The app is done and exits. ECS stops the rest, and the sidecar must not hold the task up.",
         app: Kind::OneOff,
         opening: Opening::AppEnds,
-        lossless: false,
-        ..BASE
+        settle_s: 0,
+        ..STOPPED
     },
 ];
 
 impl Scenario {
-    /// A time of ECS, as long as it takes here.
-    pub(super) fn scaled(&self, seconds: u32) -> Duration {
-        Duration::from_secs(seconds.into()) / self.scale
+    /// The scenario of that name.
+    pub(super) fn named(name: &str) -> Option<&'static Scenario> {
+        SCENARIOS.iter().find(|scenario| scenario.name == name)
     }
 
-    pub(super) fn stop_timeout(&self) -> Duration {
-        self.scaled(self.stop_timeout_s)
+    /// Whether it can be played with somebody's own app: it is about what happens to the app, not about
+    /// what the app does.
+    pub(super) fn fits_any_app(&self) -> bool {
+        self.app == APP && self.name != "drain-endpoint" && self.opening != Opening::AppCrashed
     }
 
-    /// What did not end as it should; nothing where all is well.
-    pub(super) fn complaints(&self, played: &Played, own_app: bool) -> Vec<String> {
-        let mut complaints = Vec::new();
-        match played.sidecar_code {
-            Some(code) if code == self.code => {}
-            Some(code) => complaints.push(format!("the sidecar exited with {code}, not {}", self.code)),
-            None => complaints.push("the sidecar had to be killed".to_owned()),
+    /// What the sample app's work is counted in.
+    pub(super) fn unit(&self) -> Unit {
+        if self.app.serves() {
+            Unit::Requests
+        } else {
+            Unit::Jobs
         }
-        if (self.lossless || own_app) && played.lost > 0 {
-            complaints.push(format!("{} were lost", played.lost));
+    }
+
+    /// The ways in which it is played.
+    pub(super) fn casts(&self) -> &'static [Cast] {
+        if self.opening == Opening::KeepsSending {
+            &[Cast::All, Cast::WithoutDeregister, Cast::WithoutSidecar]
+        } else {
+            &[Cast::All, Cast::WithoutSidecar]
         }
-        let host_gone = matches!(self.opening, Opening::SpotSilent(_));
-        if played.app_killed && !host_gone {
-            complaints.push("the app had to be killed".to_owned());
-        }
-        let late = played
-            .used
-            .zip(played.budget)
-            .is_some_and(|(used, budget)| used > budget + Duration::from_millis(100));
-        if late {
-            complaints.push("the sidecar exited after its deadline".to_owned());
-        }
-        complaints
     }
 }

@@ -1,14 +1,35 @@
-//! What a rehearsal shows: calm, aligned, coloured only on a terminal.
+//! What a rehearsal shows while it plays: who does what, in the order in which it happened.
+//!
+//! Several processes tell it, and nobody knows whose line is read first. Each line has the time at which
+//! the thing happened, by the one clock of this machine, and is held back until all that happened before
+//! has arrived.
 
-use std::cell::Cell;
-use std::io::IsTerminal;
+use std::cell::{Cell, RefCell};
+use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep};
 
-use super::Rehearsal;
+use super::record::Record;
 use super::scenario::Scenario;
+use crate::tools::picture::terminal::{self, Ink, Paper, wrapped};
+use crate::tools::picture::words;
 use crate::tools::say;
+
+/// How long a line is held back: on a terminal somebody waits for it, elsewhere a busy machine may take its
+/// time.
+const HELD_BACK: Duration = Duration::from_millis(300);
+const HELD_BACK_IN_A_FILE: Duration = Duration::from_secs(2);
+
+/// Between two looks at what may be shown.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A silence that is shorter needs no countdown.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Where the words of a line begin, behind time and name.
+const WORDS_AT: usize = 22;
 
 /// Who says something, and in which colour.
 #[derive(Clone, Copy, Debug)]
@@ -31,185 +52,265 @@ impl Who {
         }
     }
 
-    fn colour(self) -> &'static str {
+    fn ink(self) -> Ink {
         match self {
-            Who::Ecs | Who::Ec2 => "\x1b[35m",
-            Who::Sidecar => "\x1b[36m",
-            Who::App => "\x1b[32m",
-            Who::Client => "\x1b[34m",
+            Who::Ecs | Who::Ec2 => Ink::Aws,
+            Who::Sidecar => Ink::Step,
+            Who::App => Ink::App,
+            Who::Client => Ink::Settle,
         }
     }
 }
 
-const BOLD: &str = "\x1b[1m";
-const DIM: &str = "\x1b[2m";
-const GOOD: &str = "\x1b[32m";
-const BAD: &str = "\x1b[31m";
+/// What comes first of what happened in the same millisecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Turn {
+    /// What ECS, EC2 and the clients do.
+    Cause,
+    /// What the sidecar begins.
+    Begin,
+    /// What the app does.
+    Work,
+    /// What the sidecar sees ended.
+    End,
+    /// What ECS sees of ends.
+    After,
+}
 
-/// Where the words of a line begin, behind time and name.
-const WORDS_AT: usize = 22;
+struct Told {
+    at_ms: i64,
+    turn: Turn,
+    who: Who,
+    words: String,
+}
 
+/// What standard output shows.
 pub(super) struct Screen {
-    colour: bool,
+    paper: Paper,
+    /// Whether it is told at all, or only written down.
+    tells: bool,
+    terminal: bool,
     /// The first moment of what is played now.
-    start: Cell<Instant>,
+    start: Cell<Timestamp>,
+    held: RefCell<Vec<Told>>,
+    /// What is waited for, and until when.
+    silence: RefCell<Option<(&'static str, Instant)>>,
+    counting: Cell<bool>,
 }
 
 impl Screen {
-    pub(super) fn new() -> Screen {
-        let colour =
-            std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    pub(super) fn new(paper: Paper, tells: bool) -> Screen {
         Screen {
-            colour,
-            start: Cell::new(Instant::now()),
+            paper,
+            tells,
+            terminal: std::io::stdout().is_terminal(),
+            start: Cell::new(Timestamp::now()),
+            held: RefCell::default(),
+            silence: RefCell::default(),
+            counting: Cell::new(false),
         }
     }
 
-    pub(super) fn title(&self, scenario: &Scenario) {
-        say("");
-        say(&format!(
-            "{}: {}",
-            self.paint(BOLD, &format!("rehearse {}", scenario.name)),
-            scenario.title
-        ));
-        for line in wrapped(scenario.story, 76) {
-            say(&format!("  {}", self.paint(DIM, &line)));
+    pub(super) fn title(&self, scenario: &Scenario, place: Option<(usize, usize)>, about_time: &str) {
+        let place = place.map_or(String::new(), |(n, of)| format!(" ({n} of {of})"));
+        let title = format!("rehearse {}{place}: {}", scenario.name, scenario.title);
+        self.line("");
+        for line in wrapped(&title, self.paper.width) {
+            self.line(&self.paper.paint(Ink::Strong, &line));
         }
-        let scale = format!(
-            "Time is 1:{}: the stop timeout of {} s is {} here.",
-            scenario.scale,
-            scenario.stop_timeout_s,
-            seconds(scenario.stop_timeout())
-        );
-        say(&format!("  {}", self.paint(DIM, &scale)));
+        let mut about = vec![scenario.story.to_owned()];
+        if !scenario.source.is_empty() {
+            about.push(format!("Source: {}.", scenario.source));
+        }
+        about.push(about_time.to_owned());
+        for line in about
+            .iter()
+            .flat_map(|text| wrapped(text, self.paper.width.min(100) - 2))
+        {
+            self.line(&format!("  {}", self.paper.paint(Ink::Dim, &line)));
+        }
     }
 
     pub(super) fn heading(&self, text: &str) {
-        say("");
-        say(&self.paint(BOLD, text));
-        self.start.set(Instant::now());
+        self.line("");
+        self.line(&self.paper.paint(Ink::Strong, text));
+        self.start.set(Timestamp::now());
     }
 
+    /// Something happens now.
     pub(super) fn say(&self, who: Who, what: &str) {
-        let at = self.start.get().elapsed().as_secs_f64();
-        let name = self.paint(who.colour(), &format!("{:<8}", who.name()));
-        let mut lines = wrapped(what, 80 - WORDS_AT).into_iter();
-        say(&format!(
+        self.say_at(Timestamp::now(), Turn::Cause, who, what);
+    }
+
+    /// Something happened at that time.
+    pub(super) fn say_at(&self, at: Timestamp, turn: Turn, who: Who, what: &str) {
+        if self.tells {
+            self.held.borrow_mut().push(Told {
+                at_ms: at.as_millisecond(),
+                turn,
+                who,
+                words: what.to_owned(),
+            });
+        }
+    }
+
+    /// From now to then nothing happens but that.
+    pub(super) fn silence(&self, what: &'static str, length: Duration) {
+        *self.silence.borrow_mut() = (length >= SILENCE).then(|| (what, Instant::now() + length));
+    }
+
+    /// Something has happened, and the next thing is soon.
+    pub(super) fn silence_is_over(&self) {
+        *self.silence.borrow_mut() = None;
+    }
+
+    /// Shows what is due, for as long as it is polled.
+    pub(super) async fn show(&self) {
+        let hold = if self.terminal {
+            HELD_BACK
+        } else {
+            HELD_BACK_IN_A_FILE
+        };
+        let hold = i64::try_from(hold.as_millis()).unwrap_or(i64::MAX);
+        loop {
+            sleep(LOOK_EVERY).await;
+            self.show_until(Timestamp::now().as_millisecond() - hold);
+            self.count_down();
+        }
+    }
+
+    /// Shows the rest.
+    pub(super) fn show_all(&self) {
+        self.show_until(i64::MAX);
+        self.silence_is_over();
+    }
+
+    fn show_until(&self, end_ms: i64) {
+        let mut held = self.held.borrow_mut();
+        held.sort_by_key(|told| (told.at_ms, told.turn));
+        let due = held.partition_point(|told| told.at_ms <= end_ms);
+        for told in held.drain(..due) {
+            self.tell(&told);
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds of a rehearsal")]
+    fn tell(&self, told: &Told) {
+        let at = (told.at_ms - self.start.get().as_millisecond()) as f64 / 1000.0;
+        let name = self
+            .paper
+            .paint(told.who.ink(), &format!("{:<8}", told.who.name()));
+        let mut lines = wrapped(&told.words, self.paper.width - WORDS_AT).into_iter();
+        self.line(&format!(
             "  {at:>6.2} s  {name} {}",
             lines.next().unwrap_or_default()
         ));
         for line in lines {
-            say(&format!("{:WORDS_AT$}{line}", ""));
+            self.line(&format!("{:WORDS_AT$}{line}", ""));
         }
     }
 
-    pub(super) fn verdict(&self, scenario: &Scenario, rehearsal: &Rehearsal) {
-        let Rehearsal {
-            with,
-            without_deregister,
-            without,
-            complaints,
-        } = rehearsal;
-        say("");
-        let exit = with
-            .sidecar_code
-            .map_or("killed".to_owned(), |code| format!("exit code {code}"));
-        let budget = match (with.used, with.budget) {
-            (Some(used), Some(budget)) => {
-                format!(", {} of {} used", seconds(used), seconds(budget))
+    /// On a terminal, how long the silence still lasts.
+    fn count_down(&self) {
+        let silence = self.silence.borrow();
+        let Some((what, end)) = &*silence else { return };
+        let left = end.saturating_duration_since(Instant::now()).as_secs();
+        if self.terminal && self.tells && left > 0 {
+            let text = format!("{:WORDS_AT$}{left} s {what}", "");
+            let _ = write!(
+                std::io::stdout(),
+                "\r\x1b[2K{}",
+                self.paper.paint(Ink::Dim, &text)
+            );
+            let _ = std::io::stdout().flush();
+            self.counting.set(true);
+        }
+    }
+
+    /// What came of it: both runs on one axis.
+    pub(super) fn verdict(&self, record: &Record) {
+        self.line("");
+        let mut picture = record.picture();
+        // Both stand above already.
+        picture.title = String::new();
+        picture.about = vec!["0 is when ECS or EC2 begins.".to_owned()];
+        for line in terminal::draw(&picture, &self.paper) {
+            self.line(&line);
+        }
+        if picture.panels.is_empty() {
+            for line in terminal::verdict(&record.verdict(), &self.paper) {
+                self.line(&line);
             }
-            _ => String::new(),
-        };
-        let unit = scenario.app.unit();
-        say(&format!(
-            "{} with ecs-prestop {} {unit} done and {} lost{budget}, {exit}; without it {} lost",
-            self.paint(BOLD, "Verdict:"),
-            with.answered,
-            with.lost,
-            without.lost,
-        ));
-        if let Some(played) = without_deregister {
-            say(&format!(
-                "         lost: {} with PRESTOP_DEREGISTER, {} with the sidecar alone, {} without it",
-                with.lost, played.lost, without.lost
-            ));
-        }
-        if complaints.is_empty() {
-            say(&format!(
-                "         {}",
-                self.paint(GOOD, "It ended as it should.")
-            ));
-        }
-        for complaint in complaints {
-            say(&format!(
-                "         {}",
-                self.paint(BAD, &format!("Not as it should: {complaint}."))
-            ));
         }
     }
 
-    pub(super) fn table(&self, rows: &[(&str, Rehearsal)]) {
-        say("");
+    /// The last lines of something that failed.
+    pub(super) fn last_words<'a>(&self, whose: &str, lines: impl Iterator<Item = &'a str>) {
+        let mut lines = lines.peekable();
+        if lines.peek().is_some() {
+            self.line("");
+            self.line(&self.paper.paint(Ink::Strong, &format!("What {whose} wrote last")));
+        }
+        for line in lines {
+            self.line(&format!("  {}", self.paper.paint(Ink::Dim, &printable(line))));
+        }
+    }
+
+    /// What was played, a line each.
+    pub(super) fn table(&self, records: &[Record]) {
+        self.line("");
         let head = format!(
-            "{:<16} {:>4}  {:>14}  {:>6} {:>6}  {:>12}  ended",
-            "scenario", "exit", "budget used", "done", "lost", "lost without"
+            "{:<16} {:>4}  {:>15}  {:>5} {:>5} {:>8}  ended",
+            "scenario", "exit", "budget used", "done", "lost", "without"
         );
-        say(&self.paint(BOLD, &head));
-        for (
-            name,
-            Rehearsal {
-                with,
-                without,
-                complaints,
-                ..
-            },
-        ) in rows
-        {
+        self.line(&self.paper.paint(Ink::Strong, &head));
+        for record in records {
+            let with = record.with();
+            let without = record.run(super::scenario::Cast::WithoutSidecar);
+            let figure = |n: Option<u32>| n.map_or("-".to_owned(), |n| n.to_string());
             let exit = with
-                .sidecar_code
-                .map_or("kill".to_owned(), |code| code.to_string());
-            let budget = match (with.used, with.budget) {
-                (Some(used), Some(budget)) => format!("{} of {}", seconds(used), seconds(budget)),
+                .and_then(|run| run.exit_code)
+                .map_or("-".to_owned(), |code| code.to_string());
+            let report = with.and_then(|run| run.report.as_ref());
+            let budget = match report.map(|report| (report.used_ms, report.budget_ms)) {
+                Some((Some(used), Some(budget))) => {
+                    format!("{} of {}", words::span(used), words::span(budget))
+                }
                 _ => "none".to_owned(),
             };
-            let ended = if complaints.is_empty() {
-                self.paint(GOOD, "as it should")
-            } else {
-                self.paint(BAD, &complaints.join("; "))
+            let ended = match record.outcome {
+                super::record::Outcome::Passed => "well",
+                super::record::Outcome::LostAsExpected => "lost, as without",
+                super::record::Outcome::Failed => "FAILED",
+                super::record::Outcome::NothingTested => "NOTHING TESTED",
             };
-            say(&format!(
-                "{name:<16} {exit:>4}  {budget:>14}  {:>6} {:>6}  {:>12}  {ended}",
-                with.answered, with.lost, without.lost
+            self.line(&format!(
+                "{:<16} {exit:>4}  {budget:>15}  {:>5} {:>5} {:>8}  {}",
+                record.scenario,
+                figure(with.map(|run| run.done)),
+                figure(with.map(|run| run.lost)),
+                figure(without.map(|run| run.lost)),
+                self.paper.paint(record.outcome.tone().into(), ended)
             ));
         }
+        let well = records.iter().filter(|record| record.outcome.is_well()).count();
+        self.line("");
+        self.line(&format!("{well} of {} ended as they should.", records.len()));
     }
 
-    fn paint(&self, colour: &str, text: &str) -> String {
-        if self.colour {
-            format!("{colour}{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
-    }
-}
-
-/// Two digits are what a rehearsal can promise.
-pub(super) fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
-}
-
-/// Lines of at most `width` columns.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.len() + 1 + word.len() <= width => {
-                line.push(' ');
-                line.push_str(word);
+    fn line(&self, line: &str) {
+        if self.tells {
+            if self.counting.replace(false) {
+                let _ = write!(std::io::stdout(), "\r\x1b[2K");
             }
-            _ => lines.push(word.to_owned()),
+            say(line);
         }
     }
-    lines
+}
+
+/// What somebody's app writes may hold anything; a terminal gets no commands of it.
+fn printable(line: &str) -> String {
+    line.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }

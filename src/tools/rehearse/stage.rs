@@ -4,21 +4,26 @@
 //! Only when it has ended the same happens to the app.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Stdio;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::net::TcpListener;
+use jiff::Timestamp;
+use rustix::process::Signal;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::balancer;
 use super::client::{self, Clients};
-use super::relay::{self, lines};
-use super::scenario::{Opening, OwnApp, Played, Scenario};
-use super::screen::{Screen, Who, seconds};
+use super::processes::{self, each_line};
+use super::record::{Run, Unit};
+use super::scenario::{Cast, Opening, Scenario};
+use super::screen::{Screen, Turn, Who};
+use super::seen::Seen;
+use super::{Options, balancer};
 use crate::core::notice::Action;
 use crate::core::url::HttpUrl;
+use crate::tools::picture::{MarkKind, words};
 use crate::tools::sample_app::{self, Kind};
 use crate::tools::simulate::StandIn;
 use crate::tools::simulate::faults::{Fault, Kind as FaultKind, Target};
@@ -26,14 +31,17 @@ use crate::tools::simulate::faults::{Fault, Kind as FaultKind, Target};
 /// Traffic before the curtain rises.
 const CALM: Duration = Duration::from_millis(1000);
 
-/// What an app gets to open its port.
-const START_LIMIT: Duration = Duration::from_secs(10);
+/// What the sample app and the sidecar get to start, on the busiest machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Between two looks at whether something is there.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// By then the health check has seen that nobody answers.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
 
-/// What a process that has ended said last is shown before its end.
-const LAST_WORDS: Duration = Duration::from_millis(20);
+/// What a connection to a port of this machine takes at most, where somebody listens.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// From the Spot notice to the SIGTERM that the agent sends because of it, on ECS's time.
 const AGENT_DELAY_S: u32 = 5;
@@ -41,129 +49,217 @@ const AGENT_DELAY_S: u32 = 5;
 /// From the end of a task to its deregistration by ECS, on ECS's time: it finds out within seconds.
 const ECS_DELAY_S: u32 = 5;
 
-/// The deregistration delay of the target group, on ECS's time: longer than the slow requests, and
-/// short of half of the stop timeout.
-const DEREGISTRATION_DELAY_S: u32 = 10;
+/// From SIGTERM to deregistration where both happen at about the same time, on ECS's time.
+const SAME_TIME_S: u32 = 2;
+
+/// The deregistration delay of a target group that somebody has set to fit (the default is 300 s), on ECS's
+/// time.
+const DEREGISTRATION_DELAY_S: u32 = 30;
+
+/// The one of the load balancer that the sidecar tells: longer than the slow requests, and short of half of
+/// the stop timeout.
+const SHORT_DEREGISTRATION_DELAY_S: u32 = 10;
+
+/// How long clients go on with an address that they have, on ECS's time: the TTL of its DNS record (Cloud Map
+/// developer guide, *Service discovery*; ECS's own examples have 10 s to 60 s).
+const TTL_S: u32 = 10;
+
 /// A job and the way to its end.
 const PROTECTION_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long an app that is told to stop may take here, where nothing else is said.
-const APP_STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between two things that ECS does, so that they stand one after the other by a clock of milliseconds.
+const A_MOMENT: Duration = Duration::from_millis(1);
 
-/// Who plays besides the app.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cast {
-    /// The sidecar, with all that the scenario needs.
-    All,
-    /// The sidecar without `PRESTOP_DEREGISTER`.
-    WithoutDeregister,
-    WithoutSidecar,
+/// Why a run could not be played, and what those said who should have played.
+#[derive(Debug, Default)]
+pub(super) struct Stopped {
+    pub(super) why: String,
+    pub(super) said: Vec<(&'static str, Vec<String>)>,
+}
+
+impl From<String> for Stopped {
+    fn from(why: String) -> Stopped {
+        Stopped {
+            why,
+            said: Vec::new(),
+        }
+    }
 }
 
 pub(super) struct Stage<'a> {
     pub(super) scenario: &'a Scenario,
-    pub(super) own_app: Option<&'a OwnApp>,
+    pub(super) options: &'a Options,
     pub(super) screen: &'a Screen,
+}
+
+/// Ends whatever was started, however the run ends.
+struct Curtain;
+
+impl Drop for Curtain {
+    fn drop(&mut self) {
+        processes::end_all_but(&[]);
+    }
 }
 
 impl Stage<'_> {
     /// Plays the scenario once.
-    pub(super) async fn play(&self, cast: Cast) -> Result<Played, String> {
+    pub(super) async fn play(&self, cast: Cast) -> Result<(Run, Vec<String>), Stopped> {
+        let seen = Seen::new(self.screen, self.options.own.is_none());
+        let curtain = Curtain;
+        let run = self.play_to(&seen, cast).await;
+        drop(curtain);
+        self.screen.show_all();
+        let said = |lines: &std::cell::RefCell<processes::LastLines>| -> Vec<String> {
+            lines.borrow().lines().map(str::to_owned).collect()
+        };
+        let app_said = said(&seen.app_said);
+        match run {
+            Ok(run) => Ok((run, app_said)),
+            Err(mut stopped) => {
+                stopped.said = vec![("the app", app_said), ("the sidecar", said(&seen.sidecar_said))];
+                Err(stopped)
+            }
+        }
+    }
+
+    async fn play_to(&self, seen: &Seen<'_>, cast: Cast) -> Result<Run, Stopped> {
         let stand_in = StandIn::sample();
         let metadata = TcpListener::bind(("127.0.0.1", 0)).await.map_err(in_words)?;
-        let metadata_address = metadata.local_addr().map_err(in_words)?;
-        let (app_port, sidecar_port) = (free_port().await?, free_port().await?);
-        let mut urls = Urls::new(self.own_app, app_port, sidecar_port, self.scenario.slow_request)?;
-
-        let metadata_uri = format!("http://{metadata_address}");
-        let mut app = self.start_app(&metadata_uri, app_port, &urls)?;
-        let app_lines = lines(app.stdout.take());
-        let sends = self.scenario.app.serves();
-        if sends {
-            await_app(&urls.health).await?;
+        let metadata_uri = format!("http://{}", metadata.local_addr().map_err(in_words)?);
+        let app_port = free_port().await?;
+        let sidecar_at = match self.options.listen() {
+            Some(address) => address,
+            None => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port().await?),
+        };
+        let mut urls = Urls::new(self.options, self.scenario, app_port, sidecar_at)?;
+        if let Some(own) = &self.options.own {
+            for url in own.url.iter().chain(&own.ready) {
+                refuse_if_taken(url.host(), url.port(), "--app").await?;
+            }
+            refuse_if_taken(&sidecar_at.ip().to_string(), sidecar_at.port(), "PRESTOP_LISTEN").await?;
         }
-        let mut balanced = None;
-        if self.scenario.opening == Opening::KeepsSending {
-            balanced = Some(self.balance(&stand_in, &mut urls).await?);
-        }
-        let checked = sends && balanced.is_none();
-        let with_sidecar = cast != Cast::WithoutSidecar;
-        let mut sidecar = None;
-        if with_sidecar {
-            sidecar = Some(self.start_sidecar(&metadata_uri, app_port, sidecar_port, cast)?);
-        }
-        let sidecar_lines = lines(sidecar.as_mut().and_then(|child| child.stdout.take()));
-
+        let mut app = self.start_app(&metadata_uri, app_port, sidecar_at)?;
+        let (out, err) = (app.stdout.take(), app.stderr.take());
+        let app_lines = async {
+            tokio::join!(
+                each_line(out, |line| seen.app_says(line)),
+                each_line(err, |line| seen.app_said.borrow_mut().add(line))
+            )
+        };
+        let sends = self.options.unit(self.scenario) == Unit::Requests;
         let clients = Clients::default();
+        let with_sidecar = cast != Cast::WithoutSidecar;
+
         let drama = async {
-            let ends = self.drama(&stand_in, &mut app, sidecar.as_mut(), &clients).await;
-            // A load balancer goes on sending until it has seen for itself.
-            if ends.is_err() || !sends || timeout(CHECK_LIMIT, clients.until_deregistered()).await.is_err() {
-                clients.deregister();
+            if let Some(ready) = &urls.ready {
+                self.await_app(ready, &mut app).await?;
             }
-            ends
-        };
-        let traffic = async {
-            if sends {
-                clients.send(&urls.quick, &urls.slow).await;
+            let mut balanced = None;
+            if self.scenario.opening == Opening::KeepsSending {
+                balanced = Some(self.balance(&stand_in, &mut urls).await?);
             }
+            let other = balanced.as_ref().and_then(|balanced| balanced.stays.id());
+            let mut sidecar = None;
+            if with_sidecar {
+                sidecar = Some(self.start_sidecar(&metadata_uri, app_port, sidecar_at, cast)?);
+            }
+            let (out, err) = match &mut sidecar {
+                Some(child) => (child.stdout.take(), child.stderr.take()),
+                None => (None, None),
+            };
+            let lines = async {
+                tokio::join!(
+                    each_line(out, |line| seen.sidecar_says(line)),
+                    each_line(err, |line| seen.sidecar_said.borrow_mut().add(line))
+                )
+            };
+            let play = async {
+                let mut players = Players {
+                    app: &mut app,
+                    sidecar: sidecar.as_mut(),
+                    other,
+                    one_off: self.scenario.opening == Opening::AppEnds,
+                };
+                let ends = self.drama(seen, &stand_in, &mut players, &clients).await;
+                let ends = all_ended_on_error(ends);
+                // A load balancer goes on sending until it has seen for itself.
+                if ends.is_err() || !sends || timeout(CHECK_LIMIT, clients.until_looked_away()).await.is_err()
+                {
+                    clients.look_away();
+                }
+                ends
+            };
+            let traffic = async {
+                if let Some(quick) = urls.quick.as_ref().filter(|_| sends) {
+                    clients.send(quick, urls.slow.as_ref()).await;
+                }
+            };
+            let played = async { tokio::join!(play, traffic, lines).0 };
+            // What looks away for itself: the health check of a load balancer that nobody tells.
+            let health = if with_sidecar {
+                Some(&urls.sidecar_ready)
+            } else {
+                urls.quick.as_ref()
+            };
+            let checks = matches!(self.scenario.opening, Opening::Spot(_) | Opening::SpotSilent(_));
+            let surroundings = async {
+                let check = async {
+                    if let Some(health) = health.filter(|_| sends && checks) {
+                        let told = || {
+                            self.screen
+                                .say(Who::Client, "the health check fails: no new requests")
+                        };
+                        clients.check(health, told).await;
+                    }
+                };
+                let balance = async {
+                    if let Some(balanced) = &balanced {
+                        balancer::serve(&balanced.listener, &stand_in).await;
+                    }
+                };
+                tokio::join!(check, balance);
+                std::future::pending::<()>().await;
+            };
+            let ends = tokio::select! {
+                ends = played => ends?,
+                () = surroundings => return Err(Stopped::default()),
+            };
+            Ok(ends)
         };
-        let relay_app = relay::app(self.screen, app_lines);
-        let relay_sidecar = relay::sidecar(self.screen, sidecar_lines);
-        let play = async { tokio::join!(drama, traffic, relay_app, relay_sidecar) };
         let surroundings = async {
-            let health = if with_sidecar { &urls.ready } else { &urls.health };
-            let check = async {
-                if checked {
-                    let told = || {
-                        self.screen
-                            .say(Who::Client, "the health check fails: no new requests")
-                    };
-                    clients.check(health, told).await;
-                }
-            };
-            let balance = async {
-                if let Some(balanced) = &balanced {
-                    balancer::serve(&balanced.listener, &stand_in).await;
-                }
-            };
             // Only a socket that fails ends it.
-            tokio::join!(check, balance, stand_in.serve(metadata)).2
+            tokio::join!(stand_in.serve(metadata), self.screen.show()).0
         };
-        let (ends, (), jobs, account) = tokio::select! {
-            played = play => played,
-            served = surroundings => return Err(format!("the stand-in has stopped serving: {served:?}")),
+        // The app's pipes end with its last process.
+        let played = async {
+            let drama = async { all_ended_on_error(drama.await) };
+            tokio::join!(drama, app_lines).0
         };
-        let (answered, lost) = if sends {
-            (clients.answered.get(), clients.lost.get())
-        } else {
-            (jobs.done, jobs.cut_off)
+        let ends = tokio::select! {
+            played = played => played?,
+            served = surroundings => return Err(format!("the stand-in has stopped serving: {served:?}").into()),
         };
-        let ends = ends?;
-        Ok(Played {
-            answered,
-            lost,
-            sidecar_code: ends.sidecar_code,
-            app_killed: ends.app_killed,
-            budget: account.budget,
-            used: account.used,
-        })
+        seen.app_stops.set(ends.app_stopped);
+        let clients = sends.then_some(&clients);
+        Ok(seen.run(cast, clients, ends.sidecar_code, ends.app_killed))
     }
 
     /// What happens to the task, up to the end of its last container.
     async fn drama(
         &self,
+        seen: &Seen<'_>,
         stand_in: &StandIn,
-        app: &mut Child,
-        sidecar: Option<&mut Child>,
+        players: &mut Players<'_>,
         clients: &Clients,
-    ) -> Result<Ends, String> {
+    ) -> Result<Ends, Stopped> {
         let scenario = self.scenario;
-        if scenario.app.serves() {
-            self.screen.say(
-                Who::Client,
-                &format!("sends requests; some take {}", seconds(scenario.slow_request)),
-            );
+        self.await_sidecar(seen, players).await?;
+        if self.options.unit(scenario) == Unit::Requests {
+            let slow = match self.options.own {
+                None => format!("; some take {}", span(scenario.slow_request)),
+                Some(_) => String::new(),
+            };
+            self.screen.say(Who::Client, &format!("sends requests{slow}"));
         }
         if scenario.opening == Opening::NoInstanceMetadata {
             stand_in.break_down(Fault {
@@ -172,73 +268,100 @@ impl Stage<'_> {
                 lasts: None,
                 requests: None,
             });
+            players.calm(CALM).await?;
         }
-        sleep(CALM).await;
+        players.calm(CALM).await?;
+        let deregister = |what: &str| {
+            seen.acts(Who::Ecs, what, Some(MarkKind::Deregistered));
+            clients.look_away();
+        };
         match scenario.opening {
-            Opening::Deregistered => {
-                if scenario.app.serves() {
-                    self.screen
-                        .say(Who::Ecs, "takes the task out of the load balancer");
-                    clients.deregister();
-                }
+            Opening::Deployed => {
+                deregister("takes the task out of its target group");
+                let delay = self.options.scaled(scenario, DEREGISTRATION_DELAY_S);
+                self.screen
+                    .silence("to the end of the deregistration delay", delay);
+                players.calm(delay).await?;
             }
-            Opening::TargetStays => {}
+            Opening::FargateSpot => deregister("takes the task out of its target group"),
+            Opening::NamedByDns => {
+                seen.acts(Who::Ecs, "takes the task's name out of DNS", None);
+                let ttl = self.options.scaled(scenario, TTL_S);
+                let forget = async {
+                    sleep(ttl).await;
+                    if clients.look_away() {
+                        self.screen
+                            .say(Who::Client, "the DNS record's TTL is over: no new requests");
+                    }
+                };
+                return tokio::join!(self.stop_task(seen, stand_in, players), forget).0;
+            }
+            Opening::Stopped | Opening::NoInstanceMetadata => {
+                let late = async {
+                    sleep(self.options.scaled(scenario, SAME_TIME_S)).await;
+                    if self.options.unit(scenario) == Unit::Requests {
+                        deregister("takes the task out of its target group");
+                    }
+                };
+                return tokio::join!(self.stop_task(seen, stand_in, players), late).0;
+            }
             Opening::KeepsSending => {
                 stand_in.task_stops("SpotInterruption", "Your Spot Task was interrupted.");
-                let ends = self.stop_task(stand_in, app, sidecar).await;
-                sleep(scenario.scaled(ECS_DELAY_S)).await;
+                let ends = self.stop_task(seen, stand_in, players).await;
+                sleep(self.options.scaled(scenario, ECS_DELAY_S)).await;
                 if stand_in.deregister_task() {
                     self.screen
-                        .say(Who::Ecs, "takes the task out of the load balancer");
+                        .say(Who::Ecs, "takes the task out of its target group");
                 }
-                clients.deregister();
+                clients.look_away();
                 return ends;
             }
-            Opening::ScaleIn => self.scale_in(stand_in).await?,
-            Opening::NoInstanceMetadata => {
-                clients.deregister();
-                sleep(CALM).await;
-            }
+            Opening::ScaleIn => self.scale_in(seen, stand_in).await?,
             Opening::Spot(ahead) => {
-                self.announce_spot(stand_in, ahead);
+                self.announce_spot(seen, stand_in, ahead);
                 let delay = AGENT_DELAY_S.min(ahead / 10);
-                sleep(scenario.scaled(delay)).await;
+                sleep(self.options.scaled(scenario, delay)).await;
             }
             Opening::SpotSilent(ahead) => {
-                self.announce_spot(stand_in, ahead);
-                return self.host_ends(app, sidecar, scenario.scaled(ahead)).await;
+                self.announce_spot(seen, stand_in, ahead);
+                return self
+                    .host_ends(seen, players, self.options.scaled(scenario, ahead))
+                    .await;
             }
             Opening::AppCrashed => {
-                clients.deregister();
-                kill(app).await;
+                clients.look_away();
+                seen.begin();
+                players.kill_app().await;
                 self.screen.say(Who::App, "crashes");
             }
             Opening::AppEnds => {
-                clients.deregister();
-                let _ = app.wait().await;
-                sleep(LAST_WORDS).await;
+                clients.look_away();
+                // The job is in hand while all is calm.
+                seen.begin();
+                let _ = players.app.wait().await;
                 stand_in.container_stopped("app");
-                self.screen.say(
-                    Who::Ecs,
-                    "sees that the essential container has ended: stops the rest",
-                );
+                let what = "sees that the essential container has ended: stops the rest";
+                self.screen.say_at(Timestamp::now(), Turn::After, Who::Ecs, what);
+                sleep(A_MOMENT).await;
             }
         }
-        self.stop_task(stand_in, app, sidecar).await
+        self.stop_task(seen, stand_in, players).await
     }
 
     /// ECS wants one task less, and this is the one, as soon as it may.
-    async fn scale_in(&self, stand_in: &StandIn) -> Result<(), String> {
+    async fn scale_in(&self, seen: &Seen<'_>, stand_in: &StandIn) -> Result<(), Stopped> {
         if !stand_in.protected() {
-            self.screen
-                .say(Who::Ecs, "wants one task less; this one is not protected");
+            seen.acts(Who::Ecs, "wants one task less; this one is not protected", None);
             return Ok(());
         }
-        self.screen
-            .say(Who::Ecs, "wants one task less; this one is protected: waits");
+        seen.acts(
+            Who::Ecs,
+            "wants one task less; this one is protected: waits",
+            None,
+        );
         let unprotected = async {
             while stand_in.protected() {
-                sleep(Duration::from_millis(20)).await;
+                sleep(LOOK_EVERY).await;
             }
         };
         let in_time = timeout(PROTECTION_LIMIT, unprotected).await;
@@ -247,128 +370,151 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn announce_spot(&self, stand_in: &StandIn, ahead: u32) {
-        let left = self.scenario.scaled(ahead);
+    fn announce_spot(&self, seen: &Seen<'_>, stand_in: &StandIn, ahead: u32) {
+        let left = self.options.scaled(self.scenario, ahead);
         stand_in.announce_spot(Action::Terminate, left);
-        self.screen.say(
-            Who::Ec2,
-            &format!("announces: this Spot instance ends in {}", seconds(left)),
-        );
+        let what = format!("announces: this Spot instance ends in {}", span(left));
+        seen.acts(Who::Ec2, &what, None);
     }
 
     /// ECS's stop order.
     async fn stop_task(
         &self,
+        seen: &Seen<'_>,
         stand_in: &StandIn,
-        app: &mut Child,
-        sidecar: Option<&mut Child>,
-    ) -> Result<Ends, String> {
+        players: &mut Players<'_>,
+    ) -> Result<Ends, Stopped> {
         let mut ends = Ends::default();
-        if let Some(sidecar) = sidecar {
-            let stopped = self
-                .stop("prestop", sidecar, self.scenario.stop_timeout())
+        let stop_timeout = self.options.stop_timeout(self.scenario);
+        let mut marked = false;
+        if let Some(sidecar) = players.sidecar.as_mut() {
+            marked = true;
+            let stop = self
+                .stop(seen, "prestop", sidecar, stop_timeout, Some(MarkKind::Sigterm))
                 .await?;
-            ends.sidecar_code = stopped;
+            if stop.is_none() {
+                let _ = sidecar.kill().await;
+            }
+            ends.sidecar_code = stop;
             stand_in.container_stopped("prestop");
+            sleep(A_MOMENT).await;
         }
-        if app.try_wait().map_err(in_words)?.is_none() {
-            ends.app_killed = self.stop("app", app, APP_STOP_TIMEOUT).await?.is_none();
+        if !has_ended(players.app) {
+            let began = Instant::now();
+            let mark = (!marked).then_some(MarkKind::Sigterm);
+            let stopped = self.stop(seen, "app", players.app, stop_timeout, mark).await?;
+            ends.app_killed = stopped.is_none();
+            ends.app_stopped = Some((began, Instant::now()));
         }
+        // With its main process a container loses all others.
+        players.kill_app().await;
         Ok(ends)
     }
 
-    /// SIGTERM, and SIGKILL at the stop timeout. `None` where that was needed.
+    /// SIGTERM, and at the stop timeout SIGKILL is due: `None` where that is so.
     async fn stop(
         &self,
+        seen: &Seen<'_>,
         name: &str,
         child: &mut Child,
         stop_timeout: Duration,
-    ) -> Result<Option<i32>, String> {
-        if child.try_wait().map_err(in_words)?.is_none() {
-            self.screen.say(
-                Who::Ecs,
-                &format!(
-                    "SIGTERM to {name}; SIGKILL would follow in {}",
-                    seconds(stop_timeout)
-                ),
+        mark: Option<MarkKind>,
+    ) -> Result<Option<i32>, Stopped> {
+        if !has_ended(child) {
+            let what = format!(
+                "SIGTERM to {name}; SIGKILL would follow in {}",
+                span(stop_timeout)
             );
-            signal(child, Signal::TERM);
+            seen.acts(Who::Ecs, &what, mark);
+            processes::signal(child, Signal::TERM);
+            self.screen.silence("to SIGKILL at the latest", stop_timeout);
         }
-        if let Ok(status) = timeout(stop_timeout, child.wait()).await {
-            let code = status.map_err(in_words)?.code();
-            sleep(LAST_WORDS).await;
-            if let Some(code) = code {
-                self.screen
-                    .say(Who::Ecs, &format!("{name} has exited with {code}"));
-            }
+        let in_time = timeout(stop_timeout, child.wait()).await;
+        self.screen.silence_is_over();
+        if let Ok(status) = in_time {
+            let status = status.map_err(in_words)?;
+            let how = format!("{name} has {}", ended(status));
+            self.screen.say_at(Timestamp::now(), Turn::After, Who::Ecs, &how);
             // An app without a handler ends by the signal itself, which is no kill.
-            return Ok(Some(code.unwrap_or(143)));
+            return Ok(Some(status.code().unwrap_or(143)));
         }
+        seen.mark(MarkKind::Sigkill);
         self.screen.say(Who::Ecs, &format!("SIGKILL to {name}"));
-        kill(child).await;
         Ok(None)
     }
 
     /// The host goes away under the task, and no signal is sent before.
     async fn host_ends(
         &self,
-        app: &mut Child,
-        sidecar: Option<&mut Child>,
+        seen: &Seen<'_>,
+        players: &mut Players<'_>,
         left: Duration,
-    ) -> Result<Ends, String> {
+    ) -> Result<Ends, Stopped> {
         let end = Instant::now() + left;
         let mut ends = Ends::default();
-        if let Some(sidecar) = sidecar {
+        self.screen.silence("to the end of the host", left);
+        if let Some(sidecar) = players.sidecar.as_mut() {
             if let Ok(status) = tokio::time::timeout_at(end, sidecar.wait()).await {
                 ends.sidecar_code = status.map_err(in_words)?.code();
-                self.screen
-                    .say(Who::Ecs, "prestop has exited; nothing else happens");
+                let what = "prestop has exited; nothing else happens";
+                self.screen.say_at(Timestamp::now(), Turn::After, Who::Ecs, what);
             } else {
-                kill(sidecar).await;
+                let _ = sidecar.kill().await;
             }
         }
         tokio::time::sleep_until(end).await;
-        self.screen.say(Who::Ec2, "the host is gone");
-        kill(app).await;
+        seen.acts(Who::Ec2, "the host is gone", Some(MarkKind::HostEnd));
+        players.kill_app().await;
         ends.app_killed = true;
         Ok(ends)
     }
 
-    fn start_app(&self, metadata: &str, port: u16, urls: &Urls) -> Result<Child, String> {
+    fn start_app(&self, metadata: &str, port: u16, sidecar: SocketAddr) -> Result<Child, Stopped> {
         let exe = std::env::current_exe().map_err(in_words)?;
-        let sidecar = urls.ready.with_target("/");
         let sample = format!(
-            "'{}' {} --kind {} --listen 127.0.0.1:{port} --sidecar {sidecar}",
+            "'{}' {} --kind {} --listen 127.0.0.1:{port} --sidecar http://{sidecar}/",
             exe.display(),
             sample_app::NAME,
             self.scenario.app.name()
         );
-        let script = match self.own_app {
+        let script = match &self.options.own {
+            // Several commands stay behind their shell, which as PID 1 of a container would ignore SIGTERM
+            // while its commands would not get it.
+            Some(own) if is_compound(&own.start) => format!("trap : TERM; {}", own.start),
             // exec, as a container's entry point should: so that signals reach the app itself.
             Some(own) => format!("exec {}", own.start),
             // As PID 1 of a container a shell without a handler ignores SIGTERM.
             None if self.scenario.app == Kind::Quits => format!("trap '' TERM; {sample}; exit 0"),
             None => format!("exec {sample}"),
         };
-        Command::new("sh")
+        let mut command = Command::new("sh");
+        command
             .args(["-c", &script])
             .env("ECS_CONTAINER_METADATA_URI_V4", format!("{metadata}/v4/app"))
+            .env(sample_app::TELLS_THE_TIME, "true")
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .stdin(Stdio::null())
-            // A group of its own: with its main process a container loses all others.
+            // A group of its own: a Ctrl-C is for the rehearsal.
             .process_group(0)
-            .kill_on_drop(true)
+            .kill_on_drop(true);
+        command
             .spawn()
-            .map_err(|why| format!("cannot start the app: {why}"))
+            .map_err(|why| format!("cannot start the app: {why}").into())
     }
 
-    fn start_sidecar(&self, metadata: &str, app_port: u16, port: u16, cast: Cast) -> Result<Child, String> {
-        let scenario = self.scenario;
-        let drain = match (self.own_app, scenario.app) {
-            (Some(own), _) => own.drain.clone(),
-            (None, Kind::Worker | Kind::Protected) => "ack".to_owned(),
-            (None, Kind::Quits) => "signal QUIT app".to_owned(),
-            (None, _) => format!("POST http://app:{app_port}/drain"),
+    fn start_sidecar(
+        &self,
+        metadata: &str,
+        app_port: u16,
+        listen: SocketAddr,
+        cast: Cast,
+    ) -> Result<Child, Stopped> {
+        let (scenario, options) = (self.scenario, self.options);
+        let drain = match scenario.app {
+            Kind::Worker | Kind::Protected => "ack".to_owned(),
+            Kind::Quits => "signal QUIT app".to_owned(),
+            _ => format!("POST http://app:{app_port}/drain"),
         };
         let mut command = Command::new(std::env::current_exe().map_err(in_words)?);
         command
@@ -378,14 +524,16 @@ impl Stage<'_> {
             .env("ECS_AGENT_URI", format!("{metadata}/api/prestop"))
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
             .env("PRESTOP_PROTECT", (scenario.app == Kind::Protected).to_string())
-            .env("PRESTOP_DRAIN", drain)
-            .env("PRESTOP_LISTEN", format!("127.0.0.1:{port}"))
-            .env("PRESTOP_STOP_TIMEOUT", milliseconds(scenario.stop_timeout()))
-            .env("PRESTOP_RESERVE", milliseconds(scenario.scaled(10)))
-            .env("PRESTOP_SETTLE", milliseconds(scenario.scaled(scenario.settle_s)))
+            .env("PRESTOP_DRAIN", options.own_drain().unwrap_or(drain))
+            .env(
+                "PRESTOP_STOP_TIMEOUT",
+                milliseconds(options.stop_timeout(scenario)),
+            )
+            .env("PRESTOP_RESERVE", milliseconds(options.scaled(scenario, 10)))
+            .env("PRESTOP_SETTLE", milliseconds(options.settle(scenario)))
             .env("PRESTOP_POLL_INTERVAL", "200ms")
-            .env("PRESTOP_LOG_FORMAT", "json")
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .stdin(Stdio::null())
             .process_group(0)
             .kill_on_drop(true);
@@ -399,17 +547,68 @@ impl Stage<'_> {
                 .env("PRESTOP_DEREGISTER", (cast == Cast::All).to_string());
         }
         command
+            .envs(options.settings.iter().cloned())
+            .env("PRESTOP_LISTEN", listen.to_string())
+            .env("PRESTOP_LOG_FORMAT", "json");
+        command
             .spawn()
-            .map_err(|why| format!("cannot start the sidecar: {why}"))
+            .map_err(|why| format!("cannot start the sidecar: {why}").into())
+    }
+
+    /// Waits until the app answers, for as long as its main process lives.
+    async fn await_app(&self, url: &HttpUrl, app: &mut Child) -> Result<(), Stopped> {
+        let limit = self.options.own.as_ref().map_or(START_LIMIT, |own| own.startup);
+        let up = async {
+            while !client::ask(url.clone()).await {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        self.screen.silence("for the app to start", limit);
+        let up = timeout(limit, up);
+        let answers = tokio::select! {
+            up = up => up.is_ok(),
+            status = app.wait() => {
+                let how = ended(status.map_err(in_words)?);
+                return Err(format!("the app's command {how} before the app answered {url}").into());
+            }
+        };
+        self.screen.silence_is_over();
+        if answers {
+            return Ok(());
+        }
+        Err(format!(
+            "the app does not answer {url} with a 2xx or 3xx within {}: give the URL of something that it answers \
+             by --ready, or more time by --startup",
+            span(limit)
+        )
+        .into())
+    }
+
+    /// Waits until the sidecar has taken its signals over.
+    async fn await_sidecar(&self, seen: &Seen<'_>, players: &mut Players<'_>) -> Result<(), Stopped> {
+        if players.sidecar.is_none() {
+            return Ok(());
+        }
+        let end = Instant::now() + START_LIMIT;
+        while !seen.sidecar_is_up() {
+            if Instant::now() >= end {
+                return Err("the sidecar does not start".to_owned().into());
+            }
+            players.calm(LOOK_EVERY).await?;
+        }
+        Ok(())
     }
 
     /// Puts the app behind a load balancer, beside another one that stays. The clients go there from
     /// now on.
-    async fn balance(&self, stand_in: &StandIn, urls: &mut Urls) -> Result<Balanced, String> {
-        let ip = urls.health.ip().unwrap_or(Ipv4Addr::LOCALHOST.into());
-        let app = SocketAddr::new(ip, urls.health.port());
+    async fn balance(&self, stand_in: &StandIn, urls: &mut Urls) -> Result<Balanced, Stopped> {
+        let Some(quick) = urls.quick.clone() else {
+            return Err("a load balancer needs --app".to_owned().into());
+        };
+        let ip = quick.ip().unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let app = SocketAddr::new(ip, quick.port());
         let other = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port().await?);
-        let stays = Command::new(std::env::current_exe().map_err(in_words)?)
+        let mut stays = Command::new(std::env::current_exe().map_err(in_words)?)
             .args([sample_app::NAME, "--listen", &other.to_string()])
             .stdout(Stdio::null())
             .stdin(Stdio::null())
@@ -417,16 +616,54 @@ impl Stage<'_> {
             .kill_on_drop(true)
             .spawn()
             .map_err(|why| format!("cannot start the other app: {why}"))?;
-        await_app(&at(other, "/healthz")?).await?;
-        stand_in.balance(app, other, self.scenario.scaled(DEREGISTRATION_DELAY_S));
+        self.await_app(&at(other, "/healthz")?, &mut stays).await?;
+        let delay = self.options.scaled(self.scenario, SHORT_DEREGISTRATION_DELAY_S);
+        stand_in.balance(app, other, delay);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(in_words)?;
         let address = listener.local_addr().map_err(in_words)?;
-        urls.quick = at(address, urls.quick.target())?;
-        urls.slow = at(address, urls.slow.target())?;
-        Ok(Balanced {
-            listener,
-            _stays: stays,
-        })
+        urls.quick = Some(at(address, quick.target())?);
+        if let Some(slow) = &urls.slow {
+            urls.slow = Some(at(address, slow.target())?);
+        }
+        Ok(Balanced { listener, stays })
+    }
+}
+
+/// The processes of a run.
+struct Players<'a> {
+    app: &'a mut Child,
+    sidecar: Option<&'a mut Child>,
+    /// The load balancer's other target.
+    other: Option<u32>,
+    /// Whether the app may end at any time.
+    one_off: bool,
+}
+
+impl Players<'_> {
+    /// Waits; nobody has a reason to end meanwhile.
+    async fn calm(&mut self, length: Duration) -> Result<(), Stopped> {
+        let sidecar = async {
+            match &mut self.sidecar {
+                Some(sidecar) => sidecar.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        let (who, status) = tokio::select! {
+            () = sleep(length) => return Ok(()),
+            status = sidecar => ("the sidecar", status),
+            status = self.app.wait(), if !self.one_off => ("the app", status),
+        };
+        let how = ended(status.map_err(in_words)?);
+        Err(format!("{who} {how} before anything happened to it").into())
+    }
+
+    /// SIGKILL to the app's container: to whatever is left of it.
+    async fn kill_app(&mut self) {
+        let sidecar = self.sidecar.as_ref().and_then(|sidecar| sidecar.id());
+        let spared: Vec<u32> = sidecar.into_iter().chain(self.other).collect();
+        processes::end_all_but(&spared);
+        // Its status is taken already.
+        let _ = self.app.wait().await;
     }
 }
 
@@ -434,7 +671,7 @@ impl Stage<'_> {
 struct Balanced {
     listener: TcpListener,
     /// The other target; ends when dropped.
-    _stays: Child,
+    stays: Child,
 }
 
 /// How the containers ended.
@@ -442,73 +679,80 @@ struct Balanced {
 struct Ends {
     sidecar_code: Option<i32>,
     app_killed: bool,
+    app_stopped: Option<(Instant, Instant)>,
 }
 
 /// Where everybody is reached.
 struct Urls {
-    quick: HttpUrl,
-    slow: HttpUrl,
-    health: HttpUrl,
-    ready: HttpUrl,
+    quick: Option<HttpUrl>,
+    slow: Option<HttpUrl>,
+    /// What answers once the app is up.
+    ready: Option<HttpUrl>,
+    sidecar_ready: HttpUrl,
 }
 
 impl Urls {
-    fn new(own: Option<&OwnApp>, app_port: u16, sidecar_port: u16, slow: Duration) -> Result<Urls, String> {
-        let local = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-        let ready = at(local(sidecar_port), "/ready")?;
-        if let Some(own) = own {
+    fn new(
+        options: &Options,
+        scenario: &Scenario,
+        app_port: u16,
+        sidecar: SocketAddr,
+    ) -> Result<Urls, String> {
+        let sidecar_ready = at(sidecar, "/ready")?;
+        if let Some(own) = &options.own {
             return Ok(Urls {
                 quick: own.url.clone(),
-                slow: own.url.clone(),
-                health: own.url.clone(),
-                ready,
+                slow: None,
+                ready: own.ready.clone().or(own.url.clone()),
+                sidecar_ready,
             });
         }
-        let app = at(local(app_port), "/")?;
+        let app = at(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), app_port), "/")?;
         Ok(Urls {
-            slow: app.with_target(&format!("/slow/{}", milliseconds(slow))),
-            health: app.with_target("/healthz"),
-            quick: app,
-            ready,
+            slow: Some(app.with_target(&format!("/slow/{}", milliseconds(scenario.slow_request)))),
+            ready: scenario.app.serves().then(|| app.with_target("/healthz")),
+            quick: Some(app),
+            sidecar_ready,
         })
     }
 }
 
-impl Kind {
-    /// What is done or lost.
-    pub(super) fn unit(self) -> &'static str {
-        if self.serves() { "requests" } else { "jobs" }
+/// Where a run cannot go on nobody else shall: so that all that was written by then is read to its end.
+fn all_ended_on_error<T>(played: Result<T, Stopped>) -> Result<T, Stopped> {
+    if played.is_err() {
+        processes::end_all_but(&[]);
+    }
+    played
+}
+
+/// Whether a shell has to stay for it: more than one command, or one in the background.
+fn is_compound(command: &str) -> bool {
+    command.contains([';', '&', '|', '\n', '('])
+}
+
+/// Whoever listens there already would be taken for the app.
+async fn refuse_if_taken(host: &str, port: u16, what: &str) -> Result<(), String> {
+    let connected = timeout(CONNECT_LIMIT, TcpStream::connect((host, port))).await;
+    match connected {
+        Ok(Ok(_)) => Err(format!(
+            "something listens on {host}:{port} already ({what}): end it first, or the rehearsal would speak to it and \
+             not to what it starts"
+        )),
+        _ => Ok(()),
     }
 }
 
-/// Waits until it answers.
-async fn await_app(url: &HttpUrl) -> Result<(), String> {
-    let up = async {
-        while !client::ask(url.clone()).await {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(START_LIMIT, up).await.map_err(|_| {
-        format!(
-            "the app does not answer {url} with a 2xx within {} s",
-            START_LIMIT.as_secs()
-        )
-    })
+/// Whether it needs no SIGTERM any more; killed with the others it has been waited for already.
+fn has_ended(child: &mut Child) -> bool {
+    !matches!(child.try_wait(), Ok(None))
 }
 
-/// SIGKILL to a container: its main process and all others.
-async fn kill(child: &mut Child) {
-    if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)) {
-        let _ = kill_process_group(pid, Signal::KILL);
-    }
-    let _ = child.wait().await;
-}
-
-/// Does nothing to a process that has ended and been waited for.
-fn signal(child: &Child, signal: Signal) {
-    let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
-    if let Some(pid) = pid {
-        let _ = kill_process(pid, signal);
+/// How a process ended, as people say it.
+fn ended(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with {code}"),
+        (None, Some(signal)) => format!("ended by signal {signal}"),
+        (None, None) => status.to_string(),
     }
 }
 
@@ -524,6 +768,10 @@ async fn free_port() -> Result<u16, String> {
 
 fn milliseconds(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
+}
+
+fn span(duration: Duration) -> String {
+    words::span(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn in_words(why: impl std::fmt::Display) -> String {

@@ -1,0 +1,280 @@
+//! Pictures of shutdowns: laid out once from what is typed, drawn for the terminal and as SVG.
+//!
+//! A [`Picture`] has one panel a run, all on one time axis. It knows nothing of where its runs come from:
+//! the rehearsal and `timeline` make them, with [`Panel::draw_report`] for what the sidecar tells.
+
+pub mod axis;
+pub mod fleet;
+pub mod svg;
+pub mod terminal;
+pub mod words;
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::lifecycle::{Report, StepStatus};
+use crate::core::notice::Reason;
+use crate::core::step::Step;
+use crate::core::timeline::{AwsOutcome, Code, What};
+
+/// Runs above each other on one time axis.
+pub struct Picture {
+    /// What is shown.
+    pub title: String,
+    /// Lines of explanation below the title.
+    pub about: Vec<String>,
+    /// From top to bottom.
+    pub panels: Vec<Panel>,
+}
+
+/// One run.
+#[derive(Default)]
+pub struct Panel {
+    /// Whose run it is.
+    pub heading: String,
+    /// What came of it.
+    pub verdict: Option<Verdict>,
+    /// From top to bottom.
+    pub rows: Vec<Row>,
+    /// What happened at one moment.
+    pub marks: Vec<Mark>,
+    /// What was at stake, if that was measured.
+    pub traffic: Option<Traffic>,
+}
+
+/// What came of a run, and how that is to be taken. The tone and the words are made together, so that
+/// they cannot differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// How it is to be taken.
+    pub tone: Tone,
+    /// In words.
+    pub words: String,
+}
+
+/// How something is to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tone {
+    /// Something is broken.
+    Bad,
+    /// A loss that this was about to show.
+    Loss,
+    /// Nothing to remark.
+    Plain,
+    /// As wanted.
+    Good,
+}
+
+/// One line of bars.
+pub struct Row {
+    /// What the bars are.
+    pub label: String,
+    /// In the order in which they began.
+    pub bars: Vec<Bar>,
+}
+
+/// Something that lasted. Times are milliseconds on the axis, which begins at 0 and may be reached from
+/// before.
+pub struct Bar {
+    /// Its beginning.
+    pub from_ms: i64,
+    /// Its end.
+    pub to_ms: i64,
+    /// What it was.
+    pub kind: BarKind,
+    /// Moments within, such as tries that were made again.
+    pub ticks: Vec<i64>,
+}
+
+/// What lasted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BarKind {
+    /// Serving on before the first step.
+    Settle,
+    /// A step.
+    Step,
+    /// A step or a call of AWS that failed, or was cut off.
+    Failed,
+    /// A call of AWS.
+    Aws,
+    /// Drained, with no SIGTERM yet.
+    Wait,
+    /// The app on its own, between its SIGTERM and its end.
+    App,
+}
+
+/// Something that happened at one moment.
+pub struct Mark {
+    /// When, on the axis.
+    pub at_ms: i64,
+    /// What.
+    pub kind: MarkKind,
+}
+
+/// What happened at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MarkKind {
+    /// The first sight of a reason to stop.
+    Notice(Reason),
+    /// ECS or EC2 has begun; the load balancer or DNS names the task no longer.
+    Deregistered,
+    /// The clients have all looked away.
+    LookedAway,
+    /// The sidecar or, without it, the app is told to stop.
+    Sigterm,
+    /// The sidecar is gone by then.
+    Deadline,
+    /// What still runs is killed.
+    Sigkill,
+    /// The host is gone.
+    HostEnd,
+}
+
+impl MarkKind {
+    /// As people know it.
+    pub fn words(self) -> &'static str {
+        match self {
+            MarkKind::Notice(Reason::Sigterm) | MarkKind::Sigterm => "SIGTERM",
+            MarkKind::Notice(Reason::SpotInterruption) => "Spot notice",
+            MarkKind::Notice(Reason::RebalanceRecommendation) => "rebalance",
+            MarkKind::Notice(Reason::ScheduledMaintenance) => "maintenance",
+            MarkKind::Notice(Reason::AutoscalingTermination) => "Auto Scaling",
+            MarkKind::Notice(Reason::Manual) => "POST /drain",
+            MarkKind::Deregistered => "deregistered",
+            MarkKind::LookedAway => "clients gone",
+            MarkKind::Deadline => "deadline",
+            MarkKind::Sigkill => "SIGKILL",
+            MarkKind::HostEnd => "host gone",
+        }
+    }
+}
+
+/// What was at stake: requests or jobs.
+#[derive(Default)]
+pub struct Traffic {
+    /// `requests` or `jobs`.
+    pub unit: &'static str,
+    /// Where they are meanwhile: `in flight` or `in hand`.
+    pub place: &'static str,
+    /// The most that were in flight in each slice of time.
+    pub in_flight: Vec<(i64, u32)>,
+    /// When each was lost.
+    pub lost_ms: Vec<i64>,
+}
+
+impl Panel {
+    /// Adds what the sidecar tells. `zero_ms`: where its first notice stands on the axis.
+    pub fn draw_report(&mut self, report: &Report, zero_ms: i64) {
+        let at = |ms: u64| zero_ms.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX));
+        let end = at(report.timeline.last().map_or(0, |moment| moment.ms));
+        let mut rows = Vec::new();
+        let mut open: Vec<(usize, usize)> = Vec::new();
+        for moment in &report.timeline {
+            let now = at(moment.ms);
+            match &moment.what {
+                What::Notice { reason, .. } => {
+                    let kind = MarkKind::Notice(*reason);
+                    if self.marks.iter().all(|mark| mark.kind != kind) {
+                        self.marks.push(Mark { at_ms: now, kind });
+                    }
+                }
+                What::Settle { for_ms } => {
+                    let starts = report
+                        .timeline
+                        .iter()
+                        .find_map(|later| matches!(later.what, What::StepStart { .. }).then(|| at(later.ms)));
+                    let planned = now.saturating_add(i64::try_from(*for_ms).unwrap_or(i64::MAX));
+                    rows.push(Row::single(
+                        "settle",
+                        now,
+                        planned.min(starts.unwrap_or(end)),
+                        BarKind::Settle,
+                    ));
+                }
+                What::StepStart { step, does } => {
+                    open.push((*step, rows.len()));
+                    rows.push(Row::single(&short_name(does), now, end, BarKind::Failed));
+                }
+                What::StepRetry { step, .. } => {
+                    if let Some((_, row)) = open.iter().find(|(number, _)| number == step) {
+                        rows[*row].bars[0].ticks.push(now);
+                    }
+                }
+                What::StepEnd { step, .. } => {
+                    if let Some((_, row)) = open.iter().find(|(number, _)| number == step) {
+                        let bar = &mut rows[*row].bars[0];
+                        bar.to_ms = now;
+                        let drained = report
+                            .steps
+                            .iter()
+                            .any(|of| of.step == *step && matches!(of.status, StepStatus::Drained(_)));
+                        if drained {
+                            bar.kind = BarKind::Step;
+                        }
+                    }
+                }
+                What::AwsEnd {
+                    call,
+                    outcome,
+                    took_ms,
+                } => {
+                    let from = now.saturating_sub(i64::try_from(*took_ms).unwrap_or(i64::MAX));
+                    let kind = match outcome {
+                        AwsOutcome::Done(_) => BarKind::Aws,
+                        AwsOutcome::Failed(_) => BarKind::Failed,
+                    };
+                    rows.push(Row::single(words::aws_call(*call), from, now, kind));
+                }
+                What::Drained { waiting: true } => {
+                    rows.push(Row::single("drained, waits", now, end, BarKind::Wait));
+                }
+                What::StepCall { .. }
+                | What::AwsStart { .. }
+                | What::Deadline { .. }
+                | What::Cause { .. }
+                | What::Drained { waiting: false }
+                | What::Exit { .. } => {}
+            }
+        }
+        self.rows.extend(rows);
+        if let Some(budget) = report.budget_ms {
+            self.marks.push(Mark {
+                at_ms: at(budget),
+                kind: MarkKind::Deadline,
+            });
+        }
+    }
+}
+
+impl Row {
+    /// A row of one bar.
+    pub fn single(label: &str, from_ms: i64, to_ms: i64, kind: BarKind) -> Row {
+        Row {
+            label: label.to_owned(),
+            bars: vec![Bar {
+                from_ms,
+                to_ms: to_ms.max(from_ms),
+                kind,
+                ticks: Vec::new(),
+            }],
+        }
+    }
+
+    /// How long its bars last together.
+    pub fn lasts_ms(&self) -> u64 {
+        self.bars.iter().map(|bar| bar.to_ms.abs_diff(bar.from_ms)).sum()
+    }
+}
+
+/// What a step does, short enough for the margin: that calls are HTTP goes without saying.
+fn short_name(does: &Step) -> String {
+    does.to_string().replacen("http://", "", 1)
+}
+
+/// The code of the end, where it has come.
+pub fn code_of(report: &Report) -> Option<Code> {
+    report.timeline.iter().rev().find_map(|moment| match moment.what {
+        What::Exit { code } => Some(code),
+        _ => None,
+    })
+}

@@ -1,0 +1,239 @@
+//! What was seen of a rehearsal, as it is drawn, written down and read back.
+//!
+//! The schema is versioned: a field that changes its meaning or goes raises [`SCHEMA`].
+
+use serde::{Deserialize, Serialize};
+
+use super::scenario::Cast;
+use crate::core::lifecycle::Report;
+use crate::tools::picture::{BarKind, Mark, MarkKind, Panel, Row, Tone, Traffic, Verdict, words};
+
+/// What tells such a document from others.
+pub const KIND: &str = "rehearsal";
+
+/// The version of the document.
+pub const SCHEMA: u32 = 1;
+
+/// One scenario, played all ways.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// [`KIND`].
+    pub kind: String,
+    /// By which it is called.
+    pub scenario: String,
+    /// What happens in it.
+    pub title: String,
+    /// How many seconds of ECS one second was.
+    pub scale: u32,
+    /// The sidecar's stop timeout as it was played.
+    pub stop_timeout_ms: u64,
+    /// What was counted.
+    pub unit: Unit,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The same in words.
+    pub words: String,
+    /// One for each way in which it was played, the one with the sidecar first.
+    pub runs: Vec<Run>,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Of clients.
+    Requests,
+    /// Of a worker.
+    Jobs,
+}
+
+impl Unit {
+    /// `1 job`, `2 jobs`
+    pub fn counted(self, n: u32) -> String {
+        let name = self.name();
+        format!("{n} {}", if n == 1 { name.trim_end_matches('s') } else { name })
+    }
+
+    /// In a sentence.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::Requests => "requests",
+            Unit::Jobs => "jobs",
+        }
+    }
+}
+
+/// What came of a rehearsal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Nothing was lost, and all ended as it should.
+    Passed,
+    /// It lost what nothing could have saved, as the scenario is there to show.
+    LostAsExpected,
+    /// Something was lost, late, killed or broken.
+    Failed,
+    /// Nothing was at stake.
+    NothingTested,
+}
+
+impl Outcome {
+    /// Whether the exit code is 0.
+    pub fn is_well(self) -> bool {
+        matches!(self, Outcome::Passed | Outcome::LostAsExpected)
+    }
+
+    /// How it is to be taken.
+    pub fn tone(self) -> Tone {
+        match self {
+            Outcome::Passed => Tone::Good,
+            Outcome::LostAsExpected => Tone::Loss,
+            Outcome::Failed | Outcome::NothingTested => Tone::Bad,
+        }
+    }
+}
+
+/// One run. Times are milliseconds since ECS or EC2 began; before that they are negative.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// Who played besides the app.
+    pub cast: Cast,
+    /// Answered, or done.
+    pub done: u32,
+    /// Not answered, or cut off.
+    pub lost: u32,
+    /// In hand when it began, or later.
+    pub at_stake: u32,
+    /// The sidecar's exit code; missing where it was killed, or was not there.
+    pub exit_code: Option<i32>,
+    /// Whether the app had to be killed.
+    pub app_killed: bool,
+    /// The app on its own: from its SIGTERM to its end.
+    pub app_stops: Option<(i64, i64)>,
+    /// What happened around the containers.
+    pub marks: Vec<(i64, MarkKind)>,
+    /// The most that were in hand, from each moment at which that changed.
+    pub in_flight: Vec<(i64, u32)>,
+    /// When each was lost.
+    pub lost_ms: Vec<i64>,
+    /// Where the sidecar's first notice stands on this axis.
+    pub noticed_ms: Option<i64>,
+    /// What the sidecar told on its last line.
+    pub report: Option<Report>,
+}
+
+impl Record {
+    /// One line that says what this is.
+    pub fn headline(&self) -> String {
+        format!("{}: {}", self.scenario, self.title)
+    }
+
+    /// What has to be known to read the picture.
+    pub fn about(&self) -> Vec<String> {
+        let zero = "0 is when ECS or EC2 begins.";
+        vec![if self.scale == 1 {
+            format!(
+                "{zero} The stop timeout is {}.",
+                words::span(self.stop_timeout_ms)
+            )
+        } else {
+            format!(
+                "{zero} 1 s here is {} s on ECS: the stop timeout of {} is {}.",
+                self.scale,
+                words::span(self.stop_timeout_ms * u64::from(self.scale)),
+                words::span(self.stop_timeout_ms)
+            )
+        }]
+    }
+
+    /// The run with the sidecar and all that it needs.
+    pub fn with(&self) -> Option<&Run> {
+        self.run(Cast::All)
+    }
+
+    /// The run of that cast.
+    pub fn run(&self, cast: Cast) -> Option<&Run> {
+        self.runs.iter().find(|run| run.cast == cast)
+    }
+
+    /// The verdict as it is shown everywhere.
+    pub fn verdict(&self) -> Verdict {
+        Verdict {
+            tone: self.outcome.tone(),
+            words: self.words.clone(),
+        }
+    }
+}
+
+impl Run {
+    /// Drawn.
+    pub fn panel(&self, record: &Record) -> Panel {
+        let heading = match self.cast {
+            Cast::All => "With ecs-prestop",
+            Cast::WithoutDeregister => "With ecs-prestop, but without PRESTOP_DEREGISTER",
+            Cast::WithoutSidecar => "Without it",
+        };
+        let mut panel = Panel {
+            heading: heading.to_owned(),
+            marks: self
+                .marks
+                .iter()
+                .map(|(at_ms, kind)| Mark {
+                    at_ms: *at_ms,
+                    kind: *kind,
+                })
+                .collect(),
+            ..Panel::default()
+        };
+        if let (Some(report), Some(noticed)) = (&self.report, self.noticed_ms) {
+            panel.draw_report(report, noticed);
+            // The sidecar's own word for the SIGTERM stands a millisecond beside ECS's.
+            panel
+                .marks
+                .retain(|mark| mark.kind != MarkKind::Notice(crate::core::notice::Reason::Sigterm));
+        }
+        if let Some((from, to)) = self.app_stops {
+            let label = if self.app_killed {
+                "app, until SIGKILL"
+            } else {
+                "app after SIGTERM"
+            };
+            let kind = if self.app_killed {
+                BarKind::Failed
+            } else {
+                BarKind::App
+            };
+            panel.rows.push(Row::single(label, from, to, kind));
+        }
+        if self.done + self.lost > 0 {
+            panel.traffic = Some(Traffic {
+                unit: record.unit.name(),
+                place: match record.unit {
+                    Unit::Requests => "in flight",
+                    Unit::Jobs => "in hand",
+                },
+                in_flight: self.in_flight.clone(),
+                lost_ms: self.lost_ms.clone(),
+            });
+        }
+        let lost = format!(
+            "{} of {} lost",
+            self.lost,
+            record.unit.counted(self.lost + self.done)
+        );
+        panel.verdict = Some(match (self.cast, record.unit) {
+            (Cast::All, _) => record.verdict(),
+            _ if self.lost > 0 => Verdict {
+                tone: Tone::Loss,
+                words: format!("{lost}."),
+            },
+            _ => Verdict {
+                tone: Tone::Plain,
+                words: format!("{} done, none lost.", record.unit.counted(self.done)),
+            },
+        });
+        panel
+    }
+}
