@@ -18,7 +18,7 @@ use crate::sidecar::aws::contained::contained;
 use crate::sidecar::aws::load_balancing::Target;
 use crate::sidecar::aws::{Aws, Failure};
 use crate::sidecar::mailbox::{AwsNews, Mailbox, Message};
-use crate::sidecar::protection::Desk;
+use crate::sidecar::protection::ProtectionHandle;
 
 use super::Sidecar;
 
@@ -134,7 +134,11 @@ impl Sidecar {
 
     /// Carries out what the lifecycle wants asked.
     pub(super) fn ask_aws(&mut self, call: AwsCall) {
-        let (mailbox, desk, aws) = (self.mailbox.clone(), self.desk.clone(), self.cloud.aws.clone());
+        let (mailbox, protection, aws) = (
+            self.mailbox.clone(),
+            self.protection.clone(),
+            self.cloud.aws.clone(),
+        );
         let (targets, instance) = (self.cloud.targets.clone(), self.cloud.instance.clone());
         let bridged = self.task.as_ref().as_ref().is_some_and(Task::is_bridged);
         let reason = self
@@ -147,7 +151,7 @@ impl Sidecar {
             }
             let asked = async {
                 match (call, aws) {
-                    (AwsCall::ReleaseProtection, _) => released(desk).await,
+                    (AwsCall::ReleaseProtection, _) => released(protection).await,
                     (_, None) => {
                         Outcome::Failed("the task metadata has not said which task this is".to_owned())
                     }
@@ -176,9 +180,9 @@ fn in_the_sdk(why: &str) -> String {
     format!("the AWS SDK failed on something that it was given, a key or an answer: {why}")
 }
 
-async fn released(desk: Option<Desk>) -> Outcome {
-    match desk {
-        Some(desk) => desk.released().await,
+async fn released(protection: Option<ProtectionHandle>) -> Outcome {
+    match protection {
+        Some(protection) => protection.released().await,
         None => Outcome::Done("nothing protects this task".to_owned()),
     }
 }

@@ -23,7 +23,7 @@ use crate::sidecar::drain::{AskTask, ContainerAt, Drain, Urgency};
 use crate::sidecar::endpoints::{self, Endpoints};
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{Mailbox, Message, Signal, WatchState};
-use crate::sidecar::protection;
+use crate::sidecar::protection::{ProtectionHandle, ProtectionLoop};
 use crate::sidecar::status::Status;
 use crate::sidecar::telemetry::Telemetry;
 use crate::sidecar::watch::instance_metadata::InstanceMetadata;
@@ -102,7 +102,7 @@ struct Sidecar {
     mailbox: Mailbox,
     cloud: Cloud,
     /// Where task protection is asked for, if it is wanted.
-    desk: Option<protection::Desk>,
+    protection: Option<ProtectionHandle>,
     lifecycle: Lifecycle,
     /// What is known of the task.
     task: Arc<Option<Task>>,
@@ -150,7 +150,7 @@ impl Sidecar {
             telemetry,
             mailbox,
             cloud: Cloud::default(),
-            desk: None,
+            protection: None,
             lifecycle,
             task,
             fresh: false,
@@ -178,7 +178,7 @@ impl Sidecar {
                 token: self.config.token.clone(),
                 ready_url: self.config.ready_url.clone(),
                 network,
-                protect: self.desk.clone(),
+                protect: self.protection.clone(),
                 telemetry: self.telemetry.clone(),
             };
             self.companions.spawn(endpoints::serve(listener, endpoints));
@@ -207,9 +207,9 @@ impl Sidecar {
             return;
         };
         let (network, busy_url) = (self.network.clone(), self.config.busy_url.clone());
-        let (desk, office) = protection::open(network, agent, busy_url, self.status.subscribe());
-        self.companions.spawn(office.run());
-        self.desk = Some(desk);
+        let (protection, handle) = ProtectionLoop::new(network, agent, busy_url, self.status.subscribe());
+        self.companions.spawn(protection.run());
+        self.protection = Some(handle);
     }
 
     fn log_start(&mut self) {
