@@ -21,7 +21,7 @@ use crate::sidecar::aws::load_balancing::Target;
 use crate::sidecar::aws::{Aws, Failure};
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{AwsNews, Mailbox, Message};
-use crate::sidecar::protection::Desk;
+use crate::sidecar::protection::ProtectionHandle;
 
 /// The app is told first: making a client takes some milliseconds of the one thread.
 const BEHIND_THE_DRAIN: Duration = Duration::from_millis(20);
@@ -80,7 +80,7 @@ pub struct Circumstances {
     /// Whether its containers are behind ports of the host.
     pub bridged: bool,
     /// Where protection is given back.
-    pub desk: Option<Desk>,
+    pub protection: Option<ProtectionHandle>,
 }
 
 impl AwsSide {
@@ -194,7 +194,7 @@ impl AwsSide {
         let Circumstances {
             reason,
             bridged,
-            desk,
+            protection,
         } = circumstances;
         let (mailbox, aws) = (self.mailbox.clone(), self.aws.clone());
         let (targets, instance) = (self.targets.clone(), self.instance.clone());
@@ -204,7 +204,7 @@ impl AwsSide {
             }
             let asked = async {
                 match (call, aws) {
-                    (AwsCall::ReleaseProtection, _) => released(desk).await,
+                    (AwsCall::ReleaseProtection, _) => released(protection).await,
                     (_, None) => {
                         AwsOutcome::Failed("the task metadata has not said which task this is".to_owned())
                     }
@@ -233,9 +233,9 @@ fn in_the_sdk(why: &str) -> String {
     format!("the AWS SDK failed on something that it was given, a key or an answer: {why}")
 }
 
-async fn released(desk: Option<Desk>) -> AwsOutcome {
-    match desk {
-        Some(desk) => desk.released().await,
+async fn released(protection: Option<ProtectionHandle>) -> AwsOutcome {
+    match protection {
+        Some(protection) => protection.released().await,
         None => AwsOutcome::Done("nothing protects this task".to_owned()),
     }
 }

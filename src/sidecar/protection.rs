@@ -1,8 +1,9 @@
-//! Task protection at work: carries leases from the endpoints and the busy URL to
+//! Task protection at work: carries requests for leases from the endpoints and the busy URL to
 //! [`crate::core::leases`], which decides, and its calls to ECS's agent.
 //!
-//! One task beside the sidecar, which owns the state machine; everything reaches it over bounded
-//! channels. It lives as long as the sidecar does: at the end nothing is awaited.
+//! [`ProtectionLoop`] owns the state machine and runs as one task beside the sidecar; a
+//! [`ProtectionHandle`] reaches it over a bounded channel. It lives as long as the sidecar does: at the end
+//! nothing is awaited.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,81 +14,81 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
-use crate::core::leases::{Answer, Asker, CALL_LIMIT, Command, Event, LeaseName, Protection, Said};
+use crate::core::leases::{
+    AgentAnswer, Agreement, CALL_LIMIT, LeaseAnswer, LeaseCommand, LeaseEvent, LeaseName, Protection,
+    RequestId,
+};
 use crate::core::lifecycle::ShutdownState;
 use crate::core::task::Container;
 use crate::core::timeline::AwsOutcome;
 use crate::core::url::HttpUrl;
-use crate::sidecar::aws::protection::tell;
+use crate::sidecar::aws::protection::call_agent;
 use crate::sidecar::clock::{now, wall_clock};
 use crate::sidecar::http::{Ask, Network, Way};
-use crate::sidecar::status::{Calls, Lease, ProtectionReport, Status};
+use crate::sidecar::status::{CallCounts, LeaseReport, ProtectionReport, Status};
 
-/// Requests wait their turn when it is full; each is taken in microseconds.
+/// Requests that wait to be taken out of the channel, each for microseconds.
 const CAPACITY: usize = 64;
 
 /// How often the busy URL is asked.
-const BUSY_EVERY: Duration = Duration::from_secs(10);
+const BUSY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What it gets to answer: it must not take longer than the interval, and no app is busy saying so.
+/// What an answer of the busy URL may take: less than the interval, and long for a word that an app has
+/// at hand.
 const BUSY_LIMIT: Duration = Duration::from_secs(2);
 
-/// By then the task metadata has been read, where there is any.
-const TASK_KNOWN: Duration = Duration::from_secs(2);
-
-/// What a 200 of the busy URL is worth: thirty questions, so that an app that is too busy to answer
-/// some of them stays protected.
+/// What a 200 of the busy URL is worth: thirty intervals, so that an app that is too busy to answer some
+/// of the questions stays protected.
 const BUSY_LEASE: Duration = Duration::from_secs(300);
 
-/// What the end of a protection gets before the sidecar leaves: one try behind a call under way, and a
-/// second more. Beyond that it ends by itself.
+/// The task metadata is read within this time, where there is any.
+const TASK_KNOWN_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a sidecar that leaves waits for the end of the protection: one call behind another that is
+/// under way, and a second more. After that the protection ends by itself.
 const RELEASE_LIMIT: Duration = CALL_LIMIT
     .saturating_mul(2)
     .saturating_add(Duration::from_secs(1));
 
-/// A request of an endpoint.
-#[derive(Debug)]
-pub struct Request {
-    /// Which lease.
-    pub name: LeaseName,
-    /// For how long, or back.
-    pub what: What,
-    /// Gets exactly one answer, unless the sidecar ends first.
-    pub answer: oneshot::Sender<Answer>,
-}
-
-/// What is requested.
+/// What an endpoint asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// A lease, or a renewal.
+pub enum LeaseAction {
+    /// A lease of that length, or the renewal of one.
     Take(Duration),
-    /// Its end.
+    /// The end of a lease.
     GiveBack,
 }
 
-/// What the endpoints need of it; cheap to clone.
+#[derive(Debug)]
+struct LeaseRequest {
+    name: LeaseName,
+    action: LeaseAction,
+    /// Gets exactly one answer, unless the sidecar ends first.
+    reply: oneshot::Sender<LeaseAnswer>,
+}
+
+/// What others know of the protection; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Desk {
-    /// Where requests go.
-    pub requests: mpsc::Sender<Request>,
-    /// How it stands.
+pub struct ProtectionHandle {
+    requests: mpsc::Sender<LeaseRequest>,
+    /// The latest state.
     pub report: watch::Receiver<Arc<ProtectionReport>>,
-    /// Whether the lease `busy` is the busy URL's.
+    /// Whether the busy URL is asked, so that the lease `busy` is nobody else's.
     pub asks_app: bool,
 }
 
-impl Desk {
-    /// Asks and waits for the answer; `None` where the sidecar ends first.
-    pub async fn ask(&self, name: LeaseName, what: What) -> Option<Answer> {
-        let (answer, answered) = oneshot::channel();
-        let request = Request { name, what, answer };
+impl ProtectionHandle {
+    /// Waits for the answer; `None` where the sidecar ends first.
+    pub async fn request(&self, name: LeaseName, action: LeaseAction) -> Option<LeaseAnswer> {
+        let (reply, answer) = oneshot::channel();
+        let request = LeaseRequest { name, action, reply };
         self.requests.send(request).await.ok()?;
-        answered.await.ok()
+        answer.await.ok()
     }
 
-    /// Waits until ECS protects the task no longer, which the end of the drain sees to.
+    /// Waits until ECS does not protect the task any more, which the end of the drain brings about.
     pub async fn released(mut self) -> AwsOutcome {
-        let released = self.report.wait_for(|report| !report.perhaps);
+        let released = self.report.wait_for(|report| !report.may_be_protected);
         match timeout(RELEASE_LIMIT, released).await {
             Ok(Ok(_)) => AwsOutcome::Done("ECS does not protect this task any more".to_owned()),
             _ => AwsOutcome::Failed(format!(
@@ -98,61 +99,61 @@ impl Desk {
     }
 }
 
-/// Makes the desk and what serves it; the caller runs [`Office::run`] beside the sidecar.
-pub fn open(
+/// The task that owns the state machine and calls ECS's agent for it.
+pub struct ProtectionLoop {
     network: Network,
     agent: HttpUrl,
     busy_url: Option<HttpUrl>,
     status: watch::Receiver<Arc<Status>>,
-) -> (Desk, Office) {
-    let (sender, requests) = mpsc::channel(CAPACITY);
-    let report = watch::Sender::new(Arc::default());
-    let desk = Desk {
-        requests: sender,
-        report: report.subscribe(),
-        asks_app: busy_url.is_some(),
-    };
-    let office = Office {
-        network,
-        agent,
-        busy_url,
-        status,
-        requests,
-        report,
-        protection: Protection::default(),
-        asked: HashMap::new(),
-        next_asker: 0,
-        calls: JoinSet::new(),
-        busy_url_failures: 0,
-        busy_url_fails: false,
-        complained: None,
-    };
-    (desk, office)
-}
-
-/// Serves the desk.
-pub struct Office {
-    network: Network,
-    agent: HttpUrl,
-    busy_url: Option<HttpUrl>,
-    status: watch::Receiver<Arc<Status>>,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<LeaseRequest>,
     report: watch::Sender<Arc<ProtectionReport>>,
     protection: Protection,
-    /// Who waits for an answer. Bounded, since the state machine keeps no more waiting and answers
-    /// the others at once.
-    asked: HashMap<Asker, oneshot::Sender<Answer>>,
-    next_asker: Asker,
+    /// Who waits for an answer. Bounded, since the state machine bounds the requests that wait and
+    /// answers all others at once.
+    replies: HashMap<RequestId, oneshot::Sender<LeaseAnswer>>,
+    last_request: RequestId,
     /// The call that is under way.
-    calls: JoinSet<Said>,
+    calls: JoinSet<AgentAnswer>,
     busy_url_failures: u64,
-    /// Whether it failed the last time; told once for each time that it begins to.
+    /// Whether the last question to the busy URL failed, so that a failure is logged once and not at
+    /// each question.
     busy_url_fails: bool,
-    /// The trouble that was logged last.
-    complained: Option<String>,
+    logged_trouble: Option<String>,
 }
 
-impl Office {
+impl ProtectionLoop {
+    /// Makes the loop and a handle of it; the caller runs it with [`ProtectionLoop::run`].
+    pub fn new(
+        network: Network,
+        agent: HttpUrl,
+        busy_url: Option<HttpUrl>,
+        status: watch::Receiver<Arc<Status>>,
+    ) -> (ProtectionLoop, ProtectionHandle) {
+        let (sender, requests) = mpsc::channel(CAPACITY);
+        let report = watch::Sender::new(Arc::default());
+        let handle = ProtectionHandle {
+            requests: sender,
+            report: report.subscribe(),
+            asks_app: busy_url.is_some(),
+        };
+        let protection_loop = ProtectionLoop {
+            network,
+            agent,
+            busy_url,
+            status,
+            requests,
+            report,
+            protection: Protection::default(),
+            replies: HashMap::new(),
+            last_request: 0,
+            calls: JoinSet::new(),
+            busy_url_failures: 0,
+            busy_url_fails: false,
+            logged_trouble: None,
+        };
+        (protection_loop, handle)
+    }
+
     /// Runs until it is dropped, or until the sidecar has gone.
     pub async fn run(mut self) {
         let (busy, mut busy_answers) = mpsc::channel(1);
@@ -163,25 +164,27 @@ impl Office {
         let mut requests_open = true;
         loop {
             let timeout = self.protection.next_timeout();
-            // A notice that is there comes before a request that came after it.
+            // In this order: a notice that is there comes before a request that came after it.
             let event = tokio::select! {
                 biased;
                 changed = self.status.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    self.course_of_things()
+                    self.event_of_status()
                 }
                 Some(ended) = self.calls.join_next() => {
-                    let said = ended.unwrap_or_else(|why| Said::Silent(why.to_string()));
-                    Some(Event::Said(said))
+                    let answer = ended.unwrap_or_else(|why| AgentAnswer::Silent(why.to_string()));
+                    Some(LeaseEvent::AgentAnswered(answer))
                 }
-                Some(busy) = busy_answers.recv() => self.note_busy(busy),
+                Some(busy) = busy_answers.recv() => self.event_of_busy_url(busy),
                 request = self.requests.recv(), if requests_open => {
                     requests_open = request.is_some();
-                    request.map(|request| self.receive(request))
+                    request.map(|request| self.event_of_request(request))
                 }
-                () = sleep_until(timeout.unwrap_or_else(now).into()), if timeout.is_some() => Some(Event::Timeout),
+                () = sleep_until(timeout.unwrap_or_else(now).into()), if timeout.is_some() => {
+                    Some(LeaseEvent::Timeout)
+                }
             };
             if let Some(event) = event {
                 self.apply(event);
@@ -191,39 +194,42 @@ impl Office {
     }
 
     /// What the sidecar's state means for leases.
-    fn course_of_things(&mut self) -> Option<Event> {
+    fn event_of_status(&mut self) -> Option<LeaseEvent> {
         let status = self.status.borrow_and_update();
         if matches!(status.report.state, ShutdownState::Waiting | ShutdownState::Ended) {
-            Some(Event::Drained)
+            Some(LeaseEvent::Drained)
         } else {
-            status.notice.is_some().then_some(Event::Notice)
+            status.notice.is_some().then_some(LeaseEvent::Notice)
         }
     }
 
-    fn receive(&mut self, request: Request) -> Event {
-        let asker = self.next_asker();
-        self.asked.insert(asker, request.answer);
-        let name = request.name;
-        match request.what {
-            What::Take(length) => Event::Take { asker, name, length },
-            What::GiveBack => Event::GiveBack { asker, name },
+    fn event_of_request(&mut self, LeaseRequest { name, action, reply }: LeaseRequest) -> LeaseEvent {
+        let request = self.next_request();
+        self.replies.insert(request, reply);
+        match action {
+            LeaseAction::Take(length) => LeaseEvent::Take {
+                request,
+                name,
+                length,
+            },
+            LeaseAction::GiveBack => LeaseEvent::GiveBack { request, name },
         }
     }
 
-    /// Nobody waits for the answers to these.
-    fn note_busy(&mut self, busy: Result<bool, String>) -> Option<Event> {
+    /// Nobody waits for the answers to the requests that these make.
+    fn event_of_busy_url(&mut self, busy: Result<bool, String>) -> Option<LeaseEvent> {
         let name = LeaseName::busy();
-        let asker = self.next_asker();
+        let request = self.next_request();
         if busy.is_ok() {
             self.busy_url_fails = false;
         }
         match busy {
-            Ok(true) => Some(Event::Take {
-                asker,
+            Ok(true) => Some(LeaseEvent::Take {
+                request,
                 name,
                 length: BUSY_LEASE,
             }),
-            Ok(false) => Some(Event::GiveBack { asker, name }),
+            Ok(false) => Some(LeaseEvent::GiveBack { request, name }),
             Err(why) => {
                 if !std::mem::replace(&mut self.busy_url_fails, true) {
                     tracing::warn!(event = "watch", watch = "busy", message = why.as_str());
@@ -235,28 +241,28 @@ impl Office {
         }
     }
 
-    fn next_asker(&mut self) -> Asker {
-        self.next_asker += 1;
-        self.next_asker
+    fn next_request(&mut self) -> RequestId {
+        self.last_request += 1;
+        self.last_request
     }
 
-    fn apply(&mut self, event: Event) {
+    fn apply(&mut self, event: LeaseEvent) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
             for command in self.protection.on(event, now()) {
                 match command {
-                    Command::Call(call) => {
+                    LeaseCommand::CallAgent(call) => {
                         let (network, agent) = (self.network.clone(), self.agent.clone());
                         self.calls
-                            .spawn(async move { tell(&network, &agent, call).await });
+                            .spawn(async move { call_agent(&network, &agent, call).await });
                     }
-                    Command::Tell(asker, answer) => {
-                        let Some(waits) = self.asked.remove(&asker) else {
+                    LeaseCommand::Answer(request, answer) => {
+                        let Some(reply) = self.replies.remove(&request) else {
                             continue;
                         };
-                        // A worker that has gone away holds no lease.
-                        if let Err(Answer::Granted(grant)) = waits.send(answer) {
-                            events.push(Event::Unheard(grant));
+                        // A worker that has hung up holds no lease.
+                        if let Err(LeaseAnswer::Granted(grant)) = reply.send(answer) {
+                            events.push(LeaseEvent::GrantUnheard(grant));
                         }
                     }
                 }
@@ -266,8 +272,8 @@ impl Office {
 
     fn publish(&mut self) {
         let state = self.protection.state();
-        let trouble = state.trouble.map(|said| format!("task protection fails: {said}"));
-        if self.complained != trouble {
+        let trouble = state.trouble.map(|why| format!("task protection fails: {why}"));
+        if self.logged_trouble != trouble {
             match &trouble {
                 Some(why) => tracing::warn!(event = "watch", watch = "protection", message = why.as_str()),
                 None => tracing::info!(
@@ -276,21 +282,21 @@ impl Office {
                     message = "no trouble any more"
                 ),
             }
-            self.complained.clone_from(&trouble);
+            self.logged_trouble.clone_from(&trouble);
         }
         let report = ProtectionReport {
-            protected: state.held.is_some(),
-            perhaps: state.perhaps,
-            protected_until: state.held.map(|held| protected_until(&held)),
+            protected: state.agreement.is_some(),
+            may_be_protected: state.may_be_protected,
+            protected_until: state.agreement.map(|agreement| protected_until(&agreement)),
             leases: state
                 .leases
                 .into_iter()
-                .map(|(name, until)| Lease {
+                .map(|(name, until)| LeaseReport {
                     name: name.as_str().to_owned(),
                     until: wall_clock(until),
                 })
                 .collect(),
-            calls: Calls(state.calls),
+            calls: CallCounts(state.calls),
             busy_url_failures: self.busy_url_failures,
             trouble,
         };
@@ -298,25 +304,26 @@ impl Office {
     }
 }
 
-/// As ECS says it, by its own clock; else by this host's.
-pub fn protected_until(held: &crate::core::leases::Held) -> String {
-    held.expires.map_or_else(
-        || wall_clock(held.until),
+/// The end by ECS's clock where ECS has said it, else by the clock of this host.
+pub fn protected_until(agreement: &Agreement) -> String {
+    agreement.expires.map_or_else(
+        || wall_clock(agreement.until),
         |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
     )
 }
 
-/// Asks the app at each interval, until nobody listens: busy, not busy, or why that is not known.
+/// Asks the busy URL at each interval and sends what it says: busy, not busy, or why that is not known.
+/// Ends once nobody receives that any more.
 async fn ask_app(
     network: Network,
     url: HttpUrl,
     mut status: watch::Receiver<Arc<Status>>,
     answers: mpsc::Sender<Result<bool, String>>,
 ) {
-    // Its host may be a container of the task, which is known in a moment, or never in local mode.
-    let _ = timeout(TASK_KNOWN, status.wait_for(|status| status.task.is_some())).await;
-    let mut ticks = interval(BUSY_EVERY);
-    // After a suspended host one question is as good as many.
+    // The host may be a container of the task, which the task metadata resolves.
+    let _ = timeout(TASK_KNOWN_LIMIT, status.wait_for(|status| status.task.is_some())).await;
+    let mut ticks = interval(BUSY_INTERVAL);
+    // After a suspension of the host one question is as good as many.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

@@ -24,7 +24,7 @@ use crate::sidecar::drain::{Drain, Urgency};
 use crate::sidecar::endpoints::{self, Endpoints};
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{Mailbox, Message, Signal, WatchState};
-use crate::sidecar::protection;
+use crate::sidecar::protection::{ProtectionHandle, ProtectionLoop};
 use crate::sidecar::status::Status;
 use crate::sidecar::task_metadata::TaskMetadata;
 use crate::sidecar::telemetry::Telemetry;
@@ -106,7 +106,7 @@ struct Sidecar {
     mailbox: Mailbox,
     aws_side: AwsSide,
     /// Where task protection is asked for, if it is wanted.
-    desk: Option<protection::Desk>,
+    protection: Option<ProtectionHandle>,
     lifecycle: Lifecycle,
     /// What is known of the task.
     task: Arc<Option<Task>>,
@@ -157,7 +157,7 @@ impl Sidecar {
             telemetry,
             mailbox,
             aws_side,
-            desk: None,
+            protection: None,
             lifecycle,
             task,
             fresh: false,
@@ -185,7 +185,7 @@ impl Sidecar {
                 token: self.config.token.clone(),
                 ready_url: self.config.ready_url.clone(),
                 network,
-                protect: self.desk.clone(),
+                protect: self.protection.clone(),
                 telemetry: self.telemetry.clone(),
             };
             self.companions.spawn(endpoints::serve(listener, endpoints));
@@ -214,9 +214,9 @@ impl Sidecar {
             return;
         };
         let (network, busy_url) = (self.networks.metadata.clone(), self.config.busy_url.clone());
-        let (desk, office) = protection::open(network, agent, busy_url, self.status.subscribe());
-        self.companions.spawn(office.run());
-        self.desk = Some(desk);
+        let (protection, handle) = ProtectionLoop::new(network, agent, busy_url, self.status.subscribe());
+        self.companions.spawn(protection.run());
+        self.protection = Some(handle);
     }
 
     fn log_start(&mut self) {
@@ -502,7 +502,7 @@ impl Sidecar {
                 .notice()
                 .map_or("", |notice| notice.reason.as_str()),
             bridged: self.task.as_ref().as_ref().is_some_and(Task::is_bridged),
-            desk: self.desk.clone(),
+            protection: self.protection.clone(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::{Serialize, Serializer};
 
-use crate::core::leases::Said;
+use crate::core::leases::AgentAnswer;
 use crate::core::lifecycle::Report;
 use crate::core::notice::Notice;
 use crate::core::task::{Identity, Task};
@@ -40,20 +40,20 @@ pub struct Status {
     pub task: Arc<Option<Task>>,
 }
 
-/// How task protection stands.
+/// The state of task protection, as `/status` and `/metrics` tell it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ProtectionReport {
-    /// Whether ECS has agreed, and that has not run out.
+    /// Whether ECS has agreed, and the agreement lasts.
     pub protected: bool,
-    /// Whether ECS may protect it, for all that is known.
+    /// Whether ECS may protect the task: `false` only where it certainly does not.
     #[serde(skip)]
-    pub perhaps: bool,
-    /// Until when, as ECS says it.
+    pub may_be_protected: bool,
+    /// The end of the protection by ECS's clock.
     pub protected_until: Option<String>,
-    /// The leases.
-    pub leases: Vec<Lease>,
+    /// Every lease that counts.
+    pub leases: Vec<LeaseReport>,
     /// Calls of ECS's agent that have ended.
-    pub calls: Calls,
+    pub calls: CallCounts,
     /// Answers of the busy URL that were neither 200 nor 204, and those that did not come.
     pub busy_url_failures: u64,
     /// Why a protection that is wanted is not there.
@@ -63,25 +63,25 @@ pub struct ProtectionReport {
 
 /// A lease as people read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Lease {
-    /// Its name.
+pub struct LeaseReport {
+    /// The name that the worker gave it.
     pub name: String,
-    /// Its end, by this host's clock.
+    /// When it ends by itself, by the clock of this host.
     pub until: String,
 }
 
-/// How often each outcome of a call was seen, in the order of [`Said::OUTCOMES`].
+/// How often a call has had each outcome, in the order of [`AgentAnswer::OUTCOMES`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Calls(pub [u64; 6]);
+pub struct CallCounts(pub [u64; 6]);
 
-impl Calls {
-    /// Name and count of each outcome.
+impl CallCounts {
+    /// Each outcome with its count.
     pub fn by_outcome(self) -> [(&'static str, u64); 6] {
-        std::array::from_fn(|i| (Said::OUTCOMES[i], self.0[i]))
+        std::array::from_fn(|i| (AgentAnswer::OUTCOMES[i], self.0[i]))
     }
 }
 
-impl Serialize for Calls {
+impl Serialize for CallCounts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.by_outcome())
     }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ecs_prestop::config::Config;
-use ecs_prestop::core::leases::{Answer, LeaseName, Said};
+use ecs_prestop::core::leases::{AgentAnswer, LeaseAnswer, LeaseName};
 use ecs_prestop::core::lifecycle::{Code, Lifecycle, ShutdownState};
 use ecs_prestop::core::notice::{Notice, Reason};
 use ecs_prestop::sidecar::mailbox::Message;
-use ecs_prestop::sidecar::protection::{self, Desk, What};
+use ecs_prestop::sidecar::protection::{LeaseAction, ProtectionHandle, ProtectionLoop};
 use ecs_prestop::sidecar::status::Status;
 use ecs_prestop::tools::simulate::StandIn;
 use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
@@ -24,13 +24,13 @@ use crate::stand_in::{Simulate, simulate};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The office beside a sidecar that only has a status.
+/// The loop beside a sidecar that only has a status.
 struct Scene {
-    desk: Desk,
+    handle: ProtectionHandle,
     stand_in: StandIn,
     status: watch::Sender<Arc<Status>>,
     start: Instant,
-    _office: JoinSet<()>,
+    _loop: JoinSet<()>,
 }
 
 impl Scene {
@@ -47,27 +47,30 @@ impl Scene {
             deadline: None,
             task: Arc::default(),
         }));
-        let (desk, office) =
-            protection::open(play.network(), AGENT.parse().unwrap(), None, status.subscribe());
+        let (protection, handle) =
+            ProtectionLoop::new(play.network(), AGENT.parse().unwrap(), None, status.subscribe());
         let mut task = JoinSet::new();
-        task.spawn(office.run());
+        task.spawn(protection.run());
         Scene {
-            desk,
+            handle,
             stand_in: play.stand_in,
             status,
             start: Instant::now(),
-            _office: task,
+            _loop: task,
         }
     }
 
-    async fn take(&self, name: &str, length: Duration) -> Answer {
+    async fn take(&self, name: &str, length: Duration) -> LeaseAnswer {
         let name = LeaseName::parse(name).unwrap();
-        self.desk.ask(name, What::Take(length)).await.unwrap()
+        self.handle
+            .request(name, LeaseAction::Take(length))
+            .await
+            .unwrap()
     }
 
-    async fn give_back(&self, name: &str) -> Answer {
+    async fn give_back(&self, name: &str) -> LeaseAnswer {
         let name = LeaseName::parse(name).unwrap();
-        self.desk.ask(name, What::GiveBack).await.unwrap()
+        self.handle.request(name, LeaseAction::GiveBack).await.unwrap()
     }
 
     fn breaks(&self, kind: Kind, requests: Option<u32>) {
@@ -103,9 +106,9 @@ impl Scene {
     }
 }
 
-fn refusal(answer: Answer) -> Said {
+fn refusal(answer: LeaseAnswer) -> AgentAnswer {
     match answer {
-        Answer::Refused(said) => said,
+        LeaseAnswer::Refused(said) => said,
         other => panic!("refused, not {other:?}"),
     }
 }
@@ -113,7 +116,10 @@ fn refusal(answer: Answer) -> Said {
 #[tokio::test(start_paused = true)]
 async fn a_lease_of_48_hours_is_protected_to_its_end_by_hours_and_not_beyond() {
     let scene = Scene::new();
-    assert!(matches!(scene.take("film", 48 * HOUR).await, Answer::Granted(_)));
+    assert!(matches!(
+        scene.take("film", 48 * HOUR).await,
+        LeaseAnswer::Granted(_)
+    ));
     for minute in 0..48 * 60 {
         assert!(scene.stand_in.protected(), "in minute {minute}");
         sleep(HOUR / 60).await;
@@ -127,7 +133,7 @@ async fn a_lease_of_48_hours_is_protected_to_its_end_by_hours_and_not_beyond() {
         (72, 72),
         "one in 40 minutes; the last agreement ends with the lease"
     );
-    assert!(!scene.desk.report.borrow().protected);
+    assert!(!scene.handle.report.borrow().protected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,8 +146,8 @@ async fn three_hundred_parallel_workers_are_one_call_and_the_last_one_ends_it() 
         workers.spawn(async move {
             let name = format!("job-{i}");
             let answer = scene.take(&name, HOUR).await;
-            let granted = matches!(answer, Answer::Granted(_));
-            assert!(granted || answer == Answer::TooMany, "{answer:?}");
+            let granted = matches!(answer, LeaseAnswer::Granted(_));
+            assert!(granted || answer == LeaseAnswer::TooMany, "{answer:?}");
             assert!(
                 !granted || scene.stand_in.protected(),
                 "granted and not protected"
@@ -149,7 +155,7 @@ async fn three_hundred_parallel_workers_are_one_call_and_the_last_one_ends_it() 
             sleep(Duration::from_secs(60 + i)).await;
             if granted {
                 assert!(scene.stand_in.protected(), "while {name} is worked on");
-                assert_eq!(scene.give_back(&name).await, Answer::GivenBack);
+                assert_eq!(scene.give_back(&name).await, LeaseAnswer::GivenBack);
             }
             granted
         });
@@ -159,7 +165,7 @@ async fn three_hundred_parallel_workers_are_one_call_and_the_last_one_ends_it() 
     sleep(Duration::from_secs(1)).await;
     assert!(!scene.stand_in.protected());
     assert_eq!(scene.stand_in.protection_calls(), (2, 2));
-    assert_eq!(scene.desk.report.borrow().leases, []);
+    assert_eq!(scene.handle.report.borrow().leases, []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,7 +191,7 @@ async fn failure_error_status_silence_and_garbage_are_told_apart_and_in_time() {
         assert_eq!(said.outcome(), outcome, "{kind:?}: {said}");
         assert!(scene.seconds() <= 16.5, "{kind:?}: after {} s", scene.seconds());
         sleep(Duration::from_millis(1)).await;
-        let report = Arc::clone(&scene.desk.report.borrow());
+        let report = Arc::clone(&scene.handle.report.borrow());
         let calls = report.calls.by_outcome().into_iter();
         let calls = calls
             .filter(|(name, _)| *name == outcome)
@@ -203,10 +209,10 @@ async fn failure_error_status_silence_and_garbage_are_told_apart_and_in_time() {
             "{kind:?}: what was done in secret is undone"
         );
         assert!(
-            matches!(scene.take("job", HOUR).await, Answer::Granted(_)),
+            matches!(scene.take("job", HOUR).await, LeaseAnswer::Granted(_)),
             "{kind:?}: and then it works"
         );
-        assert_eq!(scene.desk.report.borrow().trouble, None, "{kind:?}");
+        assert_eq!(scene.handle.report.borrow().trouble, None, "{kind:?}");
     }
 }
 
@@ -215,7 +221,7 @@ async fn an_agent_that_takes_all_of_its_time_for_ecs_is_waited_for() {
     let scene = Scene::new();
     scene.breaks(Kind::Slow(Duration::from_millis(4200)), None);
     let answer = scene.take("job", HOUR).await;
-    assert!(matches!(answer, Answer::Granted(_)), "{answer:?}");
+    assert!(matches!(answer, LeaseAnswer::Granted(_)), "{answer:?}");
     assert_eq!(scene.stand_in.protection_calls(), (1, 1), "one call is enough");
 }
 
@@ -223,10 +229,13 @@ async fn an_agent_that_takes_all_of_its_time_for_ecs_is_waited_for() {
 async fn a_long_lease_does_not_count_by_what_ecs_agreed_to_for_a_short_one() {
     for (long, agreed) in [(HOUR / 2, HOUR / 2), (2 * HOUR, HOUR)] {
         let scene = Scene::new();
-        assert!(matches!(scene.take("short", HOUR / 60).await, Answer::Granted(_)));
+        assert!(matches!(
+            scene.take("short", HOUR / 60).await,
+            LeaseAnswer::Granted(_)
+        ));
         match scene.take("long", long).await {
-            Answer::Granted(grant) => {
-                let left = grant.protected.until - scene.start.into_std();
+            LeaseAnswer::Granted(grant) => {
+                let left = grant.agreement.until - scene.start.into_std();
                 assert!(
                     left >= agreed,
                     "a lease of {long:?} counts, protected for {left:?}"
@@ -243,7 +252,7 @@ async fn one_bad_answer_is_overcome_before_the_worker_notices() {
         let scene = Scene::new();
         scene.breaks(kind, Some(2));
         assert!(
-            matches!(scene.take("job", HOUR).await, Answer::Granted(_)),
+            matches!(scene.take("job", HOUR).await, LeaseAnswer::Granted(_)),
             "{kind:?}"
         );
     }
@@ -254,14 +263,14 @@ async fn a_notice_ends_the_giving_of_leases_and_the_drain_ends_the_protection() 
     let scene = Scene::new();
     scene.take("job", HOUR).await;
     scene.stop(ShutdownState::Draining);
-    assert_eq!(scene.take("other", HOUR).await, Answer::Stopping);
-    assert_eq!(scene.take("job", HOUR).await, Answer::Stopping);
+    assert_eq!(scene.take("other", HOUR).await, LeaseAnswer::Stopping);
+    assert_eq!(scene.take("job", HOUR).await, LeaseAnswer::Stopping);
     sleep(Duration::from_secs(60)).await;
     assert!(scene.stand_in.protected(), "the job is still worked on");
     scene.stop(ShutdownState::Waiting);
     sleep(Duration::from_millis(10)).await;
     assert!(!scene.stand_in.protected(), "drained");
-    assert_eq!(scene.take("job", HOUR).await, Answer::Stopping);
+    assert_eq!(scene.take("job", HOUR).await, LeaseAnswer::Stopping);
 }
 
 #[tokio::test(start_paused = true)]

@@ -134,7 +134,8 @@ def rig(binary):
 
 
 class Plays:
-    """All selected tests that are marked `at_once`, begun together as soon as the first is wanted."""
+    """All selected tests that are marked `at_once`, begun together as soon as the first is wanted. Such a test
+    takes no fixture but `rig`."""
 
     def __init__(self, items, rig):
         self.pool = ThreadPoolExecutor(AT_ONCE)

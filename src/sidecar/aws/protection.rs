@@ -1,34 +1,34 @@
 //! The task protection endpoint of ECS's agent (ECS developer guide, *Task scale-in protection
 //! endpoint*; bodies as in the agent's public source, `ecs-agent/tmds/handlers/taskprotection`).
 //!
-//! One PUT, one answer told apart. It does not try again and keeps nothing: [`crate::core::leases`]
-//! decides what follows.
+//! Makes one call and interprets its answer. It does not try again and keeps nothing:
+//! [`crate::core::leases`] decides what follows.
 
 use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::core::leases::{CALL_LIMIT, Call, Said};
+use crate::core::leases::{AgentAnswer, AgentCall, CALL_LIMIT};
 use crate::core::url::HttpUrl;
 use crate::sidecar::http::{Ask, Network, Regular, Trouble};
 
-/// How far ECS's end of a protection may lie before the one that was asked for, by this host's clock: no
-/// host whose calls AWS takes is wrong by so much.
+/// How much earlier than asked for a protection may end by the clock of this host. No host whose calls
+/// AWS accepts is wrong by that much.
 const MAX_CLOCK_ERROR: SignedDuration = SignedDuration::from_mins(30);
 
-/// An answer has an ARN, a date and a sentence.
+/// Room for what an answer has: an ARN, a date and a sentence.
 const MAX_ANSWER: usize = 16 * 1024;
 
-/// What is kept of a text of the answer, to be shown to people.
+/// How much of a text of the answer is kept, to be shown to people.
 const MAX_TEXT: usize = 300;
 
-/// Tells the agent at `ECS_AGENT_URI`, once.
-pub async fn tell(network: &Network, agent: &HttpUrl, call: Call) -> Said {
+/// Calls the agent, whose URL is `ECS_AGENT_URI`, once.
+pub async fn call_agent(network: &Network, agent: &HttpUrl, call: AgentCall) -> AgentAnswer {
     let url = agent.append("/task-protection/v1/state");
     let body = match call {
-        Call::Protect { minutes } => json!({"ProtectionEnabled": true, "ExpiresInMinutes": minutes}),
-        Call::Release => json!({"ProtectionEnabled": false}),
+        AgentCall::Protect { minutes } => json!({"ProtectionEnabled": true, "ExpiresInMinutes": minutes}),
+        AgentCall::Release => json!({"ProtectionEnabled": false}),
     };
     let mut ask = Ask::new("PUT", &url).header(CONTENT_TYPE, "application/json");
     ask.body = body.to_string();
@@ -37,29 +37,29 @@ pub async fn tell(network: &Network, agent: &HttpUrl, call: Call) -> Said {
         .ask(ask)
         .await
     {
-        Ok(answer) => said(answer.status, &answer.body, call, Timestamp::now()),
-        Err(why @ (Trouble::NotHttp(_) | Trouble::TooLarge(_))) => Said::Garbage(why.to_string()),
-        Err(why) => Said::Silent(why.to_string()),
+        Ok(answer) => interpret(answer.status, &answer.body, call, Timestamp::now()),
+        Err(why @ (Trouble::NotHttp(_) | Trouble::TooLarge(_))) => AgentAnswer::Garbage(why.to_string()),
+        Err(why) => AgentAnswer::Silent(why.to_string()),
     }
 }
 
-fn said(status: StatusCode, body: &str, call: Call, now: Timestamp) -> Said {
-    let enabled = matches!(call, Call::Protect { .. });
+fn interpret(status: StatusCode, body: &str, call: AgentCall, now: Timestamp) -> AgentAnswer {
+    let enabled = matches!(call, AgentCall::Protect { .. });
     let document: Option<Value> = serde_json::from_str(body).ok();
     let part = |name: &str| document.as_ref()?.get(name).filter(|part| part.is_object());
     let text = |part: &Value, name: &str| shortened(part[name].as_str().unwrap_or_default());
     if let Some(error) = part("error") {
-        return Said::Error {
+        return AgentAnswer::Error {
             status: status.as_u16(),
             code: text(error, "Code"),
             message: text(error, "Message"),
         };
     }
     if status != StatusCode::OK {
-        return Said::Status(status.as_u16());
+        return AgentAnswer::Status(status.as_u16());
     }
     if let Some(failure) = part("failure") {
-        return Said::Failure {
+        return AgentAnswer::Failure {
             reason: text(failure, "Reason"),
             detail: text(failure, "Detail"),
         };
@@ -69,24 +69,24 @@ fn said(status: StatusCode, body: &str, call: Call, now: Timestamp) -> Said {
             let date = protection["ExpirationDate"].as_str();
             agreed(date.and_then(|date| date.parse().ok()), call, now)
         }
-        Some(_) => Said::Garbage(format!(
+        Some(_) => AgentAnswer::Garbage(format!(
             "it was told ProtectionEnabled {enabled} and answers otherwise"
         )),
-        None => Said::Garbage("there is neither protection nor failure nor error in it".to_owned()),
+        None => AgentAnswer::Garbage("there is neither protection nor failure nor error in it".to_owned()),
     }
 }
 
-/// ECS may not agree to less than it was asked for.
-fn agreed(expires: Option<Timestamp>, call: Call, now: Timestamp) -> Said {
+/// An agreement to much less than was asked for is none.
+fn agreed(expires: Option<Timestamp>, call: AgentCall, now: Timestamp) -> AgentAnswer {
     match (call, expires) {
-        (Call::Protect { minutes }, Some(end))
+        (AgentCall::Protect { minutes }, Some(end))
             if end.duration_since(now) + MAX_CLOCK_ERROR < SignedDuration::from_mins(minutes.into()) =>
         {
-            Said::Garbage(format!(
+            AgentAnswer::Garbage(format!(
                 "it was asked for {minutes} minutes of protection and has agreed until {end}"
             ))
         }
-        _ => Said::Agreed { expires },
+        _ => AgentAnswer::Agreed { expires },
     }
 }
 
@@ -102,11 +102,11 @@ mod tests {
     const AGREED: &str =
         r#"{"protection":{"ExpirationDate":"2026-01-01T01:00:00Z","ProtectionEnabled":true,"TaskArn":"a"}}"#;
 
-    const HOUR: Call = Call::Protect { minutes: 60 };
+    const HOUR: AgentCall = AgentCall::Protect { minutes: 60 };
 
     /// What a call for an hour hears, made at midnight.
-    fn heard(status: StatusCode, body: &str) -> Said {
-        said(status, body, HOUR, "2026-01-01T00:00:00Z".parse().unwrap())
+    fn heard(status: StatusCode, body: &str) -> AgentAnswer {
+        interpret(status, body, HOUR, "2026-01-01T00:00:00Z".parse().unwrap())
     }
 
     fn outcome(status: u16, body: &str) -> &'static str {
@@ -116,9 +116,9 @@ mod tests {
     #[test]
     fn agreement_failure_error_status_and_garbage_are_told_apart() {
         let expires = Some("2026-01-01T01:00:00Z".parse().unwrap());
-        assert_eq!(heard(StatusCode::OK, AGREED), Said::Agreed { expires });
+        assert_eq!(heard(StatusCode::OK, AGREED), AgentAnswer::Agreed { expires });
         let failure = r#"{"failure":{"Arn":"a","Reason":"DEPLOYMENT_BLOCKED","Detail":null}}"#;
-        let refused = Said::Failure {
+        let refused = AgentAnswer::Failure {
             reason: "DEPLOYMENT_BLOCKED".to_owned(),
             detail: String::new(),
         };
@@ -174,9 +174,12 @@ mod tests {
     #[test]
     fn a_strange_date_is_left_out_and_long_texts_are_cut() {
         let date = AGREED.replace("2026-01-01T01:00:00Z", "soon");
-        assert_eq!(heard(StatusCode::OK, &date), Said::Agreed { expires: None });
+        assert_eq!(
+            heard(StatusCode::OK, &date),
+            AgentAnswer::Agreed { expires: None }
+        );
         let long = format!(r#"{{"failure":{{"Reason":"{}"}}}}"#, "R".repeat(5000));
-        let Said::Failure { reason, .. } = heard(StatusCode::OK, &long) else {
+        let AgentAnswer::Failure { reason, .. } = heard(StatusCode::OK, &long) else {
             panic!("a failure");
         };
         assert_eq!(reason.len(), MAX_TEXT);

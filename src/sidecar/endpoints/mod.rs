@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::core::url::HttpUrl;
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::Mailbox;
-use crate::sidecar::protection::Desk;
+use crate::sidecar::protection::ProtectionHandle;
 use crate::sidecar::status::Status;
 use crate::sidecar::telemetry::Telemetry;
 
@@ -35,7 +35,7 @@ pub struct Endpoints {
     /// How it asks.
     pub network: Network,
     /// Where leases are had, if anywhere.
-    pub protect: Option<Desk>,
+    pub protect: Option<ProtectionHandle>,
     /// For the count of dropped lines.
     pub telemetry: Telemetry,
 }

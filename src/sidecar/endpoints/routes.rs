@@ -15,13 +15,15 @@ use tokio::time::timeout;
 
 use super::Endpoints;
 use crate::config;
-use crate::core::leases::{self, Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE, Said};
+use crate::core::leases::{
+    self, AgentAnswer, LeaseAnswer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MIN_LEASE,
+};
 use crate::core::notice::{Notice, Reason};
 use crate::core::url::HttpUrl;
 use crate::sidecar::clock::{seconds_left, wall_clock};
 use crate::sidecar::http::{Ask, Way};
 use crate::sidecar::mailbox::Message;
-use crate::sidecar::protection::{What, protected_until};
+use crate::sidecar::protection::{LeaseAction, protected_until};
 use crate::sidecar::status::Status;
 use crate::sidecar::telemetry::metrics;
 
@@ -229,26 +231,26 @@ impl Endpoints {
 
     /// A lease, or its return.
     async fn protect(&self, method: &Method, path: &str, query: Option<&str>) -> Reply {
-        let Some(desk) = &self.protect else {
+        let Some(protection) = &self.protect else {
             return text(
                 StatusCode::NOT_FOUND,
                 "there is no task protection: it needs PRESTOP_PROTECT=true and, outside of ECS, ECS_AGENT_URI\n",
             );
         };
         let name = path.strip_prefix("/protect/").and_then(LeaseName::parse);
-        let Some(name) = name.filter(|name| !(desk.asks_app && *name == LeaseName::busy())) else {
+        let Some(name) = name.filter(|name| !(protection.asks_app && *name == LeaseName::busy())) else {
             let why = format!(
                 "a lease has a name of 1 to {MAX_NAME} visible ASCII characters without a slash; `busy` is that of \
                  PRESTOP_BUSY_URL where that is set\n"
             );
             return text(StatusCode::BAD_REQUEST, &why);
         };
-        let what = if method == Method::DELETE {
-            What::GiveBack
+        let action = if method == Method::DELETE {
+            LeaseAction::GiveBack
         } else {
             let length = parameter(query, "for").and_then(config::duration);
             match length.filter(|length| (MIN_LEASE..=MAX_LEASE).contains(length)) {
-                Some(length) => What::Take(length),
+                Some(length) => LeaseAction::Take(length),
                 None => {
                     return text(
                         StatusCode::BAD_REQUEST,
@@ -257,7 +259,7 @@ impl Endpoints {
                 }
             }
         };
-        match timeout(PROTECT_LIMIT, desk.ask(name, what)).await {
+        match timeout(PROTECT_LIMIT, protection.request(name, action)).await {
             Ok(Some(answer)) => protect_reply(answer),
             Ok(None) => text(StatusCode::SERVICE_UNAVAILABLE, "the sidecar is about to exit\n"),
             Err(_) => text(
@@ -277,42 +279,42 @@ impl Endpoints {
     /// The sidecar's, and how task protection stands.
     fn snapshot(&self) -> Arc<Status> {
         let status = Arc::clone(&self.status.borrow());
-        let Some(desk) = &self.protect else {
+        let Some(protection) = &self.protect else {
             return status;
         };
-        let protection = Arc::clone(&desk.report.borrow());
+        let protection = Arc::clone(&protection.report.borrow());
         let mut status = Status::clone(&status);
         status.protection = Some(protection);
         Arc::new(status)
     }
 }
 
-fn protect_reply(answer: Answer) -> Reply {
+fn protect_reply(answer: LeaseAnswer) -> Reply {
     match answer {
-        Answer::Granted(grant) => {
+        LeaseAnswer::Granted(grant) => {
             let body = json!({
                 "name": grant.name.as_str(),
                 "until": wall_clock(grant.until),
-                "protected_until": protected_until(&grant.protected),
+                "protected_until": protected_until(&grant.agreement),
             });
             reply(StatusCode::OK, "application/json", format!("{body}\n"))
         }
-        Answer::GivenBack => reply(StatusCode::NO_CONTENT, "text/plain", String::new()),
-        Answer::Unknown => text(StatusCode::NOT_FOUND, "there is no lease of that name\n"),
-        Answer::Refused(Said::Silent(why)) => text(
+        LeaseAnswer::GivenBack => reply(StatusCode::NO_CONTENT, "text/plain", String::new()),
+        LeaseAnswer::Unknown => text(StatusCode::NOT_FOUND, "there is no lease of that name\n"),
+        LeaseAnswer::Refused(why @ AgentAnswer::Silent(_)) => text(
             StatusCode::GATEWAY_TIMEOUT,
-            &format!("{}: there is no lease\n", Said::Silent(why)),
+            &format!("{why}: there is no lease\n"),
         ),
-        Answer::Refused(said) => text(StatusCode::BAD_GATEWAY, &format!("{said}\n")),
-        Answer::Stopping => text(
+        LeaseAnswer::Refused(why) => text(StatusCode::BAD_GATEWAY, &format!("{why}\n")),
+        LeaseAnswer::Stopping => text(
             StatusCode::CONFLICT,
             "the task is stopping: no lease is given any more, so take no other job\n",
         ),
-        Answer::Withdrawn => text(
+        LeaseAnswer::Withdrawn => text(
             StatusCode::CONFLICT,
             "the lease was given back while ECS was being asked\n",
         ),
-        Answer::TooMany => text(
+        LeaseAnswer::TooMany => text(
             StatusCode::TOO_MANY_REQUESTS,
             &format!(
                 "there are {MAX_LEASES} leases already: give some back, or let several jobs share one\n"

@@ -85,6 +85,7 @@ class Moto:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        self.held.close()
 
     def answers(self):
         try:
