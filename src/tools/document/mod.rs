@@ -1,4 +1,4 @@
-//! A JSON or YAML text as a tree whose every value knows where it stands.
+//! A text in JSON, YAML or Terraform's language as a tree whose every value knows where it stands.
 //!
 //! Knows nothing of ECS. Whatever comes in, building the tree ends soon and in little memory: the
 //! text, the depth and the number of values are bounded, and so is what YAML's aliases can repeat.
@@ -6,8 +6,12 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+mod hcl;
 mod json;
+mod terraform_json;
 mod yaml;
+
+pub use hcl::{Alone, Beside, EXPRESSION};
 
 /// A task definition has at most 64 KiB (developer guide, *Service quotas*), a CloudFormation
 /// template 1 MB (user guide, *Understand CloudFormation quotas*), which is the larger.
@@ -87,6 +91,7 @@ impl Unreadable {
 pub enum Syntax {
     Json,
     Yaml,
+    Hcl,
 }
 
 impl Syntax {
@@ -97,27 +102,49 @@ impl Syntax {
         match name.rsplit('.').next() {
             Some("json") => Syntax::Json,
             Some("yaml" | "yml") => Syntax::Yaml,
+            Some("tf" | "tofu") => Syntax::Hcl,
             _ if starts_as_json => Syntax::Json,
+            _ if starts_a_block(text) => Syntax::Hcl,
             _ => Syntax::Yaml,
         }
     }
 }
 
-/// Reads the text of the file `name`.
+/// Whether a line starts a block of Terraform: `resource "…`.
+fn starts_a_block(text: &str) -> bool {
+    const BLOCKS: [&str; 5] = ["resource \"", "module \"", "variable \"", "data \"", "locals {"];
+    text.lines()
+        .any(|line| BLOCKS.iter().any(|block| line.starts_with(block)))
+}
+
+/// Reads the text of the file `name`, and nothing beside it.
 ///
 /// # Errors
-/// Where it is neither JSON nor YAML, or goes beyond the bounds of this module.
+/// Where it is in none of the languages of this module, or goes beyond its bounds.
 pub fn parse<'a>(name: &str, text: &'a str) -> Result<(Node<'a>, Syntax), Unreadable> {
+    parse_among(name, text, &Alone)
+}
+
+/// Reads the text of the file `name`. A file of Terraform takes from those beside it what it refers to.
+///
+/// # Errors
+/// Where it is in none of the languages of this module, or goes beyond its bounds.
+pub fn parse_among<'a>(
+    name: &str,
+    text: &'a str,
+    beside: &dyn Beside,
+) -> Result<(Node<'a>, Syntax), Unreadable> {
     if text.trim().is_empty() {
         return Err(Unreadable::new(
             0,
-            "the file is empty: expected a task definition in JSON or YAML",
+            "the file is empty: expected a task definition in JSON, YAML or Terraform's language",
         ));
     }
     let syntax = Syntax::of(name, text);
     let root = match syntax {
-        Syntax::Json => json::parse(text),
+        Syntax::Json => json::parse(text).map(|root| terraform_json::read(name, text, root, beside)),
         Syntax::Yaml => yaml::parse(text),
+        Syntax::Hcl => hcl::parse(text, beside),
     }?;
     Ok((root, syntax))
 }
@@ -153,6 +180,16 @@ impl<'a> Node<'a> {
             .iter()
             .find(|entry| entry.key == key)
             .map(|entry| &entry.value)
+    }
+
+    fn get_mut(&mut self, key: &str) -> Option<&mut Node<'a>> {
+        match &mut self.kind {
+            Kind::Map(entries) => entries
+                .iter_mut()
+                .find(|entry| entry.key == key)
+                .map(|entry| &mut entry.value),
+            _ => None,
+        }
     }
 
     /// The text of a string.

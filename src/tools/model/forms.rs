@@ -2,7 +2,7 @@
 
 use crate::tools::document::{Kind, Node, Span};
 
-use super::{Form, Task, Value, compose, ecs, template};
+use super::{Form, Task, Value, compose, ecs, template, terraform};
 
 /// Why a document holds no task definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub fn tasks<'a>(root: &'a Node<'a>) -> Result<Vec<Task<'a>>, NoTask> {
         .filter(|node| matches!(node.kind, Kind::Map(_)))
     {
         template::tasks(resources)
+    } else if let Some(tasks) = terraform::tasks(root) {
+        tasks
     } else if let Some(services) = root
         .get("services")
         .filter(|node| matches!(node.kind, Kind::Map(_)))

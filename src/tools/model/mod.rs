@@ -17,6 +17,7 @@ mod roles;
 mod sidecar;
 mod stops;
 mod template;
+mod terraform;
 
 pub use capacity::Host;
 pub use fields::reference;
@@ -105,6 +106,9 @@ pub enum Form {
     CloudFormation,
     /// The services of a compose file.
     Compose,
+    /// `aws_ecs_task_definition`, or a module that makes one: in Terraform's language, or as
+    /// `terraform show -json` prints it.
+    Terraform,
 }
 
 /// A task definition.
@@ -112,7 +116,7 @@ pub enum Form {
 pub struct Task<'a> {
     /// The form it came in.
     pub form: Form,
-    /// The family, or the logical ID of a template.
+    /// The family, the logical ID of a template, or the name in Terraform.
     pub name: String,
     /// The object that holds the fields; in a template its properties.
     pub node: &'a Node<'a>,
