@@ -790,6 +790,39 @@ fn no_file_takes_more_than_256_mib() {
 }
 
 #[test]
+fn a_bracket_may_stand_as_far_left_as_its_key_as_other_readers_have_it() {
+    let template = |command: &str| {
+        format!(
+            "Resources:\n  Task:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      RequiresCompatibilities: [FARGATE]\n      ContainerDefinitions:\n        - Name: app\n          Image: app\n          Command: {command}\n          StopTimeout: 300\n"
+        )
+    };
+    for command in [
+        "[\n            \"a\"\n          ]",
+        "[\n            a,\n      b\n        ]",
+        "[\n          { a: 1\n          },\n]\n          EntryPoint: |\n            {\n            }",
+    ] {
+        let text = template(command);
+        let at = text.find("300").unwrap();
+        let source = Source::new("a.yaml", text.clone(), true);
+        let (line, column) = (source.position(at).line, source.position(at).column);
+        let checked = check(source, &Selection::default()).unwrap().unwrap();
+        let found = checked
+            .findings
+            .iter()
+            .find(|finding| finding.rule.id == "PS011")
+            .unwrap();
+        assert_eq!((found.start.line, found.start.column), (line, column), "{text}");
+    }
+    // Outside of brackets it means something.
+    for text in ["a:\n    b: 1\n  c: 2\n", "a:\n  - b: [\n  ]\n   c: 1\n"] {
+        assert!(
+            ecs_prestop::tools::document::parse("a.yaml", text).is_err(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_directory_that_cannot_be_read_is_named() {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;

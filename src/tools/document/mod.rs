@@ -234,6 +234,40 @@ impl<'a> Node<'a> {
         counts.into_iter().sum()
     }
 
+    /// The same in other places, and with other values for some of its texts.
+    fn rebuilt(
+        &self,
+        place: &dyn Fn(Span) -> Span,
+        instead: &dyn Fn(&str) -> Option<Node<'static>>,
+    ) -> Node<'static> {
+        let of = |node: &Node<'_>| node.rebuilt(place, instead);
+        let kind = match &self.kind {
+            Kind::Null => Kind::Null,
+            Kind::Bool(flag) => Kind::Bool(*flag),
+            Kind::Number(number) => Kind::Number(Cow::Owned(number.to_string())),
+            Kind::String(word) => match instead(word) {
+                Some(value) => return value,
+                None => Kind::String(Cow::Owned(word.to_string())),
+            },
+            Kind::List(items) => Kind::List(items.iter().map(of).collect()),
+            Kind::Map(entries) => Kind::Map(
+                entries
+                    .iter()
+                    .map(|entry| Entry {
+                        key: Cow::Owned(entry.key.to_string()),
+                        key_span: place(entry.key_span),
+                        value: of(&entry.value),
+                    })
+                    .collect(),
+            ),
+        };
+        Node {
+            kind,
+            span: place(self.span),
+            tag: self.tag.clone(),
+        }
+    }
+
     /// What it is, for a message.
     pub fn describe(&self) -> &'static str {
         match self.kind {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::tools::document::{Entry, Kind, Node, Span, json};
+use crate::tools::document::{Kind, Node, Span, json};
 
 use super::EXPRESSION;
 
@@ -188,34 +188,14 @@ fn quotes(piece: &str) -> bool {
 
 /// A tree of its own, in the places of the source.
 fn own(node: &Node<'_>, text: &Rendered, holes: &[Node<'static>]) -> Node<'static> {
-    let span = |span: Span| {
+    let place = |span: Span| {
         let start = text.source(span.start, false);
         Span {
             start,
             end: text.source(span.end, true).max(start),
         }
     };
-    let kind = match &node.kind {
-        Kind::Null => Kind::Null,
-        Kind::Bool(flag) => Kind::Bool(*flag),
-        Kind::Number(number) => Kind::Number(Cow::Owned(number.to_string())),
-        Kind::String(word) => match hole(word, holes) {
-            Some(value) => return value,
-            None => Kind::String(Cow::Owned(word.to_string())),
-        },
-        Kind::List(items) => Kind::List(items.iter().map(|item| own(item, text, holes)).collect()),
-        Kind::Map(entries) => Kind::Map(
-            entries
-                .iter()
-                .map(|entry| Entry {
-                    key: Cow::Owned(entry.key.to_string()),
-                    key_span: span(entry.key_span),
-                    value: own(&entry.value, text, holes),
-                })
-                .collect(),
-        ),
-    };
-    Node::new(kind, span(node.span))
+    node.rebuilt(&place, &|word| hole(word, holes))
 }
 
 fn hole(word: &str, holes: &[Node<'static>]) -> Option<Node<'static>> {
