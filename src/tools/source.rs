@@ -110,7 +110,8 @@ impl NoText {
     fn message(self) -> String {
         match self {
             NoText::TooLong => format!(
-                "longer than {} KiB: expected a task definition (at most 64 KiB) or a template (at most 1 MB)",
+                "longer than {} KiB: expected a task definition (at most 64 KiB) or a template (at most 1 MB); of a long plan of \
+                 Terraform, `jq '{{format_version, planned_values, configuration}}'` leaves what is read",
                 MAX_BYTES / 1024
             ),
             NoText::NotUtf8(why) => why,
@@ -385,6 +386,9 @@ const MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// UTF-8, with or without a byte order mark.
 fn text(mut bytes: Vec<u8>) -> Result<String, String> {
+    if bytes.starts_with(b"PK") {
+        return Err("is an archive, as `terraform plan -out` writes it: check what `terraform show -json FILE` prints".to_owned());
+    }
     if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
         return Err("is UTF-16: expected UTF-8; `iconv -f UTF-16 -t UTF-8` converts it".to_owned());
     }

@@ -59,6 +59,8 @@ pub struct Checked {
     pub findings: Vec<Located>,
     /// Findings beyond the bound, which are not kept.
     pub more: usize,
+    /// What the file leaves to others, in words that say what to run.
+    pub not_read: Option<String>,
 }
 
 /// What to leave out.
@@ -119,12 +121,14 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
         .into_iter()
         .map(|finding| finding.locate(&source, &root))
         .collect();
+    let not_read = model::not_read(&root, &tasks);
     let tasks = tasks.len();
     Ok(Some(Checked {
         source,
         tasks,
         findings,
         more,
+        not_read,
     }))
 }
 
@@ -255,8 +259,13 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
     left_out.unclear = unclear;
     let format = Format::named(matches.get_one::<String>("format").map_or("text", String::as_str));
     output::write(format, &checked, &problems, out)?;
+    out.flush()?;
+    for file in &checked {
+        if let Some(what) = &file.not_read {
+            eprintln!("ecs-prestop: {}: {what}", file.source.name);
+        }
+    }
     if !left_out.is_empty() {
-        out.flush()?;
         eprintln!("ecs-prestop: {left_out}");
     }
     if problems.is_empty() && checked.is_empty() {

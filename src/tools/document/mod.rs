@@ -140,13 +140,48 @@ pub fn parse_among<'a>(
             "the file is empty: expected a task definition in JSON, YAML or Terraform's language",
         ));
     }
+    if name.ends_with(".jsonnet") || name.ends_with(".libsonnet") {
+        return Err(Unreadable::new(
+            0,
+            "this is Jsonnet, which is not read: check what `jsonnet FILE` or `ecspresso render taskdef` prints",
+        ));
+    }
     let syntax = Syntax::of(name, text);
     let root = match syntax {
         Syntax::Json => json::parse(text).map(|root| terraform_json::read(name, text, root, beside)),
         Syntax::Yaml => yaml::parse(text),
         Syntax::Hcl => hcl::parse(text, beside),
-    }?;
-    Ok((root, syntax))
+    };
+    match root {
+        Ok(root) => Ok((root, syntax)),
+        Err(why) => Err(Unreadable {
+            message: format!("{}{}", why.message, template_hint(text, why.at)),
+            ..why
+        }),
+    }
+}
+
+/// What to run first, where the line that cannot be read is a template's.
+fn template_hint(text: &str, at: usize) -> &'static str {
+    let start = text
+        .get(..at)
+        .and_then(|before| before.rfind('\n'))
+        .map_or(0, |newline| newline + 1);
+    let line = text
+        .get(start..)
+        .and_then(|rest| rest.lines().next())
+        .unwrap_or("");
+    if line.contains("{{") || line.contains("{%") {
+        ": a template, which is not read: check what it is filled in to (`ecspresso render taskdef`, `helm template`, \
+         `ansible`)"
+    } else if line.contains("${") {
+        ": a placeholder outside of quotes: check what the template is filled in to, or the `.tf` file that calls \
+         `templatefile`"
+    } else if line.contains("<%") {
+        ": a template, which is not read: check what it is filled in to"
+    } else {
+        ""
+    }
 }
 
 impl<'a> Node<'a> {

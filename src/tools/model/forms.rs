@@ -119,7 +119,63 @@ fn first_byte(node: &Node<'_>) -> Span {
     }
 }
 
+/// The kinds of manifests of AWS Copilot (its documentation, *Manifest*).
+const COPILOT: [&str; 6] = [
+    "Backend Service",
+    "Load Balanced Web Service",
+    "Request-Driven Web Service",
+    "Scheduled Job",
+    "Static Site",
+    "Worker Service",
+];
+
+/// What is known here but not read, and what to run first.
+fn to_be_made(root: &Node<'_>) -> Option<&'static str> {
+    let kind = root.get("type").and_then(Node::text);
+    if kind.is_some_and(|kind| COPILOT.contains(&kind)) {
+        return Some("a manifest of Copilot: check what `copilot svc package` prints");
+    }
+    let has = |key: &str| root.get(key).is_some();
+    if has("terraform_version") && has("lineage") {
+        return Some("a state of Terraform in its own format: check what `terraform show -json` prints");
+    }
+    if has("task_definition") && (has("cluster") || has("service")) {
+        return Some("a configuration of ecspresso: check what `ecspresso render taskdef` prints");
+    }
+    if has("app") && has("context") {
+        return Some("a configuration of CDK: run `cdk synth` and check the templates in `cdk.out`");
+    }
+    None
+}
+
+/// What a document leaves to other files, in words that say what to run.
+pub fn not_read(root: &Node<'_>, tasks: &[Task<'_>]) -> Option<String> {
+    if tasks.iter().any(|task| task.form == Form::Compose) && root.get("include").is_some() {
+        return Some(
+            "`include` names other files, which are not read: check what `docker compose config` prints"
+                .to_owned(),
+        );
+    }
+    let unknown: Vec<String> = tasks
+        .iter()
+        .filter(|task| task.form == Form::Terraform && task.containers.is_empty() && task.more_containers)
+        .map(|task| format!("`{}`", task.name))
+        .collect();
+    (!unknown.is_empty()).then(|| {
+        format!(
+            "the containers of {} are known to Terraform only: check what `terraform show -json` prints of a plan",
+            unknown.join(", ")
+        )
+    })
+}
+
 fn foreign(root: &Node<'_>) -> NoTask {
+    if let Some(what) = to_be_made(root) {
+        return NoTask::Foreign {
+            message: format!("no task definition but {what}"),
+            at: root.span.start,
+        };
+    }
     let found = match &root.kind {
         Kind::Map(entries) if entries.is_empty() => "an empty object".to_owned(),
         Kind::Map(_) if root.get("family").is_some() => "a task definition without its containers".to_owned(),
@@ -132,7 +188,7 @@ fn foreign(root: &Node<'_>) -> NoTask {
     NoTask::Foreign {
         message: format!(
             "no task definition: expected `containerDefinitions` (ECS), `taskDefinition` (describe-task-definition), \
-             `Resources` (CloudFormation) or `services` (compose), found {found}"
+             `Resources` (CloudFormation), `services` (compose), a list of containers or what Terraform prints, found {found}"
         ),
         at: root.span.start,
     }

@@ -21,7 +21,7 @@ mod terraform;
 
 pub use capacity::Host;
 pub use fields::reference;
-pub use forms::{NoTask, tasks};
+pub use forms::{NoTask, not_read, tasks};
 pub use sidecar::{Sidecar, Steps};
 pub use stops::DEFAULT_STOP_TIMEOUT_S;
 pub use template::{Service, TargetGroup};
