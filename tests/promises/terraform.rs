@@ -286,6 +286,31 @@ fn a_heredoc_is_read_with_its_expressions_and_the_sidecar_goes_into_it() {
 }
 
 #[test]
+fn a_part_that_only_terraform_puts_in_does_not_hide_the_rest() {
+    let text = HEREDOC.replace(
+        "        }\n      }\n    ]",
+        "        }\n      }\n      %{ if var.proxy ~}\n      , {\"name\": \"proxy\", \"image\": \"nginx\"}\n      %{ endif ~}\n    ]",
+    );
+    assert_ne!(text, HEREDOC);
+    insta::assert_snapshot!(read(&alone("main.tf", &text)), @r"
+    app fargate None Shared services 0 groups 0 and more
+      6: ${var.name}-app ? stop Some(25.0) ports [8080]
+    ");
+    let quoted = "resource \"aws_ecs_task_definition\" \"a\" {\n  container_definitions = \"[{\\\"name\\\": \\\"app\\\", \\\"image\\\": \\\"${var.registry == \"\" ? \"a\" : var.registry}/i\\\", \\\"stopTimeout\\\": 5}]\"\n}\n";
+    let source = alone("main.tf", quoted);
+    insta::assert_snapshot!(read(&source), @r"
+    a fargate None Apart services 0 groups 0
+      2: app ? stop Some(5.0) ports []
+    ");
+    assert!(
+        added(&source, "app")
+            .unwrap_err()
+            .to_string()
+            .contains("not written as a list")
+    );
+}
+
+#[test]
 fn files_beside_it_are_read_and_findings_stand_where_they_are_called() {
     let module = Module::of(&[
         (
@@ -341,6 +366,10 @@ resource "aws_ecs_task_definition" "four" {
             "resource \"aws_ecs_service\" \"one\" {\n  launch_type     = \"FARGATE\"\n  task_definition = \"${aws_ecs_task_definition.one.family}:1\"\n}\n",
         ),
         ("broken.tf", "resource {"),
+        (
+            "other.tf",
+            "resource \"aws_ecs_task_definition\" \"other\" {\n  container_definitions = jsonencode([{ name = \"other\", image = \"i\" }])\n}\n",
+        ),
     ]);
     let source = module.source("main.tf");
     insta::assert_snapshot!(read(&source), @r"

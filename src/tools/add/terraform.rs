@@ -57,7 +57,13 @@ pub(super) fn insert(
         None => {
             let inside = |item: &Node<'_>| list.span.start < item.span.start && item.span.end < list.span.end;
             let whole = text.get(list.span.start..list.span.end).unwrap_or("");
-            if !whole.starts_with('[') || whole.contains("\\\"") || !list.items().iter().all(inside) {
+            // In a text in quotes each quote of the JSON has a backslash before it.
+            let key = list.items().first().and_then(|item| item.entries().first());
+            let plain = key.is_some_and(|key| {
+                text.get(key.key_span.start..)
+                    .is_some_and(|key| key.starts_with('"'))
+            });
+            if !whole.starts_with('[') || !plain || !list.items().iter().all(inside) {
                 return Err(elsewhere());
             }
             let adapted = Definition {

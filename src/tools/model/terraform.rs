@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::tools::document::{Entry, Kind, Node, Span};
+use crate::tools::document::{ELSEWHERE, Entry, Kind, Node, Span};
 
 use super::fields::{Fields, is_expression, text};
 use super::template::{TargetGroup, service, target_group};
@@ -186,7 +186,12 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<Task<'a>> {
     };
     let runners = parts(root, &["resource", "aws_ecs_service"]);
     let mut all = Vec::new();
-    for part in parts(root, &["resource", "aws_ecs_task_definition"]) {
+    // Those of other files are found where they stand.
+    let here = |part: &Part<'_>| part.body.tag.as_deref() != Some(ELSEWHERE);
+    for part in parts(root, &["resource", "aws_ecs_task_definition"])
+        .into_iter()
+        .filter(here)
+    {
         let Some(list) = part.body.get("container_definitions") else {
             continue;
         };
@@ -203,7 +208,7 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<Task<'a>> {
             .collect();
         all.push(task);
     }
-    for part in &modules {
+    for part in modules.iter().filter(|part| here(part)) {
         all.extend(of_module(part, &modules, find));
     }
     all

@@ -68,6 +68,11 @@ impl<'c> Context<'c> {
         }
     }
 
+    /// Whether it is the file that is read, and no other of its module.
+    pub(super) fn is_own(&self) -> bool {
+        self.file == 0
+    }
+
     pub(super) fn placed(self, at: Span) -> Context<'c> {
         Context { at: Some(at), ..self }
     }
@@ -490,7 +495,11 @@ impl<'m> Evaluator<'m> {
                 }
                 Element::Directive(directive) => {
                     if !self.directive(text, directive, context, escapes) {
+                        // In a list of JSON the commas of what it may put in are still needed.
+                        let (before, after) = commas(directive);
+                        text.push_at(before, span);
                         text.push_hole(self.unknown(context, range, "%{…}"));
+                        text.push_at(after, span);
                     }
                 }
             }
@@ -661,6 +670,23 @@ fn escape(rest: &str, escapes: Escapes) -> Option<(usize, Cow<'static, str>)> {
         .and_then(|code| u32::from_str_radix(code, 16).ok())?;
     let character = char::from_u32(code)?;
     Some((2 + digits, Cow::Owned(character.to_string())))
+}
+
+/// Whether what a directive puts in starts with a comma, and ends with one.
+fn commas(directive: &Directive) -> (&'static str, &'static str) {
+    let template = match directive {
+        Directive::If(choice) => &choice.if_expr.template,
+        Directive::For(each) => &each.for_expr.template,
+    };
+    let literal = |element: Option<&Element>| match element {
+        Some(Element::Literal(text)) => text.trim().to_owned(),
+        _ => String::new(),
+    };
+    let comma = |there: bool| if there { "," } else { "" };
+    (
+        comma(literal(template.get(0)).starts_with(',')),
+        comma(literal(template.iter().last()).ends_with(',')),
+    )
 }
 
 /// `"${…}"` is the value itself, not its text.

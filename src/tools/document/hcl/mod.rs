@@ -22,6 +22,9 @@ pub(super) use rendered::{Rendered, json_in};
 /// The tag of a value that the file does not tell; its text is the expression.
 pub const EXPRESSION: &str = "expression";
 
+/// The tag of a block of another file of the module.
+pub const ELSEWHERE: &str = "elsewhere";
+
 /// What another file of the module says is pointed at where this one has its first of these.
 const ANCHOR: &str = "aws_ecs_task_definition";
 
@@ -156,7 +159,10 @@ fn insert(root: &mut Vec<Entry<'static>>, evaluator: &Evaluator<'_>, context: Co
     for label in &block.labels {
         path.push((label.as_str(), place(label.span())));
     }
-    let node = self::block(evaluator, context, block);
+    let mut node = self::block(evaluator, context, block);
+    if !context.is_own() {
+        node.tag = Some(ELSEWHERE.into());
+    }
     let Some(((name, name_span), folders)) = path.split_last() else {
         return;
     };

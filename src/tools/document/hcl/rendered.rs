@@ -67,6 +67,8 @@ impl Rendered {
             (Some(EXPRESSION), Kind::String(raw)) => raw.as_ref(),
             _ => "?",
         };
+        // Quotes in it would end the text of JSON in which it may come to stand.
+        let raw = raw.replace('"', "'").replace(['\\', '\n', '\r'], " ");
         self.text.push_str(&format!("${{{raw}}}"));
         self.holes.push(Hole {
             at,
