@@ -161,11 +161,13 @@ pub fn not_read(root: &Node<'_>, tasks: &[Task<'_>]) -> Option<String> {
         .filter(|task| task.form == Form::Terraform && task.containers.is_empty() && task.more_containers)
         .map(|task| format!("`{}`", task.name))
         .collect();
+    let instead = match root.get("planned_values") {
+        Some(_) => "once it is applied: check the `.tf` files, or `terraform show -json` afterwards",
+        None => "only: check what `terraform show -json` prints of a plan",
+    };
     (!unknown.is_empty()).then(|| {
-        format!(
-            "the containers of {} are known to Terraform only: check what `terraform show -json` prints of a plan",
-            unknown.join(", ")
-        )
+        let names = unknown.join(", ");
+        format!("the containers of {names} are known to Terraform {instead}")
     })
 }
 
