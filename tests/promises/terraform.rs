@@ -777,6 +777,8 @@ fn the_sidecar_is_written_in_the_layout_of_the_file() {
 fn a_circle_of_locals_comes_to_an_end() {
     let text = "locals {\n  a = [local.b, local.b]\n  b = [local.a, local.a]\n  c = \"${local.d}${local.d}\"\n  d = \"${local.c}${local.c}x\"\n}\nresource \"aws_ecs_task_definition\" \"app\" {\n  family = local.c\n  container_definitions = jsonencode(local.a)\n}\n";
     assert!(document::parse("main.tf", text).is_ok());
+    let called = "locals {\n  a = concat(local.b, [])\n  b = flatten([for x in [1] : merge({ x = local.a }, {})])\n  c = format(\"%s\", \"%{ for y in [1] }${local.d}%{ endfor }\")\n  d = join(\",\", [try(lookup({ z = local.c }, \"z\", 1), 1)])\n  e = true ? (local.f) : 1\n  f = \"x${!local.e}\"\n}\nresource \"aws_ecs_task_definition\" \"app\" {\n  family = local.c\n  memory = local.e\n  container_definitions = jsonencode(local.a)\n}\n";
+    assert!(document::parse("main.tf", called).is_ok());
     let doubled: String = (1..64)
         .map(|n| format!("  s{n} = \"${{local.s{0}}}${{local.s{0}}}\"\n", n - 1))
         .collect();

@@ -232,7 +232,7 @@ impl<'m> Evaluator<'m> {
                 let items = array.iter().map(|item| self.node(item, context));
                 node(Kind::List(items.collect()))
             }
-            Expression::Object(object) => self.object(object, context, span).map_or_else(unknown, node),
+            Expression::Object(object) => self.object(object, context).map_or_else(unknown, node),
             Expression::StringTemplate(template) => match only_interpolation(template) {
                 Some(inner) => self.here(self.value(inner, context), span),
                 None => self.template(template, context, span, Escapes::Quoted),
@@ -295,7 +295,7 @@ impl<'m> Evaluator<'m> {
         self.files.get(context.file)?.text.get(range?)
     }
 
-    fn object(&self, object: &Object, context: Context<'_>, _: Span) -> Option<Kind<'static>> {
+    fn object(&self, object: &Object, context: Context<'_>) -> Option<Kind<'static>> {
         let mut entries: Vec<Entry<'static>> = Vec::with_capacity(object.len());
         for (key, value) in object.iter() {
             let (name, key_range) = match key {
