@@ -6,7 +6,7 @@
 //!                 └──────────┴────▶ add ────▶ the same text with the sidecar in it
 //! ```
 //! - [`source`]: texts from files, under a bound
-//! - [`document`]: JSON and YAML with the place of every value
+//! - [`document`]: JSON, YAML and Terraform's language with the place of every value
 //! - [`model`]: the task definition in it, whichever form it has
 //! - [`check`]: the rules, one a file, and how their findings are shown
 //! - [`add`]: the sidecar's own definition, and the edits that put it in

@@ -1,11 +1,14 @@
 //! Texts from files, directories and standard input, under a bound; lines and columns in them.
+//!
+//! A directory holds other things than task definitions: what is too long or no text is left out of it
+//! and counted, while a file that somebody named is an error then.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::document::MAX_BYTES;
+use super::document::{Beside, MAX_BYTES};
 
 /// Deeper than any repository keeps its task definitions.
 const MAX_DIRECTORY_DEPTH: usize = 16;
@@ -13,8 +16,23 @@ const MAX_DIRECTORY_DEPTH: usize = 16;
 /// More files than this are a mistake: somebody named the wrong directory.
 const MAX_FILES: usize = 10_000;
 
-/// Directories that hold other people's files.
-const FOREIGN: [&str; 3] = ["node_modules", "target", "vendor"];
+/// Directories that hold other people's files, or copies.
+const FOREIGN: [&str; 10] = [
+    ".aws-sam",
+    ".git",
+    ".hg",
+    ".svn",
+    ".terraform",
+    ".terragrunt-cache",
+    ".venv",
+    "node_modules",
+    "target",
+    "vendor",
+];
+
+/// Files of one module of Terraform; what they hold together.
+const MAX_MODULE_FILES: usize = 200;
+const MAX_MODULE_BYTES: usize = 4 << 20;
 
 /// A text, its name, and where its lines start.
 #[derive(Debug)]
@@ -28,6 +46,78 @@ pub struct Source {
     /// Whether the file starts with a byte order mark.
     marked: bool,
     lines: Vec<usize>,
+    /// Where it stands, for what it refers to; `None` for a text that is in no file.
+    path: Option<PathBuf>,
+}
+
+/// What was found in directories and not read.
+#[derive(Debug, Default)]
+pub struct LeftOut {
+    /// Files longer than any task definition.
+    pub too_long: usize,
+    /// Files that are not UTF-8.
+    pub no_text: usize,
+    /// Files that cannot be opened.
+    pub closed: usize,
+    /// Files that may hold a task definition, and why that cannot be told.
+    pub unclear: Vec<Problem>,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Nobody reads more of them.
+        const SHOWN: usize = 20;
+        let files = |count: usize| if count == 1 { "1 file" } else { "files" };
+        let mut reasons = Vec::new();
+        for (count, why) in [
+            (self.too_long, "longer than any task definition"),
+            (self.no_text, "not UTF-8"),
+            (self.closed, "not to be opened"),
+            (self.unclear.len(), "not to be read"),
+        ] {
+            match count {
+                0 => {}
+                1 => reasons.push(format!("{} {why}", files(1))),
+                _ => reasons.push(format!("{count} {} {why}", files(count))),
+            }
+        }
+        write!(f, "left out: {}", reasons.join(", "))?;
+        for problem in self.unclear.iter().take(SHOWN) {
+            write!(f, "\n  {problem}")?;
+        }
+        match self.unclear.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
+
+impl LeftOut {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.too_long + self.no_text + self.closed + self.unclear.len() == 0
+    }
+}
+
+/// Why there is no text in a file.
+enum NoText {
+    TooLong,
+    NotUtf8(String),
+    Closed(std::io::Error),
+}
+
+impl NoText {
+    fn message(self) -> String {
+        match self {
+            NoText::TooLong => format!(
+                "longer than {} KiB: expected a task definition (at most 64 KiB) or a template (at most 1 MB); of a long plan of \
+                 Terraform, `jq '{{format_version, planned_values, configuration}}'` leaves what is read",
+                MAX_BYTES / 1024
+            ),
+            NoText::NotUtf8(why) => why,
+            NoText::Closed(why) => format!("cannot be read: {why}"),
+        }
+    }
 }
 
 /// A file that cannot be read, in words that say what to do.
@@ -71,6 +161,15 @@ impl Source {
             named,
             marked: false,
             lines,
+            path: None,
+        }
+    }
+
+    /// Another text in the place of this one.
+    pub fn with_text(&self, text: String) -> Source {
+        Source {
+            path: self.path.clone(),
+            ..Source::new(&self.name, text, self.named)
         }
     }
 
@@ -79,21 +178,22 @@ impl Source {
     /// # Errors
     /// Where it cannot be read, is too long, or is not UTF-8.
     pub fn read(path: &str) -> Result<Source, Problem> {
-        Source::read_as(path, true)
-    }
-
-    fn read_as(path: &str, named: bool) -> Result<Source, Problem> {
         let name = if path == "-" { "<stdin>" } else { path };
-        let problem = |message: String| Problem {
+        Source::read_as(path, true).map_err(|why| Problem {
             file: name.to_owned(),
             at: None,
-            message,
-        };
-        let bytes = bytes(path).map_err(problem)?;
+            message: why.message(),
+        })
+    }
+
+    fn read_as(path: &str, named: bool) -> Result<Source, NoText> {
+        let name = if path == "-" { "<stdin>" } else { path };
+        let bytes = bytes(path)?;
         let marked = bytes.starts_with(MARK);
-        let text = text(bytes).map_err(problem)?;
+        let text = text(bytes).map_err(NoText::NotUtf8)?;
         Ok(Source {
             marked,
+            path: (path != "-").then(|| PathBuf::from(path)),
             ..Source::new(name, text, named)
         })
     }
@@ -131,9 +231,62 @@ impl Source {
     }
 }
 
+impl Beside for Source {
+    fn module(&self) -> Vec<(String, String)> {
+        let Some(directory) = self.directory() else {
+            return Vec::new();
+        };
+        let own = self.path.as_ref().and_then(|path| path.file_name());
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries
+            .take(MAX_FILES)
+            .filter(|entry| Some(entry.file_name().as_os_str()) != own)
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| {
+                let read_by_itself = name == "terraform.tfvars" || name.ends_with(".auto.tfvars");
+                read_by_itself || name.ends_with(".tf") || name.ends_with(".tofu")
+            })
+            .collect();
+        names.sort();
+        names.truncate(MAX_MODULE_FILES);
+        let mut left = MAX_MODULE_BYTES;
+        let mut files = Vec::new();
+        for name in names {
+            if let Some(text) = self.file(&name)
+                && text.len() <= left
+            {
+                left -= text.len();
+                files.push((name, text));
+            }
+        }
+        files
+    }
+
+    fn file(&self, path: &str) -> Option<String> {
+        if Path::new(path).is_absolute() {
+            return None;
+        }
+        let path = self.directory()?.join(path);
+        fs::metadata(&path).ok()?.is_file().then_some(())?;
+        text(bytes(path.to_str()?).ok()?).ok()
+    }
+}
+
+impl Source {
+    fn directory(&self) -> Option<PathBuf> {
+        let parent = self.path.as_ref()?.parent()?;
+        Some(if parent.as_os_str().is_empty() {
+            PathBuf::from(".")
+        } else {
+            parent.to_owned()
+        })
+    }
+}
+
 /// Every source that `paths` name, in their order: files as they are, directories with what they
 /// hold, by name. A problem with one does not keep the others back.
-pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, Problem>)) {
+pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, Problem>)) -> LeftOut {
+    let mut left_out = LeftOut::default();
     for path in paths {
         if path != "-" && Path::new(path).is_dir() {
             let mut files = Vec::new();
@@ -142,12 +295,17 @@ pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, Problem>)) {
                     file: path.clone(),
                     at: None,
                     message: format!(
-                        "holds more than {MAX_FILES} JSON and YAML files: name the directory of the task definitions"
+                        "holds more than {MAX_FILES} files in JSON, YAML or Terraform's language: name the directory of the task definitions"
                     ),
                 })),
                 walked => {
                     for file in files {
-                        visit(Source::read_as(&file, false));
+                        match Source::read_as(&file, false) {
+                            Ok(source) => visit(Ok(source)),
+                            Err(NoText::TooLong) => left_out.too_long += 1,
+                            Err(NoText::NotUtf8(_)) => left_out.no_text += 1,
+                            Err(NoText::Closed(_)) => left_out.closed += 1,
+                        }
                     }
                     if let Err(problem) = walked {
                         visit(Err(problem));
@@ -158,6 +316,7 @@ pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, Problem>)) {
             visit(Source::read(path));
         }
     }
+    left_out
 }
 
 fn walk(directory: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), Problem> {
@@ -179,7 +338,7 @@ fn walk(directory: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), P
         // Neither follows links: a link to a parent would never end.
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() {
-            if depth < MAX_DIRECTORY_DEPTH && !name.starts_with('.') && !FOREIGN.contains(&name.as_str()) {
+            if depth < MAX_DIRECTORY_DEPTH && !FOREIGN.contains(&name.as_str()) {
                 walk(&entry.path(), depth + 1, files)?;
             }
         } else if kind.is_file() && is_document(&name) {
@@ -193,41 +352,33 @@ fn walk(directory: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), P
 }
 
 fn is_document(name: &str) -> bool {
-    [".json", ".yaml", ".yml", ".template"]
+    [".json", ".yaml", ".yml", ".template", ".tf", ".tofu"]
         .iter()
         .any(|ending| name.ends_with(ending))
 }
 
-fn bytes(path: &str) -> Result<Vec<u8>, String> {
+fn bytes(path: &str) -> Result<Vec<u8>, NoText> {
     let mut bytes = Vec::new();
-    let cannot = |why: std::io::Error| format!("cannot be read: {why}");
     let read = if path == "-" {
         std::io::stdin()
             .lock()
             .take(MAX_BYTES + 1)
             .read_to_end(&mut bytes)
     } else {
-        let metadata = fs::metadata(path).map_err(cannot)?;
+        let metadata = fs::metadata(path).map_err(NoText::Closed)?;
         if metadata.is_file() && metadata.len() > MAX_BYTES {
-            return Err(too_long());
+            return Err(NoText::TooLong);
         }
         File::open(path)
-            .map_err(cannot)?
+            .map_err(NoText::Closed)?
             .take(MAX_BYTES + 1)
             .read_to_end(&mut bytes)
     };
-    read.map_err(cannot)?;
+    read.map_err(NoText::Closed)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(too_long());
+        return Err(NoText::TooLong);
     }
     Ok(bytes)
-}
-
-fn too_long() -> String {
-    format!(
-        "longer than {} KiB: expected a task definition (at most 64 KiB) or a template (at most 1 MB)",
-        MAX_BYTES / 1024
-    )
 }
 
 /// The byte order mark in UTF-8.
@@ -235,6 +386,9 @@ const MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// UTF-8, with or without a byte order mark.
 fn text(mut bytes: Vec<u8>) -> Result<String, String> {
+    if bytes.starts_with(b"PK") {
+        return Err("is an archive, as `terraform plan -out` writes it: check what `terraform show -json FILE` prints".to_owned());
+    }
     if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
         return Err("is UTF-16: expected UTF-8; `iconv -f UTF-16 -t UTF-8` converts it".to_owned());
     }

@@ -685,6 +685,54 @@ fn whatever_cannot_be_read_is_named_with_its_place_and_what_was_expected() {
             1,
             "no task definition: expected `containerDefinitions`",
         ),
+        (
+            "a.jsonnet",
+            "{}",
+            1,
+            "check what `jsonnet FILE` or `ecspresso render taskdef` prints",
+        ),
+        (
+            "manifest.yml",
+            "name: web\ntype: Load Balanced Web Service\nimage:\n  port: 80",
+            1,
+            "`copilot svc package`",
+        ),
+        (
+            "terraform.tfstate",
+            "{\"version\": 4, \"terraform_version\": \"1.9.0\", \"lineage\": \"x\", \"resources\": []}",
+            1,
+            "`terraform show -json`",
+        ),
+        (
+            "ecspresso.yml",
+            "region: x\ncluster: a\nservice: b\ntask_definition: t.json",
+            1,
+            "`ecspresso render taskdef`",
+        ),
+        (
+            "cdk.json",
+            "{\"app\": \"node bin/x.js\", \"context\": {}}",
+            1,
+            "`cdk synth`",
+        ),
+        (
+            "a.json",
+            "{\"containerDefinitions\": [\n{{ range .C }}\n]}",
+            2,
+            "a template, which is not read",
+        ),
+        (
+            "a.json",
+            "{\"containerDefinitions\": [{\n\"cpu\": ${cpu}\n}]}",
+            2,
+            "a placeholder outside of quotes",
+        ),
+        (
+            "a.yaml",
+            "services:\n{{- range .Values.services }}\n  a: 1",
+            2,
+            "a template, which is not read",
+        ),
     ] {
         let problem = problem(name, text);
         assert_eq!(problem.at.unwrap().line, line, "{problem}");
@@ -786,6 +834,77 @@ fn no_file_takes_more_than_256_mib() {
             complaints(&output)
         );
     }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_bracket_may_stand_as_far_left_as_its_key_as_other_readers_have_it() {
+    let template = |command: &str| {
+        format!(
+            "Resources:\n  Task:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      RequiresCompatibilities: [FARGATE]\n      ContainerDefinitions:\n        - Name: app\n          Image: app\n          Command: {command}\n          StopTimeout: 300\n"
+        )
+    };
+    for command in [
+        "[\n            \"a\"\n          ]",
+        "[\n            a,\n      b\n        ]",
+        "[\n          { a: 1\n          },\n]\n          EntryPoint: |\n            {\n            }",
+    ] {
+        let text = template(command);
+        let at = text.find("300").unwrap();
+        let source = Source::new("a.yaml", text.clone(), true);
+        let (line, column) = (source.position(at).line, source.position(at).column);
+        let checked = check(source, &Selection::default()).unwrap().unwrap();
+        let found = checked
+            .findings
+            .iter()
+            .find(|finding| finding.rule.id == "PS011")
+            .unwrap();
+        assert_eq!((found.start.line, found.start.column), (line, column), "{text}");
+    }
+    // Outside of brackets it means something.
+    for text in ["a:\n    b: 1\n  c: 2\n", "a:\n  - b: [\n  ]\n   c: 1\n"] {
+        assert!(
+            ecs_prestop::tools::document::parse("a.yaml", text).is_err(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_directory_is_looked_through_and_what_is_left_out_is_told() {
+    let directory = std::env::temp_dir().join(format!("ecs-prestop-left-{}", std::process::id()));
+    let write = |name: &str, text: &[u8]| {
+        let path = directory.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let broken = RULES[0].example.failing();
+    write(".aws/task-definition.json", broken.as_bytes());
+    for hidden in [
+        ".git/a.json",
+        ".terraform/modules/a.json",
+        "node_modules/a/a.json",
+    ] {
+        write(hidden, broken.as_bytes());
+    }
+    write("package-lock.json", &vec![b' '; 2_000_000]);
+    write("yarn-lock.json", &vec![b' '; 2_000_000]);
+    write("latin1.yaml", b"services: \xe9");
+    write("chart/values.yaml", b"services:\n{{- toYaml .Values.x }}\n");
+    write(
+        "compose.yaml",
+        b"include: [other.yaml]\nservices:\n  a:\n    image: a\n",
+    );
+    let output = run(&["check", "--format", "json", directory.to_str().unwrap()], &[]);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let told = String::from_utf8_lossy(&output.stderr).replace(directory.to_str().unwrap(), "DIR");
+    assert_eq!(output.status.code(), Some(1), "{shown}{told}");
+    assert!(shown.contains("\"task_definitions\": 2,"), "{shown}");
+    insta::assert_snapshot!(told, @r#"
+    ecs-prestop: DIR/compose.yaml: `include` names other files, which are not read: check what `docker compose config` prints
+    ecs-prestop: left out: 2 files longer than any task definition, 1 file not UTF-8, 1 file not to be read
+      DIR/chart/values.yaml:2:3: not YAML: "-" is only valid inside a block: a template, which is not read: check what it is filled in to (`ecspresso render taskdef`, `helm template`, `ansible`)
+    "#);
     std::fs::remove_dir_all(directory).unwrap();
 }
 

@@ -30,5 +30,6 @@ mod protection;
 mod readme;
 mod rehearsals;
 mod stand_in;
+mod terraform;
 mod timeline;
 mod truth;

@@ -28,15 +28,16 @@ const DEFINITION: &str = r#"{"family": "shop", "networkMode": "awsvpc", "somethi
 
 pub(crate) fn simulate(more: &[&str]) -> Simulate {
     static FILES: AtomicU32 = AtomicU32::new(0);
-    let mut file = std::env::temp_dir();
-    file.push(format!(
-        "ecs-prestop-test-{}-{}.json",
-        std::process::id(),
-        FILES.fetch_add(1, Ordering::Relaxed)
-    ));
+    let name = format!("{}.json", FILES.fetch_add(1, Ordering::Relaxed));
+    simulate_file(&name, DEFINITION, more)
+}
+
+/// The stand-in for what a file of this ending says.
+fn simulate_file(name: &str, text: &str, more: &[&str]) -> Simulate {
+    let file = std::env::temp_dir().join(format!("ecs-prestop-test-{}-{name}", std::process::id()));
     std::fs::File::create(&file)
         .unwrap()
-        .write_all(DEFINITION.as_bytes())
+        .write_all(text.as_bytes())
         .unwrap();
     let mut command = binary();
     command
@@ -94,6 +95,88 @@ impl Simulate {
     pub(crate) fn control(&self, what: &str) -> (u16, String) {
         self.ask("POST", &format!("/_simulate/{what}"), "")
     }
+}
+
+/// What is served of the task: launch type, limits, and for each container its network, its labels, ports
+/// and limits.
+fn served(ecs: &Simulate, container: &str) -> Value {
+    let task = ecs.get(&format!("/v4/{container}/task"));
+    let containers = task["Containers"].as_array().unwrap().iter().map(|one| {
+        serde_json::json!([
+            one["Name"],
+            one["Networks"][0]["NetworkMode"],
+            one["Labels"]["prestop.drain"],
+            one["Ports"],
+            one["Limits"]
+        ])
+    });
+    serde_json::json!({
+        "LaunchType": task["LaunchType"], "Limits": task["Limits"], "Containers": containers.collect::<Value>()
+    })
+}
+
+#[test]
+fn every_form_is_served_alike() {
+    let fargate = serde_json::json!({
+        "LaunchType": "FARGATE", "Limits": {"CPU": 0.25, "Memory": 512},
+        "Containers": [["web", "awsvpc", "ack", [{"ContainerPort": 80, "Protocol": "tcp", "HostPort": null}],
+                        {"CPU": 128, "Memory": 256}]]
+    });
+    let register = r#"{"family": "shop", "requiresCompatibilities": ["FARGATE"], "cpu": "256", "memory": "512",
+        "containerDefinitions": [{"name": "web", "image": "i", "cpu": 128, "memory": 256,
+          "dockerLabels": {"prestop.drain": "ack"}, "portMappings": [{"containerPort": 80}]}]}"#;
+    let template = "Resources:\n  Task:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      Cpu: .25 vCPU\n      Memory: '512'\n      RequiresCompatibilities: [FARGATE]\n      ContainerDefinitions:\n        - Name: web\n          Image: !Ref Image\n          Cpu: 128\n          Memory: 256\n          DockerLabels: {prestop.drain: ack}\n          PortMappings: [{ContainerPort: 80}]\n  Other:\n    Type: AWS::ECS::TaskDefinition\n    Properties: {ContainerDefinitions: [{Name: a, Image: a}]}\n";
+    let terraform = "resource \"aws_ecs_task_definition\" \"web\" {\n  family = \"web\"\n  requires_compatibilities = [\"FARGATE\"]\n  cpu = 256\n  memory = 512\n  container_definitions = jsonencode([{\n    name = \"web\"\n    image = var.image\n    cpu = 128\n    memory = 256\n    dockerLabels = { \"prestop.drain\" = \"ack\" }\n    portMappings = [{ containerPort = 80 }]\n  }])\n}\n";
+    for (name, text, more) in [
+        ("form.json", register, &[][..]),
+        ("form.yaml", template, &["--task", "Task"]),
+        ("form.tf", terraform, &[]),
+    ] {
+        let ecs = simulate_file(name, text, more);
+        assert_eq!(served(&ecs, "web"), fargate, "{name}");
+        // There is no instance whose metadata could be asked.
+        assert_eq!(ecs.ask("PUT", "/latest/api/token", "").0, 404, "{name}");
+    }
+    let compose = "services:\n  web:\n    image: web\n    ports: ['8000:80', '53:53/udp']\n    labels: {prestop.drain: ack}\n  prestop:\n    image: ecs-prestop\n";
+    let ecs = simulate_file("form-compose.yaml", compose, &[]);
+    assert_eq!(
+        served(&ecs, "prestop"),
+        serde_json::json!({
+            "LaunchType": "EC2", "Limits": null,
+            "Containers": [
+                ["web", "bridge", "ack", [
+                    {"ContainerPort": 80, "Protocol": "tcp", "HostPort": 8000},
+                    {"ContainerPort": 53, "Protocol": "udp", "HostPort": 53}
+                ], {"CPU": 2}],
+                ["prestop", "bridge", null, [], {"CPU": 2}]
+            ]
+        })
+    );
+    assert_eq!(ecs.item("spot/instance-action").0, 404);
+}
+
+#[test]
+fn several_task_definitions_want_a_name() {
+    let text = "Resources:\n  A:\n    Type: AWS::ECS::TaskDefinition\n    Properties: {ContainerDefinitions: [{Name: a, Image: a}]}\n  B:\n    Type: AWS::ECS::TaskDefinition\n    Properties: {ContainerDefinitions: [{Name: a, Image: a}]}\n";
+    let file = std::env::temp_dir().join(format!("ecs-prestop-test-{}-two.yaml", std::process::id()));
+    std::fs::write(&file, text).unwrap();
+    let path = file.to_str().unwrap();
+    for (more, part) in [
+        (
+            &[][..],
+            "holds several task definitions: say which of `A`, `B` with --task",
+        ),
+        (
+            &["--task", "C"],
+            "there is no task definition `C` in it; there is `A`, `B`",
+        ),
+    ] {
+        let output = crate::process::run(&[&["simulate", "--task-definition", path], more].concat(), &[]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(part), "{told}");
+    }
+    std::fs::remove_file(file).unwrap();
 }
 
 #[test]

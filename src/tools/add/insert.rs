@@ -38,7 +38,7 @@ pub(super) fn insert(
 }
 
 /// `[…, {…}]`, on lines of their own or on one.
-fn bracketed(
+pub(super) fn bracketed(
     source: &Source,
     writer: &Writer,
     list: &Node<'_>,
@@ -138,13 +138,13 @@ fn line_start(text: &str, at: usize) -> usize {
 }
 
 /// The blanks at the start of the line of a byte.
-fn indent_at(text: &str, at: usize) -> &str {
+pub(super) fn indent_at(text: &str, at: usize) -> &str {
     let line = &text[line_start(text, at)..at];
     &line[..line.len() - line.trim_start().len()]
 }
 
-struct Writer {
-    form: Form,
+pub(super) struct Writer {
+    pub(super) form: Form,
 }
 
 impl Writer {
@@ -262,7 +262,7 @@ impl Writer {
     }
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 

@@ -19,6 +19,7 @@ use crate::core::step::parse_steps;
 mod compose;
 mod definition;
 mod insert;
+mod terraform;
 mod tree;
 
 /// The subcommand.
@@ -74,8 +75,8 @@ impl Refusal {
 pub fn add(source: &Source, wishes: &Wishes) -> Result<Added, Refusal> {
     let unreadable =
         |at: usize, message: String| Refusal::Unreadable(source.problem(at, message).to_string());
-    let (root, syntax) =
-        document::parse(&source.name, &source.text).map_err(|why| unreadable(why.at, why.message))?;
+    let (root, syntax) = document::parse_among(&source.name, &source.text, source)
+        .map_err(|why| unreadable(why.at, why.message))?;
     let tasks = model::tasks(&root).map_err(|why| match why {
         NoTask::Foreign { message, at } => unreadable(at, message),
         NoTask::Empty => unreadable(0, "there is no service in it".to_owned()),
@@ -95,11 +96,15 @@ pub fn add(source: &Source, wishes: &Wishes) -> Result<Added, Refusal> {
     } else {
         definition::definition(task, app, wishes)?
     };
-    let text = insert::insert(source, syntax, task, &sidecar).ok_or_else(|| {
-        Refusal::because(
-            "the list of containers is written in a way that cannot be added to: write one container a line",
-        )
-    })?;
+    let text = if task.form == Form::Terraform {
+        terraform::insert(source, syntax, task, app, &sidecar)?
+    } else {
+        insert::insert(source, syntax, task, &sidecar).ok_or_else(|| {
+            Refusal::because(
+                "the list of containers is written in a way that cannot be added to: write one container a line",
+            )
+        })?
+    };
     verify(source, &text, task, sidecar.name)?;
     Ok(Added { text, story })
 }
@@ -207,7 +212,7 @@ fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<()
         ));
     }
     let found = |text: &str| -> Result<Vec<(&'static str, String)>, Refusal> {
-        let copy = Source::new(&source.name, text.to_owned(), true);
+        let copy = source.with_text(text.to_owned());
         let checked =
             check::check(copy, &Selection::default()).map_err(|why| Refusal::because(why.to_string()))?;
         let findings = checked.into_iter().flat_map(|checked| checked.findings);
@@ -237,8 +242,8 @@ fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<()
 /// Whether the new text has the sidecar in that task, and says the same as before everywhere else.
 fn only_more_by_one(source: &Source, text: &str, task: &Task<'_>, name: &str) -> bool {
     let (Ok((before, _)), Ok((after, _))) = (
-        document::parse(&source.name, &source.text),
-        document::parse(&source.name, text),
+        document::parse_among(&source.name, &source.text, source),
+        document::parse_among(&source.name, text, source),
     ) else {
         return false;
     };

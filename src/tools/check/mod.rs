@@ -59,6 +59,8 @@ pub struct Checked {
     pub findings: Vec<Located>,
     /// Findings beyond the bound, which are not kept.
     pub more: usize,
+    /// What the file leaves to others, in words that say what to run.
+    pub not_read: Option<String>,
 }
 
 /// What to leave out.
@@ -87,7 +89,7 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
     if !source.named && !may_hold_tasks(&source.text) {
         return Ok(None);
     }
-    let root = match document::parse(&source.name, &source.text) {
+    let root = match document::parse_among(&source.name, &source.text, &source) {
         Ok((root, _)) => root,
         Err(why) => return Err(source.problem(why.at, why.message)),
     };
@@ -119,20 +121,34 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
         .into_iter()
         .map(|finding| finding.locate(&source, &root))
         .collect();
+    let not_read = model::not_read(&root, &tasks);
     let tasks = tasks.len();
     Ok(Some(Checked {
         source,
         tasks,
         findings,
         more,
+        not_read,
     }))
 }
 
 /// A cheap look that spares a directory's other files.
 fn may_hold_tasks(text: &str) -> bool {
-    ["containerDefinitions", "AWS::ECS::TaskDefinition", "services"]
-        .iter()
-        .any(|word| text.contains(word))
+    holds_tasks(text)
+        || ["services", "container_definition"]
+            .iter()
+            .any(|word| text.contains(word))
+}
+
+/// What cannot be read is somebody else's file, unless it has one of these words.
+fn holds_tasks(text: &str) -> bool {
+    [
+        "containerDefinitions",
+        "AWS::ECS::TaskDefinition",
+        "aws_ecs_task_definition",
+    ]
+    .iter()
+    .any(|word| text.contains(word))
 }
 
 /// The command line of `check`.
@@ -144,7 +160,7 @@ pub fn command() -> Command {
                 .value_name("FILE")
                 .num_args(1..)
                 .required_unless_present_any(["list", "explain"])
-                .help("Task definitions, CloudFormation templates or compose files; directories; `-` for standard input"),
+                .help("Task definitions, CloudFormation templates, Terraform (.tf, or what `terraform show -json` prints) or compose files; directories; `-` for standard input"),
         )
         .arg(
             Arg::new("format")
@@ -228,15 +244,30 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
         .unwrap_or_default();
     let mut checked = Vec::new();
     let mut problems = Vec::new();
-    source::each(&paths, |source| {
+    let mut unclear = Vec::new();
+    let mut left_out = source::each(&paths, |source| {
+        let ours = source
+            .as_ref()
+            .map_or(true, |source| source.named || holds_tasks(&source.text));
         match source.and_then(|source| check(source, &selection)) {
             Ok(Some(file)) => checked.push(file.without_text_if_clean()),
             Ok(None) => {}
-            Err(problem) => problems.push(problem),
+            Err(problem) if ours => problems.push(problem),
+            Err(problem) => unclear.push(problem),
         }
     });
+    left_out.unclear = unclear;
     let format = Format::named(matches.get_one::<String>("format").map_or("text", String::as_str));
     output::write(format, &checked, &problems, out)?;
+    out.flush()?;
+    for file in &checked {
+        if let Some(what) = &file.not_read {
+            eprintln!("ecs-prestop: {}: {what}", file.source.name);
+        }
+    }
+    if !left_out.is_empty() {
+        eprintln!("ecs-prestop: {left_out}");
+    }
     if problems.is_empty() && checked.is_empty() {
         out.flush()?;
         eprintln!("ecs-prestop: no task definition in {}", paths.join(", "));

@@ -30,11 +30,8 @@ pub(super) fn parse(text: &str) -> Result<Node<'_>, Unreadable> {
 }
 
 fn explain(text: &str, why: &ParseError) -> String {
-    let at = text.get(why.range().start..).unwrap_or("");
     let hint = if !text.trim_start().starts_with(['{', '[']) {
         ": expected `{` or `[` at the beginning"
-    } else if at.starts_with("${") || at.starts_with("{{") || at.starts_with('<') {
-        ": a placeholder outside of quotes; fill the template in first"
     } else {
         ""
     };

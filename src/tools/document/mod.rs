@@ -1,4 +1,4 @@
-//! A JSON or YAML text as a tree whose every value knows where it stands.
+//! A text in JSON, YAML or Terraform's language as a tree whose every value knows where it stands.
 //!
 //! Knows nothing of ECS. Whatever comes in, building the tree ends soon and in little memory: the
 //! text, the depth and the number of values are bounded, and so is what YAML's aliases can repeat.
@@ -6,8 +6,12 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+mod hcl;
 mod json;
+mod terraform_json;
 mod yaml;
+
+pub use hcl::{Alone, Beside, ELSEWHERE, EXPRESSION};
 
 /// A task definition has at most 64 KiB (developer guide, *Service quotas*), a CloudFormation
 /// template 1 MB (user guide, *Understand CloudFormation quotas*), which is the larger.
@@ -87,6 +91,7 @@ impl Unreadable {
 pub enum Syntax {
     Json,
     Yaml,
+    Hcl,
 }
 
 impl Syntax {
@@ -97,29 +102,86 @@ impl Syntax {
         match name.rsplit('.').next() {
             Some("json") => Syntax::Json,
             Some("yaml" | "yml") => Syntax::Yaml,
+            Some("tf" | "tofu") => Syntax::Hcl,
             _ if starts_as_json => Syntax::Json,
+            _ if starts_a_block(text) => Syntax::Hcl,
             _ => Syntax::Yaml,
         }
     }
 }
 
-/// Reads the text of the file `name`.
+/// Whether a line starts a block of Terraform: `resource "…`.
+fn starts_a_block(text: &str) -> bool {
+    const BLOCKS: [&str; 5] = ["resource \"", "module \"", "variable \"", "data \"", "locals {"];
+    text.lines()
+        .any(|line| BLOCKS.iter().any(|block| line.starts_with(block)))
+}
+
+/// Reads the text of the file `name`, and nothing beside it.
 ///
 /// # Errors
-/// Where it is neither JSON nor YAML, or goes beyond the bounds of this module.
+/// Where it is in none of the languages of this module, or goes beyond its bounds.
 pub fn parse<'a>(name: &str, text: &'a str) -> Result<(Node<'a>, Syntax), Unreadable> {
+    parse_among(name, text, &Alone)
+}
+
+/// Reads the text of the file `name`. A file of Terraform takes from those beside it what it refers to.
+///
+/// # Errors
+/// Where it is in none of the languages of this module, or goes beyond its bounds.
+pub fn parse_among<'a>(
+    name: &str,
+    text: &'a str,
+    beside: &dyn Beside,
+) -> Result<(Node<'a>, Syntax), Unreadable> {
     if text.trim().is_empty() {
         return Err(Unreadable::new(
             0,
-            "the file is empty: expected a task definition in JSON or YAML",
+            "the file is empty: expected a task definition in JSON, YAML or Terraform's language",
+        ));
+    }
+    if name.ends_with(".jsonnet") || name.ends_with(".libsonnet") {
+        return Err(Unreadable::new(
+            0,
+            "this is Jsonnet, which is not read: check what `jsonnet FILE` or `ecspresso render taskdef` prints",
         ));
     }
     let syntax = Syntax::of(name, text);
     let root = match syntax {
-        Syntax::Json => json::parse(text),
+        Syntax::Json => json::parse(text).map(|root| terraform_json::read(name, text, root, beside)),
         Syntax::Yaml => yaml::parse(text),
-    }?;
-    Ok((root, syntax))
+        Syntax::Hcl => hcl::parse(text, beside),
+    };
+    match root {
+        Ok(root) => Ok((root, syntax)),
+        Err(why) => Err(Unreadable {
+            message: format!("{}{}", why.message, template_hint(text, why.at)),
+            ..why
+        }),
+    }
+}
+
+/// What to run first, where the line that cannot be read is a template's.
+fn template_hint(text: &str, at: usize) -> &'static str {
+    let start = text
+        .get(..at)
+        .and_then(|before| before.rfind('\n'))
+        .map_or(0, |newline| newline + 1);
+    let line = text
+        .get(start..)
+        .and_then(|rest| rest.lines().next())
+        .unwrap_or("");
+    if line.contains("{{") || line.contains("{%") {
+        ": a template, which is not read: check what it is filled in to (`ecspresso render taskdef`, `helm template`, \
+         `ansible`)"
+    } else if line.contains("${") {
+        ": a placeholder outside of quotes: check what the template is filled in to, or the `.tf` file that calls \
+         `templatefile`"
+    } else if line.contains("<%") {
+        ": a template, which is not read: check what it is filled in to"
+    } else {
+        ""
+    }
 }
 
 impl<'a> Node<'a> {
@@ -153,6 +215,16 @@ impl<'a> Node<'a> {
             .iter()
             .find(|entry| entry.key == key)
             .map(|entry| &entry.value)
+    }
+
+    fn get_mut(&mut self, key: &str) -> Option<&mut Node<'a>> {
+        match &mut self.kind {
+            Kind::Map(entries) => entries
+                .iter_mut()
+                .find(|entry| entry.key == key)
+                .map(|entry| &mut entry.value),
+            _ => None,
+        }
     }
 
     /// The text of a string.
@@ -195,6 +267,40 @@ impl<'a> Node<'a> {
             _ => return None,
         };
         counts.into_iter().sum()
+    }
+
+    /// The same in other places, and with other values for some of its texts.
+    fn rebuilt(
+        &self,
+        place: &dyn Fn(Span) -> Span,
+        instead: &dyn Fn(&str) -> Option<Node<'static>>,
+    ) -> Node<'static> {
+        let of = |node: &Node<'_>| node.rebuilt(place, instead);
+        let kind = match &self.kind {
+            Kind::Null => Kind::Null,
+            Kind::Bool(flag) => Kind::Bool(*flag),
+            Kind::Number(number) => Kind::Number(Cow::Owned(number.to_string())),
+            Kind::String(word) => match instead(word) {
+                Some(value) => return value,
+                None => Kind::String(Cow::Owned(word.to_string())),
+            },
+            Kind::List(items) => Kind::List(items.iter().map(of).collect()),
+            Kind::Map(entries) => Kind::Map(
+                entries
+                    .iter()
+                    .map(|entry| Entry {
+                        key: Cow::Owned(entry.key.to_string()),
+                        key_span: place(entry.key_span),
+                        value: of(&entry.value),
+                    })
+                    .collect(),
+            ),
+        };
+        Node {
+            kind,
+            span: place(self.span),
+            tag: self.tag.clone(),
+        }
     }
 
     /// What it is, for a message.

@@ -1,13 +1,148 @@
 //! YAML with anchors, aliases, merge keys and the tags of CloudFormation.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
 use super::{Entry, Kind, MAX_DEPTH, MAX_VALUES, Node, Span, Unreadable, refuse_twice, too_deep};
 
+/// Lines that stand too far left in a flow collection are tried as often as this.
+const MAX_TRIES: usize = 16;
+
+/// The parser wants what stands in brackets further right than the key before it, as YAML 1.2 has it
+/// (section 7.4, *Flow Collection Styles*). Nobody else does: not PyYAML, nor cfn-lint, nor compose.
+/// Where that is all that is wrong, such lines are read as if they stood there.
 pub(super) fn parse(text: &str) -> Result<Node<'_>, Unreadable> {
+    let refused = match strict(text) {
+        Ok(root) => return Ok(root),
+        Err(refused) => refused,
+    };
+    let mut padded = Padded::default();
+    padded.pad(text, refused.at);
+    for _ in 0..MAX_TRIES {
+        let moved = padded.text(text);
+        match strict(&moved) {
+            Ok(root) => {
+                // Elsewhere than in brackets an indentation means something.
+                if padded.keep_within_brackets(&root, &moved) {
+                    continue;
+                }
+                let place = |span: Span| Span {
+                    start: padded.source(span.start),
+                    end: padded.source(span.end),
+                };
+                return Ok(root.rebuilt(&place, &|_| None));
+            }
+            Err(why) => {
+                if !padded.pad(text, padded.source(why.at)) {
+                    break;
+                }
+            }
+        }
+    }
+    Err(refused)
+}
+
+/// Blanks that are put before some lines.
+#[derive(Default)]
+struct Padded {
+    /// Where a line starts, and how many.
+    lines: BTreeMap<usize, usize>,
+    /// Lines that stay where they are.
+    left: HashSet<usize>,
+}
+
+impl Padded {
+    /// Moves the line that starts at `at` but for its blanks, and at first all that start with a closing
+    /// bracket. Whether there is anything to move.
+    fn pad(&mut self, text: &str, at: usize) -> bool {
+        let closing_too = self.lines.is_empty() && self.left.is_empty();
+        let before = self.lines.len();
+        let mut line_start = 0;
+        // How far the line before is indented, the dashes of its items included.
+        let mut indent = 0;
+        for line in text.split_inclusive('\n') {
+            let blanks = line.len() - line.trim_start_matches(' ').len();
+            let content = line.trim_start_matches([' ', '-']);
+            let moves = line_start + blanks == at || (closing_too && content.starts_with([']', '}']));
+            let known = self.lines.get(&line_start).copied();
+            if moves && known.is_none() && !self.left.contains(&line_start) && blanks <= indent {
+                self.lines.insert(line_start, indent + 2 - blanks);
+            }
+            if !content.trim().is_empty() {
+                indent = line.len() - content.len() + self.lines.get(&line_start).copied().unwrap_or(0);
+            }
+            line_start += line.len();
+        }
+        self.lines.len() > before
+    }
+
+    /// Forgets the lines that are in no flow collection of the moved text; whether there were any.
+    fn keep_within_brackets(&mut self, root: &Node<'_>, moved: &str) -> bool {
+        let mut flows = Vec::new();
+        flow_collections(root, moved, &mut flows);
+        let mut before = 0;
+        let starts: Vec<(usize, usize)> = self
+            .lines
+            .iter()
+            .map(|(start, blanks)| {
+                before += blanks;
+                (*start, start + before)
+            })
+            .collect();
+        for (start, content) in &starts {
+            let within = |flow: &Span| flow.start < *content && *content < flow.end;
+            if !flows.iter().any(within) {
+                self.lines.remove(start);
+                self.left.insert(*start);
+            }
+        }
+        self.lines.len() < starts.len()
+    }
+
+    fn text(&self, text: &str) -> String {
+        let mut moved = String::with_capacity(text.len() + self.lines.values().sum::<usize>());
+        let mut done = 0;
+        for (start, blanks) in &self.lines {
+            moved.push_str(text.get(done..*start).unwrap_or(""));
+            moved.extend(std::iter::repeat_n(' ', *blanks));
+            done = *start;
+        }
+        moved.push_str(text.get(done..).unwrap_or(""));
+        moved
+    }
+
+    /// Where a byte of the moved text stands.
+    fn source(&self, at: usize) -> usize {
+        let mut before = 0;
+        for (start, blanks) in &self.lines {
+            if start + before >= at {
+                break;
+            }
+            before += (*blanks).min(at - start - before);
+        }
+        at - before
+    }
+}
+
+/// Where `[…]` and `{…}` stand.
+fn flow_collections(node: &Node<'_>, text: &str, all: &mut Vec<Span>) {
+    if text
+        .get(node.span.start..)
+        .is_some_and(|rest| rest.starts_with(['[', '{']))
+    {
+        all.push(node.span);
+    }
+    node.items()
+        .iter()
+        .for_each(|item| flow_collections(item, text, all));
+    node.entries()
+        .iter()
+        .for_each(|entry| flow_collections(&entry.value, text, all));
+}
+
+fn strict(text: &str) -> Result<Node<'_>, Unreadable> {
     let mut reader = Reader {
         text,
         offsets: Offsets::of(text),

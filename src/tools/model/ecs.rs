@@ -63,7 +63,7 @@ fn memory<'a>(fields: &Fields<'a>) -> Value<'a, u64> {
     })
 }
 
-fn container<'a>(form: Form, node: &'a Node<'a>) -> Container<'a> {
+pub(super) fn container<'a>(form: Form, node: &'a Node<'a>) -> Container<'a> {
     let fields = Fields::of(form, node);
     let (dependencies, more_dependencies) = fields.items("dependsOn");
     let (environment, more_variables) = fields.items("environment");

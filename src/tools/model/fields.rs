@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::tools::document::{Kind, Node};
 
-use super::{Form, Name, Text, Value};
+use super::{Form, Name, Text, Value, terraform};
 
 /// The fields of one object.
 #[derive(Clone, Copy)]
@@ -23,6 +23,7 @@ impl<'a> Fields<'a> {
         // Some templates keep the API's casing: what they say is not overlooked.
         let found = match self.form {
             Form::CloudFormation => self.node.get(&capitalised(name)).or_else(|| self.node.get(name)),
+            Form::Terraform => terraform::get(self.node, name),
             _ => self.node.get(name),
         };
         found
@@ -31,7 +32,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn object(&self, name: &str) -> Option<Fields<'a>> {
-        let node = self.node(name)?;
+        let node = terraform::only_block(self.form, self.node(name)?);
         Some(Fields::of(self.form, node))
     }
 
@@ -70,6 +71,9 @@ impl<'a> Fields<'a> {
         let Some(node) = self.node(name) else {
             return (Vec::new(), false);
         };
+        if let Some(blocks) = terraform::blocks(self.form, node) {
+            return (blocks, false);
+        }
         if is_expression(self.form, node) || !matches!(node.kind, Kind::List(_)) {
             return (Vec::new(), true);
         }
@@ -89,6 +93,12 @@ pub(super) fn name<'a>(form: Form, node: &'a Node<'a>) -> Name<'a> {
         Value::Known(text, _) => Name {
             text,
             literal: true,
+            node,
+        },
+        // What Terraform's language says is short enough to be its own name.
+        _ if form == Form::Terraform && node.text().is_some() => Name {
+            text: Cow::Borrowed(node.text().unwrap_or("")),
+            literal: false,
             node,
         },
         _ => Name {
@@ -171,9 +181,14 @@ fn is_placeholder(word: &str) -> bool {
     word.contains("${") || word.contains("{{") || (word.starts_with('<') && word.ends_with('>'))
 }
 
-/// Whether a node is an intrinsic function of CloudFormation, long or short.
+/// Whether a node is an intrinsic function of CloudFormation, long or short, or an expression that only
+/// Terraform knows.
 pub(super) fn is_expression(form: Form, node: &Node<'_>) -> bool {
-    form == Form::CloudFormation && (node.tag.is_some() || function(node).is_some())
+    match form {
+        Form::CloudFormation => node.tag.is_some() || function(node).is_some(),
+        Form::Terraform => node.tag.is_some(),
+        _ => false,
+    }
 }
 
 /// The one entry of `{"Ref": …}` or `{"Fn::Sub": …}`.

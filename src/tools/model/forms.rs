@@ -2,7 +2,7 @@
 
 use crate::tools::document::{Kind, Node, Span};
 
-use super::{Form, Task, Value, compose, ecs, template};
+use super::{Form, Task, Value, compose, ecs, template, terraform};
 
 /// Why a document holds no task definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub fn tasks<'a>(root: &'a Node<'a>) -> Result<Vec<Task<'a>>, NoTask> {
         .filter(|node| matches!(node.kind, Kind::Map(_)))
     {
         template::tasks(resources)
+    } else if let Some(tasks) = terraform::tasks(root) {
+        tasks
     } else if let Some(services) = root
         .get("services")
         .filter(|node| matches!(node.kind, Kind::Map(_)))
@@ -117,7 +119,65 @@ fn first_byte(node: &Node<'_>) -> Span {
     }
 }
 
+/// The kinds of manifests of AWS Copilot (its documentation, *Manifest*).
+const COPILOT: [&str; 6] = [
+    "Backend Service",
+    "Load Balanced Web Service",
+    "Request-Driven Web Service",
+    "Scheduled Job",
+    "Static Site",
+    "Worker Service",
+];
+
+/// What is known here but not read, and what to run first.
+fn to_be_made(root: &Node<'_>) -> Option<&'static str> {
+    let kind = root.get("type").and_then(Node::text);
+    if kind.is_some_and(|kind| COPILOT.contains(&kind)) {
+        return Some("a manifest of Copilot: check what `copilot svc package` prints");
+    }
+    let has = |key: &str| root.get(key).is_some();
+    if has("terraform_version") && has("lineage") {
+        return Some("a state of Terraform in its own format: check what `terraform show -json` prints");
+    }
+    if has("task_definition") && (has("cluster") || has("service")) {
+        return Some("a configuration of ecspresso: check what `ecspresso render taskdef` prints");
+    }
+    if has("app") && has("context") {
+        return Some("a configuration of CDK: run `cdk synth` and check the templates in `cdk.out`");
+    }
+    None
+}
+
+/// What a document leaves to other files, in words that say what to run.
+pub fn not_read(root: &Node<'_>, tasks: &[Task<'_>]) -> Option<String> {
+    if tasks.iter().any(|task| task.form == Form::Compose) && root.get("include").is_some() {
+        return Some(
+            "`include` names other files, which are not read: check what `docker compose config` prints"
+                .to_owned(),
+        );
+    }
+    let unknown: Vec<String> = tasks
+        .iter()
+        .filter(|task| task.form == Form::Terraform && task.containers.is_empty() && task.more_containers)
+        .map(|task| format!("`{}`", task.name))
+        .collect();
+    let instead = match root.get("planned_values") {
+        Some(_) => "once it is applied: check the `.tf` files, or `terraform show -json` afterwards",
+        None => "only: check what `terraform show -json` prints of a plan",
+    };
+    (!unknown.is_empty()).then(|| {
+        let names = unknown.join(", ");
+        format!("the containers of {names} are known to Terraform {instead}")
+    })
+}
+
 fn foreign(root: &Node<'_>) -> NoTask {
+    if let Some(what) = to_be_made(root) {
+        return NoTask::Foreign {
+            message: format!("no task definition but {what}"),
+            at: root.span.start,
+        };
+    }
     let found = match &root.kind {
         Kind::Map(entries) if entries.is_empty() => "an empty object".to_owned(),
         Kind::Map(_) if root.get("family").is_some() => "a task definition without its containers".to_owned(),
@@ -130,7 +190,7 @@ fn foreign(root: &Node<'_>) -> NoTask {
     NoTask::Foreign {
         message: format!(
             "no task definition: expected `containerDefinitions` (ECS), `taskDefinition` (describe-task-definition), \
-             `Resources` (CloudFormation) or `services` (compose), found {found}"
+             `Resources` (CloudFormation), `services` (compose), a list of containers or what Terraform prints, found {found}"
         ),
         at: root.span.start,
     }

@@ -13,14 +13,17 @@ mod compose;
 mod ecs;
 mod fields;
 mod forms;
+mod placed;
 mod roles;
 mod sidecar;
 mod stops;
 mod template;
+mod terraform;
 
 pub use capacity::Host;
 pub use fields::reference;
-pub use forms::{NoTask, tasks};
+pub use forms::{NoTask, not_read, tasks};
+pub use placed::{LaunchType, PortMapping};
 pub use sidecar::{Sidecar, Steps};
 pub use stops::DEFAULT_STOP_TIMEOUT_S;
 pub use template::{Service, TargetGroup};
@@ -105,6 +108,9 @@ pub enum Form {
     CloudFormation,
     /// The services of a compose file.
     Compose,
+    /// `aws_ecs_task_definition`, or a module that makes one: in Terraform's language, or as
+    /// `terraform show -json` prints it.
+    Terraform,
 }
 
 /// A task definition.
@@ -112,7 +118,7 @@ pub enum Form {
 pub struct Task<'a> {
     /// The form it came in.
     pub form: Form,
-    /// The family, or the logical ID of a template.
+    /// The family, the logical ID of a template, or the name in Terraform.
     pub name: String,
     /// The object that holds the fields; in a template its properties.
     pub node: &'a Node<'a>,

@@ -1,9 +1,9 @@
 //! What stands around a task definition in a CloudFormation template: services, target groups,
-//! instances.
+//! instances. Terraform has the same under other names.
 
 use std::collections::BTreeMap;
 
-use crate::tools::document::{Entry, Node, Span};
+use crate::tools::document::{Node, Span};
 
 use super::ecs;
 use super::fields::{Fields, is_expression, reference, text};
@@ -65,15 +65,24 @@ pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<Task<'a>> {
             .filter_map(|entry| Some((entry, entry.value.get("Properties")?)))
     };
     let groups: BTreeMap<&str, TargetGroup<'a>> = of("AWS::ElasticLoadBalancingV2::TargetGroup")
-        .map(|(entry, properties)| (entry.key.as_ref(), target_group(entry, properties)))
+        .map(|(entry, properties)| {
+            (
+                entry.key.as_ref(),
+                target_group(FORM, &entry.key, entry.key_span, properties),
+            )
+        })
         .collect();
+    let find = |arn: &'a Node<'a>| groups.get(reference(arn)?).cloned();
     let mut services: BTreeMap<&str, Vec<Service<'a>>> = BTreeMap::new();
     for (entry, properties) in of("AWS::ECS::Service").chain(of("AWS::ECS::TaskSet")) {
         if let Some(task) = properties.get("TaskDefinition").and_then(reference) {
-            services
-                .entry(task)
-                .or_default()
-                .push(service(entry, properties, &groups));
+            services.entry(task).or_default().push(service(
+                FORM,
+                &entry.key,
+                entry.key_span,
+                properties,
+                find,
+            ));
         }
     }
     let short_hops: Vec<_> = of("AWS::EC2::LaunchTemplate")
@@ -90,16 +99,23 @@ pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<Task<'a>> {
         .collect()
 }
 
-fn service<'a>(
-    entry: &'a Entry<'a>,
+pub(super) fn service<'a>(
+    form: Form,
+    name: &'a str,
+    at: Span,
     node: &'a Node<'a>,
-    groups: &BTreeMap<&str, TargetGroup<'a>>,
+    group: impl Fn(&'a Node<'a>) -> Option<TargetGroup<'a>>,
 ) -> Service<'a> {
-    let fields = Fields::of(FORM, node);
+    let fields = Fields::of(form, node);
     let (strategy, more_strategy) = fields.items("capacityProviderStrategy");
     let providers: Vec<_> = strategy
         .iter()
-        .map(|item| (Fields::of(FORM, item).text("capacityProvider"), weight(item)))
+        .map(|item| {
+            (
+                Fields::of(form, item).text("capacityProvider"),
+                weight(form, item),
+            )
+        })
         .filter(|(_, weight)| *weight)
         .map(|(provider, _)| provider)
         .collect();
@@ -112,8 +128,8 @@ fn service<'a>(
     let on_fargate_by_type = launch_type.known().is_some_and(|word| word == "FARGATE");
     let (balancers, _) = fields.items("loadBalancers");
     Service {
-        name: &entry.key,
-        at: entry.key_span,
+        name,
+        at,
         node,
         spot: named("FARGATE_SPOT").and_then(Value::node),
         on_fargate: on_fargate_by_type || named("FARGATE").is_some() || named("FARGATE_SPOT").is_some(),
@@ -135,51 +151,51 @@ fn service<'a>(
             .text("schedulingStrategy")
             .known()
             .is_some_and(|word| word == "DAEMON"),
-        minimum_healthy_percent: fields.object("deploymentConfiguration").map_or(
-            Value::Absent,
-            |deployment| {
-                if is_expression(FORM, deployment.node) {
+        minimum_healthy_percent: fields
+            .object("deploymentConfiguration")
+            .filter(|_| form != Form::Terraform)
+            .map_or(fields.whole("minimumHealthyPercent"), |deployment| {
+                if is_expression(form, deployment.node) {
                     Value::Unknown(deployment.node)
                 } else {
                     deployment.whole("minimumHealthyPercent")
                 }
-            },
-        ),
+            }),
         target_groups: balancers
             .iter()
-            .filter_map(|balancer| balancer.get("TargetGroupArn"))
-            .filter_map(reference)
-            .filter_map(|id| groups.get(id))
-            .cloned()
+            .filter_map(|balancer| Fields::of(form, balancer).node("targetGroupArn"))
+            .filter_map(group)
             .collect(),
     }
 }
 
 /// A provider without weight and base gets no task.
-fn weight(item: &Node<'_>) -> bool {
-    let fields = Fields::of(FORM, item);
+fn weight(form: Form, item: &Node<'_>) -> bool {
+    let fields = Fields::of(form, item);
     let nothing = |name: &str| fields.whole(name).or_default(0) == Some(0);
-    let said = item.get("Weight").is_some() || item.get("Base").is_some();
+    let said = fields.node("weight").is_some() || fields.node("base").is_some();
     !(said && nothing("weight") && nothing("base"))
 }
 
-fn target_group<'a>(entry: &'a Entry<'a>, node: &'a Node<'a>) -> TargetGroup<'a> {
-    let fields = Fields::of(FORM, node);
+pub(super) fn target_group<'a>(form: Form, name: &'a str, at: Span, node: &'a Node<'a>) -> TargetGroup<'a> {
+    let fields = Fields::of(form, node);
+    let health = fields.object("healthCheck").filter(|_| form == Form::Terraform);
     let (attributes, more) = fields.items("targetGroupAttributes");
     let delay = attributes.iter().find(|attribute| {
         attribute.get("Key").and_then(Node::text) == Some("deregistration_delay.timeout_seconds")
     });
     TargetGroup {
-        name: &entry.key,
-        at: entry.key_span,
+        name,
+        at,
         node,
         deregistration_delay_s: match delay.and_then(|attribute| attribute.get("Value")) {
-            Some(value) => text(FORM, value).and_then(|word| word.parse().ok()),
+            Some(value) => text(form, value).and_then(|word| word.parse().ok()),
+            None if form == Form::Terraform => fields.whole("deregistrationDelay"),
             None if more => Value::Unknown(node),
             None => Value::Absent,
         },
-        health_path: fields.text("healthCheckPath"),
-        health_port: fields.text("healthCheckPort"),
+        health_path: health.map_or_else(|| fields.text("healthCheckPath"), |check| check.text("path")),
+        health_port: health.map_or_else(|| fields.text("healthCheckPort"), |check| check.text("port")),
     }
 }
 

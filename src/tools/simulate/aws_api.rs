@@ -261,7 +261,7 @@ impl AwsApi {
             "group": format!("service:{}", task.family),
             "launchType": task.launch_type(),
             "capacityProviderName": task.fargate_spot.then_some("FARGATE_SPOT"),
-            "containerInstanceArn": (!task.fargate_spot).then(instance_arn),
+            "containerInstanceArn": task.on_instance().then(instance_arn),
             "lastStatus": "RUNNING",
             "desiredStatus": if stopped.is_some() { "STOPPED" } else { "RUNNING" },
             "stopCode": stopped.map(|(code, _)| code),

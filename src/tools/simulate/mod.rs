@@ -14,7 +14,6 @@ mod task_protection;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -68,8 +67,13 @@ pub fn command() -> Command {
             Arg::new("task-definition")
                 .long("task-definition")
                 .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .help("a task definition as `aws ecs register-task-definition` takes it; without one, a task of `app` and `prestop`"),
+                .help("a task definition in any form that `check` reads; without one, a task of `app` and `prestop`"),
+        )
+        .arg(
+            Arg::new("task")
+                .long("task")
+                .value_name("NAME")
+                .help("which task definition of a file with several"),
         )
         .arg(
             Arg::new("listen")
@@ -90,8 +94,8 @@ pub fn command() -> Command {
 /// Runs until it is stopped by a signal.
 pub async fn main(matches: &ArgMatches) -> ExitCode {
     let stand_in = match matches
-        .get_one::<PathBuf>("task-definition")
-        .map(Definition::read)
+        .get_one::<String>("task-definition")
+        .map(|path| Definition::read(path, matches.get_one::<String>("task").map(String::as_str)))
     {
         None => StandIn::new(Definition::sample()),
         Some(Ok(definition)) => StandIn::new(definition),
@@ -427,6 +431,10 @@ impl StandIn {
             }
         }
         match target {
+            Target::Imds if !self.world().definition.has_instance_metadata() => Ok(text(
+                StatusCode::NOT_FOUND,
+                "no instance metadata where this task runs\n",
+            )),
             Target::Imds => Ok(self
                 .world()
                 .instance_metadata

@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 
 use hyper::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
+
+use crate::tools::document;
+use crate::tools::model::{self, LaunchType, NAMELESS, NoTask, PortMapping, Task};
+use crate::tools::source::{Problem, Source};
 
 use super::{Reply, json_reply, text};
 
@@ -30,25 +33,17 @@ const FIRST_DYNAMIC_PORT: u16 = 32_768;
 const RATE: f64 = 40.0;
 const BURST: f64 = 60.0;
 
-/// A task definition is at most 64 KiB (ECS service quotas); its YAML or wrapped form some more.
-const MAX_FILE: u64 = 1024 * 1024;
-
-/// Why a file is no task definition.
+/// Why a file is no task definition that could be pretended.
 #[derive(Debug, thiserror::Error)]
 pub enum DefinitionError {
-    /// The file itself.
-    #[error("{path}: {why}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// In the system's words.
-        why: std::io::Error,
-    },
-    /// Its content.
-    #[error("{path}: {why}")]
+    /// It cannot be read.
+    #[error("{0}")]
+    Unreadable(Problem),
+    /// It says too little, or too much.
+    #[error("{file}: {why}")]
     Content {
-        /// Which.
-        path: PathBuf,
+        /// Which file.
+        file: String,
         /// What was expected.
         why: String,
     },
@@ -60,7 +55,12 @@ pub struct Definition {
     revision: String,
     network_mode: String,
     containers: Vec<Container>,
-    /// Whether it runs on Fargate Spot; else it runs on an instance.
+    /// On what it runs, by its file.
+    launch_type: LaunchType,
+    /// vCPU and MiB of the task, where they are given.
+    cpu: Option<f64>,
+    memory_mib: Option<u64>,
+    /// Whether it runs on Fargate Spot; else it runs on what its file says.
     pub(super) fargate_spot: bool,
     /// What ECS wants of the task: `STOPPED` from the moment at which it begins to stop it.
     pub(super) desired_status: &'static str,
@@ -69,7 +69,7 @@ pub struct Definition {
 }
 
 /// One port of a container and where it is found from outside.
-pub(super) struct PortMapping<'a> {
+pub(super) struct OutsidePort<'a> {
     pub(super) container: &'a str,
     pub(super) container_port: u16,
     pub(super) host_port: u16,
@@ -79,7 +79,9 @@ struct Container {
     name: String,
     image: String,
     labels: Map<String, Value>,
-    ports: Vec<Value>,
+    ports: Vec<PortMapping>,
+    cpu_units: Option<u64>,
+    memory_mib: Option<u64>,
     stop_timeout: Option<u64>,
     status: String,
     addresses: Vec<IpAddr>,
@@ -88,54 +90,88 @@ struct Container {
 }
 
 impl Definition {
-    /// Reads a file as `register-task-definition` takes it or `describe-task-definition` prints it.
+    /// Reads a file in any form that `check` reads. `task` says which, where there are several in it.
     ///
     /// # Errors
-    /// Where it cannot be read or has no containers with names.
-    pub fn read(path: impl AsRef<Path>) -> Result<Definition, DefinitionError> {
-        let path = path.as_ref();
-        let unreadable = |why| DefinitionError::Read {
-            path: path.to_owned(),
-            why,
-        };
-        let content = |why: String| DefinitionError::Content {
-            path: path.to_owned(),
-            why,
-        };
-        if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE {
-            return Err(content(format!(
-                "longer than {MAX_FILE} bytes, which no task definition is"
-            )));
-        }
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let value: Value = serde_json::from_str(&text).map_err(|why| content(format!("not JSON: {why}")))?;
-        Definition::from_value(&value).map_err(content)
+    /// Where it cannot be read, or does not say which containers there are.
+    pub fn read(path: &str, task: Option<&str>) -> Result<Definition, DefinitionError> {
+        Definition::of_source(&Source::read(path).map_err(DefinitionError::Unreadable)?, task)
     }
 
     /// The same from parsed JSON.
     ///
     /// # Errors
     /// What was expected.
-    pub fn from_value(value: &Value) -> Result<Definition, String> {
-        let value = value.get("taskDefinition").unwrap_or(value);
-        let containers = value["containerDefinitions"].as_array().ok_or(
-            "expected an object with `containerDefinitions`, as `aws ecs register-task-definition` takes it",
-        )?;
-        let containers: Vec<Container> = containers
+    pub fn from_value(value: &Value) -> Result<Definition, DefinitionError> {
+        let source = Source::new("task-definition.json", value.to_string(), true);
+        Definition::of_source(&source, None)
+    }
+
+    fn of_source(source: &Source, wanted: Option<&str>) -> Result<Definition, DefinitionError> {
+        let content = |why: String| DefinitionError::Content {
+            file: source.name.clone(),
+            why,
+        };
+        let unreadable =
+            |at: usize, message: String| DefinitionError::Unreadable(source.problem(at, message));
+        let (root, _) = document::parse_among(&source.name, &source.text, source)
+            .map_err(|why| unreadable(why.at, why.message))?;
+        let tasks = model::tasks(&root).map_err(|why| match why {
+            NoTask::Foreign { message, at } => unreadable(at, message),
+            NoTask::Empty => content("there is no service in it".to_owned()),
+        })?;
+        let names = || {
+            let names: Vec<String> = tasks.iter().map(|task| format!("`{}`", task.name)).collect();
+            names.join(", ")
+        };
+        let mut found = tasks
+            .iter()
+            .filter(|task| wanted.is_none_or(|wanted| task.name == wanted));
+        match (found.next(), found.next()) {
+            (Some(task), None) => Definition::of_task(task).map_err(content),
+            (Some(_), Some(_)) => Err(content(format!(
+                "holds several task definitions: say which of {} with --task",
+                names()
+            ))),
+            (None, _) if tasks.is_empty() => Err(content("there is no task definition in it".to_owned())),
+            (None, _) => Err(content(format!(
+                "there is no task definition `{}` in it; there is {}",
+                wanted.unwrap_or_default(),
+                names()
+            ))),
+        }
+    }
+
+    fn of_task(task: &Task<'_>) -> Result<Definition, String> {
+        if task.containers.is_empty() {
+            return Err(match task.more_containers {
+                true => format!("the containers of `{}` are not in this file", task.name),
+                false => "`containerDefinitions` is empty".to_owned(),
+            });
+        }
+        let launch_type = task.launch_type();
+        let containers: Vec<Container> = task
+            .containers
             .iter()
             .enumerate()
-            .map(|(i, container)| {
-                Container::from_value(container).ok_or(format!("containerDefinitions[{i}] has no `name`"))
+            .map(|(i, container)| match container.name.text.as_ref() {
+                NAMELESS => Err(format!("containerDefinitions[{i}] has no `name`")),
+                _ => Ok(Container::of(task, container)),
             })
             .collect::<Result<_, _>>()?;
-        if containers.is_empty() {
-            return Err("`containerDefinitions` is empty".to_owned());
-        }
         Ok(Definition {
-            family: value["family"].as_str().unwrap_or("task").to_owned(),
-            revision: value["revision"].as_u64().unwrap_or(1).to_string(),
-            network_mode: value["networkMode"].as_str().unwrap_or("bridge").to_owned(),
+            family: in_path(&task.name),
+            revision: task.revision().unwrap_or(1).to_string(),
+            network_mode: match task.network_mode.known() {
+                Some(mode) => mode.to_string(),
+                None if launch_type == LaunchType::Ec2 => "bridge".to_owned(),
+                // They have no other.
+                None => "awsvpc".to_owned(),
+            },
             containers,
+            launch_type,
+            cpu: task.cpu(),
+            memory_mib: task.memory_mib.known().copied(),
             fargate_spot: false,
             desired_status: "RUNNING",
             started: Timestamp::now(),
@@ -150,6 +186,8 @@ impl Definition {
             image: format!("{name}:latest"),
             labels: Map::new(),
             ports: Vec::new(),
+            cpu_units: None,
+            memory_mib: None,
             stop_timeout: None,
             status: "RUNNING".to_owned(),
             addresses: Vec::new(),
@@ -160,6 +198,9 @@ impl Definition {
             revision: "1".to_owned(),
             network_mode: "awsvpc".to_owned(),
             containers: vec![container("app"), container("prestop")],
+            launch_type: LaunchType::Ec2,
+            cpu: Some(0.5),
+            memory_mib: Some(512),
             fargate_spot: false,
             desired_status: "RUNNING",
             started: Timestamp::now(),
@@ -221,7 +262,23 @@ impl Definition {
     }
 
     pub(super) fn launch_type(&self) -> &'static str {
-        if self.fargate_spot { "FARGATE" } else { "EC2" }
+        match self.launch_type {
+            _ if self.fargate_spot => "FARGATE",
+            LaunchType::Ec2 => "EC2",
+            LaunchType::Fargate => "FARGATE",
+            LaunchType::ManagedInstances => "MANAGED_INSTANCES",
+        }
+    }
+
+    /// Whether it runs on a container instance of the cluster.
+    pub(super) fn on_instance(&self) -> bool {
+        !self.fargate_spot && self.launch_type != LaunchType::Fargate
+    }
+
+    /// Whether its containers reach the metadata of an instance: neither on Fargate nor on Managed
+    /// Instances.
+    pub(super) fn has_instance_metadata(&self) -> bool {
+        self.launch_type == LaunchType::Ec2
     }
 
     /// Family and revision.
@@ -247,27 +304,22 @@ impl Definition {
         })
     }
 
-    /// All port mappings.
-    pub(super) fn ports(&self) -> impl Iterator<Item = PortMapping<'_>> {
+    /// All ports of TCP.
+    pub(super) fn ports(&self) -> impl Iterator<Item = OutsidePort<'_>> {
         let all = self.containers.iter().flat_map(|container| {
-            let ports = container.ports.iter();
+            let ports = container.ports.iter().filter(|port| !port.udp);
             ports.map(|port| (container.name.as_str(), port))
         });
         (FIRST_DYNAMIC_PORT..)
             .zip(all)
-            .filter_map(|(dynamic, (container, port))| {
-                let number = |name: &str| u16::try_from(port[name].as_u64()?).ok().filter(|port| *port > 0);
-                let container_port = number("ContainerPort")?;
-                let host_port = if self.shares_network() {
-                    container_port
+            .map(|(dynamic, (container, port))| OutsidePort {
+                container,
+                container_port: port.container,
+                host_port: if self.shares_network() {
+                    port.container
                 } else {
-                    number("HostPort").unwrap_or(dynamic)
-                };
-                Some(PortMapping {
-                    container,
-                    container_port,
-                    host_port,
-                })
+                    port.host.unwrap_or(dynamic)
+                },
             })
     }
 
@@ -306,20 +358,24 @@ impl Definition {
     }
 
     fn task(&self) -> Value {
-        json!({
+        let mut task = json!({
             "Cluster": CLUSTER,
             "TaskARN": task_arn(),
             "Family": self.family,
             "Revision": self.revision,
             "DesiredStatus": self.desired_status,
             "KnownStatus": self.known_status(),
-            "Limits": {"CPU": 0.5, "Memory": 512},
             "PullStartedAt": self.started.to_string(),
             "PullStoppedAt": self.started.to_string(),
             "AvailabilityZone": "eu-central-1a",
             "LaunchType": self.launch_type(),
             "Containers": self.created().map(|container| self.container(container)).collect::<Vec<_>>(),
-        })
+        });
+        // Without a limit of the task there is no such field.
+        if let Some(limits) = limits(self.cpu.map(Value::from), self.memory_mib) {
+            task["Limits"] = limits;
+        }
+        task
     }
 
     /// ECS lists a container once the agent has begun to make it.
@@ -355,6 +411,18 @@ impl Definition {
         .map(|(label, value)| (label.to_owned(), value.into()))
         .into();
         labels.extend(container.labels.clone());
+        let ports = container.ports.iter().map(|port| {
+            json!({
+                "ContainerPort": port.container,
+                "Protocol": if port.udp { "udp" } else { "tcp" },
+                "HostPort": port.host,
+            })
+        });
+        // The agent gives a container without any the least that Linux has.
+        let limits = limits(
+            Some(container.cpu_units.unwrap_or(2).into()),
+            container.memory_mib,
+        );
         json!({
             "DockerId": container.docker_id(),
             "Name": container.name,
@@ -362,10 +430,10 @@ impl Definition {
             "Image": container.image,
             "ImageID": format!("sha256:{}", container.docker_id()),
             "Labels": labels,
-            "Ports": container.ports,
+            "Ports": ports.collect::<Value>(),
             "DesiredStatus": "RUNNING",
             "KnownStatus": container.status,
-            "Limits": {"CPU": 2},
+            "Limits": limits,
             "CreatedAt": self.started.to_string(),
             "StartedAt": self.started.to_string(),
             "Type": "NORMAL",
@@ -381,19 +449,28 @@ impl Definition {
 }
 
 impl Container {
-    fn from_value(value: &Value) -> Option<Container> {
-        Some(Container {
-            name: value["name"].as_str()?.to_owned(),
-            image: value["image"].as_str().unwrap_or_default().to_owned(),
-            labels: value["dockerLabels"].as_object().cloned().unwrap_or_default(),
-            ports: value["portMappings"].as_array().into_iter().flatten().map(|port| {
-                json!({"ContainerPort": port["containerPort"], "Protocol": "tcp", "HostPort": port["hostPort"]})
-            }).collect(),
-            stop_timeout: value["stopTimeout"].as_u64(),
+    fn of(task: &Task<'_>, container: &model::Container<'_>) -> Container {
+        Container {
+            name: in_path(&container.name.text),
+            image: container
+                .image
+                .known()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            labels: container
+                .labels
+                .iter()
+                .map(|(label, (text, _))| (label.to_string(), text.as_ref().into()))
+                .collect(),
+            ports: task.port_mappings(container),
+            cpu_units: container.cpu_units(task.form),
+            memory_mib: container.memory_mib.known().copied(),
+            // Whole seconds, as the API takes them.
+            stop_timeout: container.stop_timeout_s.known().map(|seconds| *seconds as u64),
             status: "RUNNING".to_owned(),
             addresses: Vec::new(),
             id: None,
-        })
+        }
     }
 
     /// Made up where it is not a real container: as long as Docker's, and the same at each start.
@@ -441,6 +518,19 @@ pub(super) fn task_arn() -> String {
 /// Of a thing of ECS.
 pub(super) fn arn(resource: &str) -> String {
     format!("arn:aws:ecs:eu-central-1:111122223333:{resource}")
+}
+
+/// A name that is an expression, as a part of a path of HTTP.
+fn in_path(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    name.chars().map(|c| if plain(c) { c } else { '-' }).collect()
+}
+
+fn limits(cpu: Option<Value>, memory_mib: Option<u64>) -> Option<Value> {
+    let mut limits = Map::new();
+    limits.extend(cpu.map(|cpu| ("CPU".to_owned(), cpu)));
+    limits.extend(memory_mib.map(|memory| ("Memory".to_owned(), memory.into())));
+    (!limits.is_empty()).then_some(Value::Object(limits))
 }
 
 fn strings(addresses: &[IpAddr]) -> Vec<String> {

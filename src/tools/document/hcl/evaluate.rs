@@ -1,0 +1,805 @@
+//! What an expression says, as far as it is constant: locals, defaults of variables, templates.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::ops::Range;
+
+use hcl_edit::expr::{
+    BinaryOperator, Expression, ForExpr, Object, ObjectKey, Traversal, TraversalOperator, UnaryOperator,
+};
+use hcl_edit::structure::{BlockLabel, Body};
+use hcl_edit::template::{Directive, Element, Template};
+use hcl_edit::{Decorated, Span as _};
+
+use crate::tools::document::{Entry, Kind, MAX_VALUES, Node, Span};
+
+use super::rendered::{Rendered, json_in};
+use super::{Beside, EXPRESSION, File};
+
+/// The tag of a text that is the JSON of what the node holds.
+pub(super) const JSON: &str = "json";
+
+/// References lead no deeper than this; a circle of locals ends here.
+const MAX_DEPTH: usize = 160;
+
+/// Long enough to tell two expressions apart.
+const MAX_EXPRESSION: usize = 400;
+
+/// What a text takes of the budget of values.
+const BYTES_A_VALUE: usize = 64;
+
+/// What an expression comes to.
+pub(super) enum Evaluated {
+    Node(Node<'static>),
+    /// A word that knows where its parts stand.
+    Text(Rendered),
+}
+
+impl Evaluated {
+    pub(super) fn into_node(self) -> Node<'static> {
+        match self {
+            Evaluated::Node(node) => node,
+            Evaluated::Text(text) => text.into_node(),
+        }
+    }
+}
+
+/// Where an expression stands.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'c> {
+    file: usize,
+    /// The text in which its spans count, where it is not the file's.
+    text: Option<&'c str>,
+    /// Where all of it is said to stand, in place of its spans.
+    at: Option<Span>,
+    depth: usize,
+    scope: Option<&'c Scope<'c>>,
+}
+
+impl<'c> Context<'c> {
+    pub(super) fn of(file: usize) -> Context<'c> {
+        Context {
+            file,
+            text: None,
+            at: None,
+            depth: 0,
+            scope: None,
+        }
+    }
+
+    /// Whether it is the file that is read, and no other of its module.
+    pub(super) fn is_own(&self) -> bool {
+        self.file == 0
+    }
+
+    pub(super) fn placed(self, at: Span) -> Context<'c> {
+        Context { at: Some(at), ..self }
+    }
+}
+
+/// Names that a `for` or a call of `templatefile` brings.
+pub(super) struct Scope<'c> {
+    name: &'c str,
+    value: Node<'static>,
+    outer: Option<&'c Scope<'c>>,
+}
+
+/// Works out expressions of one module.
+pub(super) struct Evaluator<'m> {
+    files: &'m [File<'m>],
+    anchor: Span,
+    pub(super) beside: &'m dyn Beside,
+    locals: HashMap<&'m str, (usize, &'m Expression)>,
+    defaults: HashMap<&'m str, (usize, &'m Expression)>,
+    settings: HashMap<&'m str, (usize, &'m Expression)>,
+    templates: HashMap<&'m str, (usize, &'m Body)>,
+    left: Cell<usize>,
+}
+
+impl<'m> Evaluator<'m> {
+    pub(super) fn new(files: &'m [File<'m>], anchor: Span, beside: &'m dyn Beside) -> Evaluator<'m> {
+        let mut evaluator = Evaluator {
+            files,
+            anchor,
+            beside,
+            locals: HashMap::new(),
+            defaults: HashMap::new(),
+            settings: HashMap::new(),
+            templates: HashMap::new(),
+            left: Cell::new(MAX_VALUES),
+        };
+        for (index, file) in files.iter().enumerate() {
+            if file.sets_variables {
+                for attribute in file.body.attributes() {
+                    let setting = (index, &attribute.value);
+                    evaluator.settings.insert(attribute.key.as_str(), setting);
+                }
+                continue;
+            }
+            for block in file.body.blocks() {
+                let label = |at: usize| block.labels.get(at).map(BlockLabel::as_str);
+                match (block.ident.as_str(), label(0), label(1)) {
+                    ("locals", ..) => {
+                        for attribute in block.body.attributes() {
+                            let local = (index, &attribute.value);
+                            evaluator.locals.entry(attribute.key.as_str()).or_insert(local);
+                        }
+                    }
+                    ("variable", Some(name), _) => {
+                        if let Some(default) = block.body.get_attribute("default") {
+                            evaluator.defaults.entry(name).or_insert((index, &default.value));
+                        }
+                    }
+                    ("data", Some("template_file"), Some(name)) => {
+                        evaluator.templates.insert(name, (index, &block.body));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        evaluator
+    }
+
+    pub(super) fn place(&self, context: Context<'_>, range: Option<Range<usize>>) -> Span {
+        match (context.at, range) {
+            (Some(at), _) => at,
+            (None, Some(range)) if context.file == 0 => Span {
+                start: range.start,
+                end: range.end,
+            },
+            (None, _) => self.anchor,
+        }
+    }
+
+    /// The value of an attribute; JSON in it is read.
+    pub(super) fn attribute(&self, expression: &Expression, context: Context<'_>) -> Node<'static> {
+        let mut node = match self.value(expression, context) {
+            Evaluated::Text(text) => match json_in(&text) {
+                Some(node) => node,
+                None => text.into_node(),
+            },
+            Evaluated::Node(node) => node,
+        };
+        if node.tag.as_deref() == Some(JSON) {
+            node.tag = None;
+        }
+        node
+    }
+
+    /// What only Terraform knows.
+    pub(super) fn unknown(
+        &self,
+        context: Context<'_>,
+        range: Option<Range<usize>>,
+        otherwise: &str,
+    ) -> Node<'static> {
+        let text = context
+            .text
+            .or_else(|| self.files.get(context.file).map(|file| file.text))
+            .unwrap_or("");
+        let raw = range
+            .clone()
+            .and_then(|range| text.get(range))
+            .unwrap_or(otherwise);
+        let end = raw
+            .char_indices()
+            .nth(MAX_EXPRESSION)
+            .map_or(raw.len(), |(at, _)| at);
+        Node {
+            kind: Kind::String(Cow::Owned(raw[..end].to_owned())),
+            span: self.place(context, range),
+            tag: Some(EXPRESSION.into()),
+        }
+    }
+
+    /// Whether there is anything left of the budget.
+    fn spend(&self, values: usize) -> bool {
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(values));
+        left > values
+    }
+
+    pub(super) fn node(&self, expression: &Expression, context: Context<'_>) -> Node<'static> {
+        self.value(expression, context).into_node()
+    }
+
+    pub(super) fn value(&self, expression: &Expression, context: Context<'_>) -> Evaluated {
+        let unknown = || Evaluated::Node(self.unknown(context, expression.span(), "…"));
+        let context = Context {
+            depth: context.depth + 1,
+            ..context
+        };
+        if context.depth > MAX_DEPTH || !self.spend(1) {
+            return unknown();
+        }
+        let span = self.place(context, expression.span());
+        let node = |kind| Evaluated::Node(Node::new(kind, span));
+        match expression {
+            Expression::Null(_) => node(Kind::Null),
+            Expression::Bool(flag) => node(Kind::Bool(*flag.value())),
+            Expression::Number(number) => node(Kind::Number(Cow::Owned(number.value().to_string()))),
+            Expression::String(word) => {
+                let raw = self.raw(context, expression.span()).filter(|raw| raw.len() >= 2);
+                let mut text = Rendered::new(span);
+                match raw.and_then(|raw| raw.get(1..raw.len() - 1)) {
+                    Some(raw) => self.literal(&mut text, raw, span.start + 1, context, Escapes::Quoted),
+                    None => text.push_at(word.value(), span),
+                }
+                Evaluated::Text(text)
+            }
+            Expression::Array(array) => {
+                let items = array.iter().map(|item| self.node(item, context));
+                node(Kind::List(items.collect()))
+            }
+            Expression::Object(object) => self.object(object, context).map_or_else(unknown, node),
+            Expression::StringTemplate(template) => match only_interpolation(template) {
+                Some(inner) => self.here(self.value(inner, context), span),
+                None => self.template(template, context, span, Escapes::Quoted),
+            },
+            Expression::HeredocTemplate(heredoc) => {
+                self.template(&heredoc.template, context, span, Escapes::None)
+            }
+            Expression::Parenthesis(inner) => self.value(inner.inner(), context),
+            Expression::Variable(name) => match lookup(context.scope, name.as_str()) {
+                Some(value) => self.here(Evaluated::Node(value.clone()), span),
+                None => unknown(),
+            },
+            Expression::Traversal(traversal) => self
+                .traversal(traversal, context, span)
+                .map_or_else(unknown, |value| self.here(value, span)),
+            Expression::Conditional(choice) => match self.node(&choice.cond_expr, context).kind {
+                Kind::Bool(true) => self.value(&choice.true_expr, context),
+                Kind::Bool(false) => self.value(&choice.false_expr, context),
+                _ => unknown(),
+            },
+            Expression::FuncCall(call) => self.call(call, context, span).unwrap_or_else(unknown),
+            Expression::UnaryOp(operation) => {
+                let inner = self.node(&operation.expr, context);
+                match (operation.operator.value(), &inner.kind) {
+                    (UnaryOperator::Not, Kind::Bool(flag)) => node(Kind::Bool(!flag)),
+                    (UnaryOperator::Neg, Kind::Number(number)) => {
+                        node(Kind::Number(Cow::Owned(format!("-{number}"))))
+                    }
+                    _ => unknown(),
+                }
+            }
+            Expression::BinaryOp(operation) => {
+                let left = self.node(&operation.lhs_expr, context);
+                let right = self.node(&operation.rhs_expr, context);
+                binary(&left, *operation.operator.value(), &right).map_or_else(unknown, node)
+            }
+            Expression::ForExpr(each) => self.for_each(each, context, span).map_or_else(unknown, node),
+        }
+    }
+
+    /// A word stands where it is used, not where it is defined.
+    fn here(&self, value: Evaluated, span: Span) -> Evaluated {
+        match value {
+            Evaluated::Node(mut node) => {
+                if !matches!(node.kind, Kind::List(_) | Kind::Map(_)) {
+                    node.span = span;
+                }
+                Evaluated::Node(node)
+            }
+            // A whole document in a local stays where it is written.
+            Evaluated::Text(text) if text.text.contains('\n') => Evaluated::Text(text),
+            Evaluated::Text(text) => Evaluated::Text(text.placed(span)),
+        }
+    }
+
+    fn raw(&self, context: Context<'_>, range: Option<Range<usize>>) -> Option<&'m str> {
+        if context.text.is_some() || context.at.is_some() {
+            return None;
+        }
+        self.files.get(context.file)?.text.get(range?)
+    }
+
+    fn object(&self, object: &Object, context: Context<'_>) -> Option<Kind<'static>> {
+        let mut entries: Vec<Entry<'static>> = Vec::with_capacity(object.len());
+        for (key, value) in object.iter() {
+            let (name, key_range) = match key {
+                ObjectKey::Ident(name) => (name.as_str().to_owned(), name.span()),
+                ObjectKey::Expression(expression) => {
+                    let node = self.node(expression, context);
+                    (known_word(&node)?, expression.span())
+                }
+            };
+            let entry = Entry {
+                key: Cow::Owned(name),
+                key_span: self.place(context, key_range),
+                value: self.node(value.expr(), context),
+            };
+            match entries.iter_mut().find(|known| known.key == entry.key) {
+                Some(known) => *known = entry,
+                None => entries.push(entry),
+            }
+        }
+        Some(Kind::Map(entries))
+    }
+
+    fn traversal(&self, traversal: &Traversal, context: Context<'_>, span: Span) -> Option<Evaluated> {
+        let operators = &traversal.operators;
+        let attribute = |at: usize| match operators.get(at).map(Decorated::value) {
+            Some(TraversalOperator::GetAttr(name)) => Some(name.as_str()),
+            _ => None,
+        };
+        let (value, rest) = match &traversal.expr {
+            Expression::Variable(name) => match (name.as_str(), lookup(context.scope, name.as_str())) {
+                (_, Some(value)) => (Evaluated::Node(value.clone()), 0),
+                ("var", None) => (self.variable(attribute(0)?, context, span)?, 1),
+                ("local", None) => {
+                    let (file, expression) = self.locals.get(attribute(0)?)?;
+                    (self.elsewhere(*file, expression, context, span), 1)
+                }
+                ("path", None) if matches!(attribute(0), Some("module" | "root")) => {
+                    let mut text = Rendered::new(span);
+                    text.push_at(".", span);
+                    (Evaluated::Text(text), 1)
+                }
+                ("data", None) if attribute(0) == Some("template_file") => {
+                    let last = operators.len().checked_sub(1)?;
+                    (attribute(last)? == "rendered").then_some(())?;
+                    (self.template_file(attribute(1)?, context, span)?, operators.len())
+                }
+                _ => return None,
+            },
+            other => (self.value(other, context), 0),
+        };
+        let mut value = value;
+        for operator in operators.get(rest..)? {
+            let node = value.into_node();
+            let next = match operator.value() {
+                TraversalOperator::GetAttr(name) => node.get(name.as_str()),
+                TraversalOperator::LegacyIndex(index) => node.items().get(usize::try_from(**index).ok()?),
+                TraversalOperator::Index(index) => {
+                    let index = self.node(index, context);
+                    match &index.kind {
+                        Kind::Number(number) => node.items().get(number.parse::<usize>().ok()?),
+                        Kind::String(key) => node.get(key),
+                        _ => None,
+                    }
+                }
+                TraversalOperator::AttrSplat(_) | TraversalOperator::FullSplat(_) => None,
+            };
+            value = Evaluated::Node(next?.clone());
+        }
+        Some(value)
+    }
+
+    /// What is set in a `.tfvars`, else the default. One that is empty is a place for what the caller
+    /// gives.
+    fn variable(&self, name: &str, context: Context<'_>, span: Span) -> Option<Evaluated> {
+        if let Some((file, expression)) = self.settings.get(name) {
+            return Some(self.elsewhere(*file, expression, context, span));
+        }
+        let (file, expression) = self.defaults.get(name)?;
+        let value = self.elsewhere(*file, expression, context, span);
+        let empty = match &value {
+            Evaluated::Text(text) => text.text.is_empty(),
+            Evaluated::Node(node) => match &node.kind {
+                Kind::Null => true,
+                Kind::List(items) => items.is_empty(),
+                Kind::Map(entries) => entries.is_empty(),
+                _ => false,
+            },
+        };
+        (!empty).then_some(value)
+    }
+
+    /// An expression of another place in the module.
+    fn elsewhere(
+        &self,
+        file: usize,
+        expression: &Expression,
+        context: Context<'_>,
+        used_at: Span,
+    ) -> Evaluated {
+        let outside = file != 0 || context.at.is_some();
+        let there = Context {
+            file,
+            text: None,
+            at: outside.then_some(used_at),
+            depth: context.depth,
+            scope: None,
+        };
+        self.value(expression, there)
+    }
+
+    fn template_file(&self, name: &str, context: Context<'_>, span: Span) -> Option<Evaluated> {
+        let (file, body) = self.templates.get(name)?;
+        let there = Context {
+            file: *file,
+            text: None,
+            at: Some(span),
+            depth: context.depth,
+            scope: None,
+        };
+        let template = self.node(&body.get_attribute("template")?.value, there);
+        let variables = body
+            .get_attribute("vars")
+            .map(|attribute| self.node(&attribute.value, there))
+            .or_else(|| {
+                let block = body.get_blocks("vars").next()?;
+                Some(super::block(self, there, block))
+            });
+        let entries = variables.as_ref().map_or(&[][..], |node| node.entries());
+        self.rendered(template.text()?, entries, there, span)
+    }
+
+    /// A template from a text, with these names in it.
+    pub(super) fn rendered(
+        &self,
+        text: &str,
+        variables: &[Entry<'static>],
+        context: Context<'_>,
+        span: Span,
+    ) -> Option<Evaluated> {
+        super::bounded(text).then_some(())?;
+        let template = hcl_edit::parser::parse_template(text).ok()?;
+        self.with_names(variables, None, &mut |scope| {
+            let inside = Context {
+                text: Some(text),
+                at: Some(span),
+                scope,
+                ..context
+            };
+            self.template(&template, inside, span, Escapes::None)
+        })
+    }
+
+    /// Calls with a scope that has all these names.
+    fn with_names(
+        &self,
+        names: &[Entry<'static>],
+        outer: Option<&Scope<'_>>,
+        then: &mut dyn FnMut(Option<&Scope<'_>>) -> Evaluated,
+    ) -> Option<Evaluated> {
+        /// Nobody gives a template more.
+        const MAX_NAMES: usize = 200;
+        match names.split_first() {
+            None => Some(then(outer)),
+            Some(_) if names.len() > MAX_NAMES => None,
+            Some((entry, rest)) => {
+                let scope = Scope {
+                    name: &entry.key,
+                    value: entry.value.clone(),
+                    outer,
+                };
+                self.with_names(rest, Some(&scope), then)
+            }
+        }
+    }
+
+    fn template(&self, template: &Template, context: Context<'_>, span: Span, escapes: Escapes) -> Evaluated {
+        let mut text = Rendered::new(span);
+        self.elements(&mut text, template, context, escapes);
+        Evaluated::Text(text)
+    }
+
+    fn elements(&self, text: &mut Rendered, template: &Template, context: Context<'_>, escapes: Escapes) {
+        for element in template.iter() {
+            let range = element.span();
+            let span = self.place(context, range.clone());
+            match element {
+                Element::Literal(literal) => match self.raw(context, range) {
+                    Some(raw) => self.literal(text, raw, span.start, context, escapes),
+                    None => {
+                        self.spend(literal.len() / BYTES_A_VALUE);
+                        text.push_at(literal, span);
+                    }
+                },
+                Element::Interpolation(interpolation) => {
+                    let value = self.value(&interpolation.expr, context);
+                    self.push(text, value, span);
+                }
+                Element::Directive(directive) => {
+                    if !self.directive(text, directive, context, escapes) {
+                        // In a list of JSON the commas of what it may put in are still needed.
+                        let (before, after) = commas(directive);
+                        text.push_at(before, span);
+                        text.push_hole(self.unknown(context, range, "%{…}"));
+                        text.push_at(after, span);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a value into a text.
+    pub(super) fn push(&self, text: &mut Rendered, value: Evaluated, span: Span) {
+        match value {
+            Evaluated::Text(inner) => {
+                let affordable = self.spend(inner.text.len() / BYTES_A_VALUE);
+                if affordable && inner.span == span {
+                    text.append(inner);
+                } else if affordable {
+                    text.append(inner.placed(span));
+                }
+            }
+            Evaluated::Node(mut node) => match (node.tag.is_some(), node.word()) {
+                (false, Some(word)) => text.push_at(&word, span),
+                _ => {
+                    if !matches!(node.kind, Kind::List(_) | Kind::Map(_)) {
+                        node.span = span;
+                    }
+                    text.push_hole(node);
+                }
+            },
+        }
+    }
+
+    fn directive(
+        &self,
+        text: &mut Rendered,
+        directive: &Directive,
+        context: Context<'_>,
+        escapes: Escapes,
+    ) -> bool {
+        let context = Context {
+            depth: context.depth + 1,
+            ..context
+        };
+        match directive {
+            Directive::If(choice) => match self.node(&choice.if_expr.cond_expr, context).kind {
+                Kind::Bool(true) => self.elements(text, &choice.if_expr.template, context, escapes),
+                Kind::Bool(false) => {
+                    if let Some(other) = &choice.else_expr {
+                        self.elements(text, &other.template, context, escapes);
+                    }
+                }
+                _ => return false,
+            },
+            Directive::For(each) => {
+                let intro = &each.for_expr;
+                let collection = self.node(&intro.collection_expr, context);
+                let Some(pairs) = pairs(&collection) else {
+                    return false;
+                };
+                let key = intro.key_var.as_ref().map(|name| name.as_str());
+                for (index, value) in pairs {
+                    if !self.spend(1) {
+                        return false;
+                    }
+                    in_turn(context, key, intro.value_var.as_str(), index, value, |context| {
+                        self.elements(text, &intro.template, context, escapes);
+                    });
+                }
+            }
+        }
+        true
+    }
+
+    fn for_each(&self, each: &ForExpr, context: Context<'_>, span: Span) -> Option<Kind<'static>> {
+        let collection = self.node(&each.intro.collection_expr, context);
+        let key = each.intro.key_var.as_ref().map(|name| name.as_str());
+        let name = each.intro.value_var.as_str();
+        let mut items = Vec::new();
+        let mut entries: Vec<Entry<'static>> = Vec::new();
+        if each.grouping {
+            return None;
+        }
+        for (index, value) in pairs(&collection)? {
+            let mut known = true;
+            in_turn(context, key, name, index, value, |context| {
+                if let Some(condition) = &each.cond {
+                    match self.node(&condition.expr, context).kind {
+                        Kind::Bool(true) => {}
+                        Kind::Bool(false) => return,
+                        _ => {
+                            known = false;
+                            return;
+                        }
+                    }
+                }
+                let value = self.node(&each.value_expr, context);
+                match &each.key_expr {
+                    None => items.push(value),
+                    Some(key) => match known_word(&self.node(key, context)) {
+                        Some(key) if !entries.iter().any(|entry| entry.key == key) => entries.push(Entry {
+                            key: Cow::Owned(key),
+                            key_span: span,
+                            value,
+                        }),
+                        _ => known = false,
+                    },
+                }
+            });
+            if !known || !self.spend(1) {
+                return None;
+            }
+        }
+        Some(match each.key_expr {
+            None => Kind::List(items),
+            Some(_) => Kind::Map(entries),
+        })
+    }
+
+    /// A piece of the source, with what its escapes stand for.
+    fn literal(&self, text: &mut Rendered, raw: &str, start: usize, context: Context<'_>, escapes: Escapes) {
+        self.spend(raw.len() / BYTES_A_VALUE);
+        let mut done = 0;
+        let mut at = 0;
+        while let Some(rest) = raw.get(at..).filter(|rest| !rest.is_empty()) {
+            let Some((length, stands_for)) = escape(rest, escapes) else {
+                at += rest.chars().next().map_or(1, char::len_utf8);
+                continue;
+            };
+            text.push_along(raw.get(done..at).unwrap_or(""), start + done);
+            let span = Span {
+                start: start + at,
+                end: start + at + length,
+            };
+            text.push_at(&stands_for, context.at.unwrap_or(span));
+            at += length;
+            done = at;
+        }
+        text.push_along(raw.get(done..).unwrap_or(""), start + done);
+    }
+}
+
+/// Which escapes a text has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Escapes {
+    /// Those of a text in quotes.
+    Quoted,
+    /// Only `$${` and `%%{`, as in a heredoc.
+    None,
+}
+
+/// The length of the escape at the start of a text, and what it stands for.
+fn escape(rest: &str, escapes: Escapes) -> Option<(usize, Cow<'static, str>)> {
+    if rest.starts_with("$${") {
+        return Some((3, Cow::Borrowed("${")));
+    }
+    if rest.starts_with("%%{") {
+        return Some((3, Cow::Borrowed("%{")));
+    }
+    let escaped = rest.strip_prefix('\\').filter(|_| escapes == Escapes::Quoted)?;
+    let first = escaped.chars().next()?;
+    let digits = match first {
+        'n' => return Some((2, Cow::Borrowed("\n"))),
+        'r' => return Some((2, Cow::Borrowed("\r"))),
+        't' => return Some((2, Cow::Borrowed("\t"))),
+        'u' => 4,
+        'U' => 8,
+        other => return Some((1 + other.len_utf8(), Cow::Owned(other.to_string()))),
+    };
+    let code = escaped
+        .get(1..=digits)
+        .and_then(|code| u32::from_str_radix(code, 16).ok())?;
+    let character = char::from_u32(code)?;
+    Some((2 + digits, Cow::Owned(character.to_string())))
+}
+
+/// Whether what a directive puts in starts with a comma, and ends with one.
+fn commas(directive: &Directive) -> (&'static str, &'static str) {
+    let template = match directive {
+        Directive::If(choice) => &choice.if_expr.template,
+        Directive::For(each) => &each.for_expr.template,
+    };
+    let literal = |element: Option<&Element>| match element {
+        Some(Element::Literal(text)) => text.trim().to_owned(),
+        _ => String::new(),
+    };
+    let comma = |there: bool| if there { "," } else { "" };
+    (
+        comma(literal(template.get(0)).starts_with(',')),
+        comma(literal(template.iter().last()).ends_with(',')),
+    )
+}
+
+/// `"${…}"` is the value itself, not its text.
+fn only_interpolation(template: &Template) -> Option<&Expression> {
+    match template.as_single_element()? {
+        Element::Interpolation(interpolation) => Some(&interpolation.expr),
+        _ => None,
+    }
+}
+
+fn lookup<'c>(mut scope: Option<&'c Scope<'c>>, name: &str) -> Option<&'c Node<'static>> {
+    while let Some(inner) = scope {
+        if inner.name == name {
+            return Some(&inner.value);
+        }
+        scope = inner.outer;
+    }
+    None
+}
+
+/// The text of a word that is known to its end.
+pub(super) fn known_word(node: &Node<'_>) -> Option<String> {
+    if node.tag.is_some() {
+        return None;
+    }
+    node.word()
+        .filter(|word| !word.contains("${"))
+        .map(Cow::into_owned)
+}
+
+/// Keys and values of a list or an object.
+fn pairs(collection: &Node<'static>) -> Option<Vec<(Node<'static>, Node<'static>)>> {
+    if collection.tag.is_some() {
+        return None;
+    }
+    let span = collection.span;
+    match &collection.kind {
+        Kind::List(items) => Some(
+            items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| {
+                    let index = Kind::Number(Cow::Owned(index.to_string()));
+                    (Node::new(index, span), item.clone())
+                })
+                .collect(),
+        ),
+        Kind::Map(entries) => Some(
+            entries
+                .iter()
+                .map(|entry| {
+                    let key = Kind::String(entry.key.clone());
+                    (Node::new(key, entry.key_span), entry.value.clone())
+                })
+                .collect(),
+        ),
+        _ => None,
+    }
+}
+
+/// Calls with the two names of a `for` set.
+fn in_turn(
+    context: Context<'_>,
+    key: Option<&str>,
+    name: &str,
+    index: Node<'static>,
+    value: Node<'static>,
+    then: impl FnOnce(Context<'_>),
+) {
+    let scope = Scope {
+        name: key.unwrap_or(""),
+        value: index,
+        outer: context.scope,
+    };
+    let scope = Scope {
+        name,
+        value,
+        outer: Some(&scope),
+    };
+    then(Context {
+        scope: Some(&scope),
+        ..context
+    });
+}
+
+fn binary(left: &Node<'_>, operator: BinaryOperator, right: &Node<'_>) -> Option<Kind<'static>> {
+    if let (Kind::Bool(a), Kind::Bool(b)) = (&left.kind, &right.kind) {
+        match operator {
+            BinaryOperator::And => return Some(Kind::Bool(*a && *b)),
+            BinaryOperator::Or => return Some(Kind::Bool(*a || *b)),
+            _ => {}
+        }
+    }
+    let equal = || Some(known_word(left)? == known_word(right)?);
+    let numbers = || -> Option<(f64, f64)> {
+        Some((known_word(left)?.parse().ok()?, known_word(right)?.parse().ok()?))
+    };
+    let number = |value: f64| {
+        value
+            .is_finite()
+            .then(|| Kind::Number(Cow::Owned(value.to_string())))
+    };
+    match operator {
+        BinaryOperator::Eq => Some(Kind::Bool(equal()?)),
+        BinaryOperator::NotEq => Some(Kind::Bool(!equal()?)),
+        BinaryOperator::Plus => number(numbers().map(|(a, b)| a + b)?),
+        BinaryOperator::Minus => number(numbers().map(|(a, b)| a - b)?),
+        BinaryOperator::Mul => number(numbers().map(|(a, b)| a * b)?),
+        BinaryOperator::Div => number(numbers().map(|(a, b)| a / b)?),
+        BinaryOperator::Less => Some(Kind::Bool(numbers().map(|(a, b)| a < b)?)),
+        BinaryOperator::LessEq => Some(Kind::Bool(numbers().map(|(a, b)| a <= b)?)),
+        BinaryOperator::Greater => Some(Kind::Bool(numbers().map(|(a, b)| a > b)?)),
+        BinaryOperator::GreaterEq => Some(Kind::Bool(numbers().map(|(a, b)| a >= b)?)),
+        _ => None,
+    }
+}
