@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::core::deadline::{CEILING, Limits, StopTimeout};
 use crate::core::notice::{Cause, Notice, Reason};
 use crate::core::plan::{Plan, PlannedStep};
+use crate::core::quiet::Owed;
 use crate::core::step::{MAX_STEPS, Step};
 use crate::core::timeline::{AwsCall, Outcome, Timeline, What, millis};
 
@@ -103,6 +104,15 @@ pub enum Progress {
         call: String,
         /// The HTTP status.
         status: u16,
+    },
+    /// The app's connections were looked at.
+    Looked {
+        /// Those that count.
+        open: usize,
+        /// Those that owe an answer.
+        owing: usize,
+        /// Some of these, oldest first.
+        owed: Vec<Owed>,
     },
     /// A call is made again after a while.
     Retrying {
@@ -479,6 +489,12 @@ impl Lifecycle {
 
     fn note_progress(&mut self, step: usize, progress: Progress, now: Instant) {
         let what = match progress {
+            Progress::Looked { open, owing, owed } => What::StepLook {
+                step,
+                open,
+                owing,
+                owed,
+            },
             Progress::Called { call, status } => What::StepCall { step, call, status },
             Progress::Retrying { why, after } => What::StepRetry {
                 step,
@@ -670,6 +686,11 @@ impl Lifecycle {
     /// When all must be over; `None` before the first notice.
     pub fn deadline(&self) -> Option<Instant> {
         self.budget.as_ref().map(|budget| budget.deadline)
+    }
+
+    /// The plan, once it is known.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
     }
 
     /// Whether the plan is known.
