@@ -6,6 +6,7 @@
 
 pub mod call;
 pub mod processes;
+pub mod quiet;
 pub mod signal;
 
 use std::future::Future;
@@ -17,7 +18,8 @@ use tokio::sync::watch;
 
 use crate::core::lifecycle::Progress;
 use crate::core::notice::Notice;
-use crate::core::step::{PlannedStep, Step};
+use crate::core::plan::PlannedStep;
+use crate::core::step::Step;
 use crate::core::task::{Identity, Task};
 use crate::core::timeline::Outcome;
 use crate::sidecar::http::Network;
@@ -57,6 +59,8 @@ pub struct Drain {
     pub ask_task: AskTask,
     /// For signal steps.
     pub container_at: ContainerAt,
+    /// For a `quiet` step: what is seen of the app's connections.
+    pub looks: Option<quiet::Looks>,
     /// The first part of the idempotency key: the task's id, or one that this process made up.
     pub key: Arc<str>,
     /// Goes with each call as a bearer token.
@@ -70,6 +74,12 @@ impl Drain {
     pub async fn carry_out(self, planned: PlannedStep) -> Outcome {
         match &planned.step {
             Step::Call(call) => call::carry_out(&self, &planned, call).await,
+            // At the deadline it is dropped like any other.
+            Step::Sleep(length) => {
+                tokio::time::sleep(*length).await;
+                Outcome::Drained(format!("{length:?} have passed"))
+            }
+            Step::Quiet(step) => quiet::carry_out(&self, &planned, step).await,
             Step::Signal(step) => signal::carry_out(&self, &planned, step).await,
             Step::Ack => Outcome::Failed("an ack is waited for, not carried out".to_owned()),
         }

@@ -1,7 +1,8 @@
 //! What the sidecar's container looks like in a given task definition.
 
 use crate::core::deadline::{CEILING, MAX_RESERVE, Reserve};
-use crate::core::step::{DRAIN_LABEL, Step, parse_steps};
+use crate::core::plan::DRAIN_LABEL;
+use crate::core::step::{Step, parse_steps};
 use crate::tools::model::{self, Container, Form, Host, Network, Task, Value};
 
 use super::tree::{Definition, Tree};
@@ -259,7 +260,7 @@ fn dependencies<'a>(task: &Task<'a>, app: &Container<'a>, wishes: &Wishes) -> Tr
         let called = known_steps(wishes).iter().any(|step| match step {
             Step::Call(call) => container.name.text == call.url.host(),
             Step::Signal(signal) => container.name.text == signal.container.as_str(),
-            Step::Ack => false,
+            Step::Ack | Step::Quiet(_) | Step::Sleep(_) => false,
         });
         let routes = container.firelens.is_some() && logs_through_firelens(app);
         let known = names.iter().any(|name| name.text == container.name.text);
@@ -304,7 +305,7 @@ pub(super) fn image(app: &Container<'_>, wishes: &Wishes) -> String {
 fn user(task: &Task<'_>, steps: &[Step]) -> String {
     let target = steps.iter().find_map(|step| match step {
         Step::Signal(signal) => task.container(&signal.container),
-        Step::Call(_) | Step::Ack => None,
+        _ => None,
     });
     match target.map(|target| target.user.known()) {
         Some(Some(user)) => user.to_string(),

@@ -1,7 +1,7 @@
 //! The settings of a sidecar in a file, read by the code that reads them at run time.
 
 use crate::config::{Config, Problem};
-use crate::core::step::{LabelError, Plan, PlannedStep};
+use crate::core::plan::{LabelError, Plan, PlannedStep};
 use crate::core::task;
 
 use super::{Container, Task, Value};

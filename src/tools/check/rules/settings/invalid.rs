@@ -1,5 +1,5 @@
 use crate::config::unknown_name;
-use crate::core::step::DRAIN_LABEL;
+use crate::core::plan::DRAIN_LABEL;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Rule, Severity};
 use crate::tools::model::{Sidecar, Steps, Task};

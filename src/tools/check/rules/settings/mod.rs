@@ -7,7 +7,7 @@ pub(super) mod step_to_closed_port;
 pub(super) mod step_to_nobody;
 pub(super) mod token_in_plain_text;
 
-use crate::core::step::{DRAIN_LABEL, PlannedStep};
+use crate::core::plan::{DRAIN_LABEL, PlannedStep};
 use crate::tools::document::Node;
 use crate::tools::model::{Sidecar, Task};
 
