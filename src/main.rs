@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Arg, ArgMatches, Command};
@@ -11,6 +12,7 @@ use ecs_prestop::core::lifecycle::Code;
 use ecs_prestop::core::plan::Plan;
 use ecs_prestop::core::timeline::What;
 use ecs_prestop::sidecar::aws::contained::is_contained;
+use ecs_prestop::sidecar::drain::quiet::Kernel;
 use ecs_prestop::sidecar::http::Network;
 use ecs_prestop::sidecar::run::{self, Networks};
 use ecs_prestop::sidecar::telemetry::writer::{Writer, flush_end};
@@ -144,6 +146,7 @@ fn run(matches: Option<&ArgMatches>) -> ExitCode {
         let ending = run::run(
             config,
             Networks {
+                sockets: Arc::new(Kernel::default()),
                 drain: Network::system(DRAIN_LOOKUPS),
                 metadata: Network::system(METADATA_LOOKUPS),
                 aws: Network::system(AWS_LOOKUPS),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::core::notice::{Action, Cause, Reason};
+use crate::core::quiet::Owed;
 use crate::core::step::Step;
 
 /// More than a plan of the largest size needs; what an endless retry adds beyond it is counted.
@@ -60,15 +61,14 @@ pub enum What {
         #[serde(with = "as_text")]
         does: Step,
     },
-    /// A call of the step was answered.
+    /// A call of the step was answered, or a `quiet` step has looked.
     #[serde(rename = "step.call")]
     StepCall {
         /// Its number in the plan.
         step: usize,
-        /// Method and URL of this very call.
-        call: String,
-        /// The HTTP status.
-        status: u16,
+        /// What it saw.
+        #[serde(flatten)]
+        sight: Sight,
     },
     /// A call did not succeed and is made again.
     #[serde(rename = "step.retry")]
@@ -153,6 +153,29 @@ pub enum AwsCall {
     Why,
     /// End its protection.
     ReleaseProtection,
+}
+
+/// What a running step saw of the app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Sight {
+    /// An answer to one of its calls.
+    Answer {
+        /// Method and URL of this very call.
+        call: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// Another picture of the app's connections.
+    Connections {
+        /// Those that count.
+        open: usize,
+        /// Those of them that owe an answer.
+        owing: usize,
+        /// Some of these, oldest first.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        owed: Vec<Owed>,
+    },
 }
 
 /// How a step ended.

@@ -3,6 +3,7 @@
 //! One loop, one channel, one owner of state. Everything slow runs in tasks that are dropped at the
 //! end; nothing here is awaited that the deadline could not cut short.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,13 @@ use crate::core::deadline::CEILING;
 use crate::core::lifecycle::{Code, Command, Event, Lifecycle, Report};
 use crate::core::notice::{Notice, Reason};
 use crate::core::plan::Plan;
+use crate::core::step::QuietStep;
 use crate::core::task::Task;
 use crate::core::timeline::{Outcome, millis};
 use crate::sidecar::aws_side::{AwsSide, Circumstances, Wanted};
 use crate::sidecar::clock::now;
+use crate::sidecar::drain::quiet::sockets::Sockets;
+use crate::sidecar::drain::quiet::{self, Looks, Sight};
 use crate::sidecar::drain::{Drain, Urgency};
 use crate::sidecar::endpoints::{self, Endpoints};
 use crate::sidecar::http::Network;
@@ -59,6 +63,8 @@ pub struct Networks {
     pub metadata: Network,
     /// For the calls to AWS.
     pub aws: Network,
+    /// For `quiet` steps.
+    pub sockets: Arc<dyn Sockets>,
 }
 
 /// Runs until the end. The caller watches the signals, through the mailbox. `endpoints`: the socket of
@@ -102,6 +108,10 @@ struct Sidecar {
     networks: Networks,
     /// What ECS says of this task; missing outside of ECS.
     metadata: Option<TaskMetadata>,
+    /// For `quiet` steps.
+    sight: Sight,
+    /// What each `quiet` step sees, by its number.
+    looks: BTreeMap<usize, Looks>,
     telemetry: Telemetry,
     mailbox: Mailbox,
     aws_side: AwsSide,
@@ -126,6 +136,8 @@ struct Sidecar {
     log_started: bool,
     /// How much of the timeline has been logged.
     logged: usize,
+    /// Whether the `quiet` steps look already.
+    quiet_observed: bool,
     urgency: Option<watch::Sender<Urgency>>,
     status: watch::Sender<Arc<Status>>,
     /// The first part of the idempotency key outside of ECS.
@@ -138,7 +150,16 @@ impl Sidecar {
         let metadata = config.task_metadata.clone();
         let metadata = metadata.map(|uri| TaskMetadata::new(networks.metadata.clone(), uri));
         let aws_side = AwsSide::new(config.aws.clone(), networks.aws.clone(), mailbox.clone());
-        let lifecycle = Lifecycle::new(config.policy, Plan::from_setting(&config.drain));
+        let sight = Sight::new(
+            Arc::clone(&networks.sockets),
+            config.listen.map(|address| address.port()),
+        );
+        let mut plan = Plan::from_setting(&config.drain);
+        if config.task_metadata.is_none() {
+            // There are no labels to wait for.
+            plan = plan.or_else(|| Some(Plan::without_settings()));
+        }
+        let lifecycle = Lifecycle::new(config.policy, plan);
         let task = Arc::new(None);
         let status = watch::Sender::new(Arc::new(Status {
             identity: crate::core::task::Identity::default(),
@@ -154,6 +175,8 @@ impl Sidecar {
             config,
             metadata,
             networks,
+            sight,
+            looks: BTreeMap::new(),
             telemetry,
             mailbox,
             aws_side,
@@ -169,6 +192,7 @@ impl Sidecar {
             interrupts: 0,
             log_started: false,
             logged: 0,
+            quiet_observed: false,
             urgency: None,
             status,
             local_key: format!("local-{}", jiff::Timestamp::now().as_millisecond()),
@@ -196,15 +220,8 @@ impl Sidecar {
             return;
         }
         self.log_start();
-        if self.lifecycle.has_plan() {
-            self.watch_instance();
-        } else {
-            self.refuse(vec![
-                "there is no step: set PRESTOP_DRAIN, such as PRESTOP_DRAIN='POST http://app:8080/drain' \
-                 (outside of ECS there are no docker labels to take steps from)"
-                    .to_owned(),
-            ]);
-        }
+        self.announce_quiet(self.lifecycle.plan().cloned().as_ref());
+        self.watch_instance();
         self.publish();
     }
 
@@ -229,7 +246,12 @@ impl Sidecar {
             ..
         } = &self.config;
         let policy = self.lifecycle.policy();
-        let steps: Vec<String> = self.config.drain.iter().map(ToString::to_string).collect();
+        let steps: Vec<String> = self.lifecycle.plan().map_or_else(Vec::new, |plan| {
+            plan.steps()
+                .iter()
+                .map(|planned| planned.step.to_string())
+                .collect()
+        });
         let watch: Vec<&str> = watch.iter().map(|item| item.name()).collect();
         let listen = self
             .config
@@ -249,7 +271,7 @@ impl Sidecar {
             stop_timeout_ms = (!stop_timeout_auto).then(|| millis(policy.limits.stop_timeout.get())),
             stop_timeout = stop_timeout_auto.then_some("auto"),
             reserve_ms = millis(policy.limits.reserve.get()),
-            settle_ms = millis(policy.settle),
+            settle_ms = millis(policy.settle_of(self.lifecycle.plan())),
             watch = if watch.is_empty() {
                 "signals only".to_owned()
             } else {
@@ -390,35 +412,41 @@ impl Sidecar {
     /// What the labels bring, where there is no setting. Before a notice nothing wrong is let pass, but only a
     /// task that is complete can be known to have no step.
     fn labels_of(&mut self, task: &Task, news: bool) -> Option<Event> {
-        if !self.config.drain.is_empty() {
-            return None;
+        if self.config.drain.is_empty() {
+            return self.plan_of_labels(task, news);
         }
+        let plan = self.lifecycle.plan()?.clone();
+        if self.lifecycle.deadline().is_none() {
+            match cannot_be_quiet(&plan, task) {
+                Some(complaint) => self.refuse(vec![complaint]),
+                None => self.announce_quiet(Some(&plan)),
+            }
+        }
+        None
+    }
+
+    /// Before a notice nothing wrong is let pass, but only a task that is complete can be known to have no label.
+    fn plan_of_labels(&mut self, task: &Task, news: bool) -> Option<Event> {
         let (plan, errors) = Plan::from_labels(task);
         let before_notice = self.lifecycle.deadline().is_none();
         let mut complaints: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let none = plan.is_none() && !self.lifecycle.has_plan() && !task.starting;
-        if none {
-            complaints.push(
-                "there is no step: set PRESTOP_DRAIN, or the docker label prestop.drain of a container"
-                    .to_owned(),
-            );
-        }
+        // A label that is wrong is no reason to do something else than what it says.
+        let complete = !task.starting && (errors.is_empty() || !before_notice);
+        let plan = plan.or_else(|| (complete && !self.lifecycle.has_plan()).then(Plan::without_settings));
         if let Some(plan) = &plan {
+            complaints.extend(cannot_be_quiet(plan, task));
             complaints.extend(self.config.refuses(plan).map(|problem| problem.to_string()));
         }
         if before_notice && !complaints.is_empty() {
             self.refuse(complaints);
             return None;
         }
-        // After a notice it is too late to be strict: what can be done is done.
         if news {
+            // After a notice it is too late to be strict: what can be done is done.
             log_complaints(&complaints);
+            self.announce_quiet(plan.as_ref());
         }
-        Some(if none {
-            Event::Refuse(Code::Failed)
-        } else {
-            Event::Labels(plan)
-        })
+        Some(Event::Labels(plan))
     }
 
     fn refuse(&mut self, complaints: Vec<String>) {
@@ -475,12 +503,14 @@ impl Sidecar {
     fn apply(&mut self, event: Event) {
         let commands = self.lifecycle.on(event, now());
         self.spread_urgency();
+        self.observe_quiet();
         for command in commands {
             match command {
                 Command::ReadLabels => self.read_task(),
                 Command::Start(step) => {
                     if let Some(urgency) = &self.urgency {
-                        let (number, drain) = (step.number, self.drain(urgency.subscribe()));
+                        let (number, urgency) = (step.number, urgency.subscribe());
+                        let drain = self.drain(number, urgency);
                         self.steps
                             .spawn(async move { (number, drain.carry_out(step).await) });
                     }
@@ -506,6 +536,34 @@ impl Sidecar {
         }
     }
 
+    /// From the notice on, `quiet` steps look: what moves before their turn tells them what rests.
+    fn observe_quiet(&mut self) {
+        if self.lifecycle.deadline().is_none() || self.lifecycle.ended().is_some() || self.quiet_observed {
+            return;
+        }
+        let Some(plan) = self.lifecycle.plan() else { return };
+        self.quiet_observed = true;
+        for (planned, step) in plan.quiets() {
+            let (sight, mailbox) = (self.sight.clone(), self.mailbox.clone());
+            let (looks, looking) = quiet::observe(sight, planned.clone(), step.clone(), mailbox);
+            self.looks.insert(planned.number, looks);
+            self.companions.spawn(looking);
+        }
+    }
+
+    /// Says soon after the start whether a `quiet` step would see anybody.
+    fn announce_quiet(&mut self, plan: Option<&Plan>) {
+        let steps: Vec<QuietStep> = plan
+            .into_iter()
+            .flat_map(Plan::quiets)
+            .map(|(_, step)| step.clone())
+            .collect();
+        if !steps.is_empty() {
+            let announced = quiet::announce(self.sight.clone(), steps, self.mailbox.clone());
+            self.companions.spawn(announced);
+        }
+    }
+
     /// What running steps tell the app.
     fn spread_urgency(&mut self) {
         let (Some(notice), Some(deadline)) = (self.lifecycle.notice(), self.lifecycle.deadline()) else {
@@ -520,7 +578,7 @@ impl Sidecar {
         }
     }
 
-    fn drain(&self, urgency: watch::Receiver<Urgency>) -> Drain {
+    fn drain(&mut self, number: usize, urgency: watch::Receiver<Urgency>) -> Drain {
         let task_id = self
             .task
             .as_ref()
@@ -532,6 +590,7 @@ impl Sidecar {
             task: Arc::clone(&self.task),
             fresh: self.fresh,
             metadata: self.metadata.clone(),
+            looks: self.looks.remove(&number),
             key: task_id.unwrap_or(&self.local_key).into(),
             token: self.config.token.clone(),
             mailbox: self.mailbox.clone(),
@@ -589,6 +648,26 @@ impl Sidecar {
             deadline: self.lifecycle.deadline(),
         }
     }
+}
+
+/// Why a `quiet` step of that plan would see nothing of the app, or too much, and what to set.
+fn cannot_be_quiet(plan: &Plan, task: &Task) -> Option<String> {
+    let (planned, _) = plan
+        .quiets()
+        .find(|(_, step)| task.is_bridged() || (task.on_host_network && step.ports.is_empty()))?;
+    let step = &planned.step;
+    Some(if task.is_bridged() {
+        format!(
+            "`{step}` cannot work under bridge networking, where the app's connections are in a network namespace of \
+             its own: set PRESTOP_DRAIN to a URL, `signal NAME CONTAINER` (with pidMode: task) or `sleep 15s`, or the \
+             task's networkMode to awsvpc"
+        )
+    } else {
+        format!(
+            "`{step}` cannot work under host networking without a port, since the network namespace is the whole \
+             instance's: set PRESTOP_DRAIN='quiet :PORT' with the port of the app"
+        )
+    })
 }
 
 fn log_complaints(complaints: &[String]) {

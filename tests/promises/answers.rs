@@ -49,7 +49,7 @@ async fn a_drain_that_never_ends_is_left_at_the_deadline() {
         let played = drained_by(&[does]).await;
         assert_eq!(played.code, Code::Deadline);
         assert_eq!(played.ended_at, 31.0);
-        assert_eq!(played.ending.report.steps[0].status, StepStatus::Dropped);
+        assert_eq!(played.ending.report.steps[0].status, StepStatus::Dropped(None));
     }
 }
 

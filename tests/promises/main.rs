@@ -27,6 +27,8 @@ mod house;
 mod names;
 mod notices;
 mod protection;
+mod quiet;
+mod quiet_sockets;
 mod readme;
 mod rehearsals;
 mod stand_in;

@@ -13,7 +13,9 @@ use std::time::Duration;
 use ecs_prestop::config::Config;
 use ecs_prestop::core::lifecycle::Code;
 use ecs_prestop::core::notice::{Notice, Reason};
+use ecs_prestop::core::quiet::Connection;
 use ecs_prestop::core::timeline::What;
+use ecs_prestop::sidecar::drain::quiet::sockets::{Inode, List, Socket, Sockets, Wanted};
 use ecs_prestop::sidecar::http::{Dial, Network, Stream};
 use ecs_prestop::sidecar::mailbox::{self, Mailbox, Message, Signal};
 use ecs_prestop::sidecar::run::{self, Ending};
@@ -64,6 +66,9 @@ pub(crate) fn response(status: u16, headers: &str, body: &str) -> String {
         body.len()
     )
 }
+
+/// The TCP connections of the app as the kernel would list them at that second of the play.
+pub(crate) type Connections = Arc<dyn Fn(f64) -> Vec<Connection> + Send + Sync>;
 
 /// A request that the app got.
 #[derive(Clone, Debug)]
@@ -156,6 +161,9 @@ struct World {
     /// The second from which on the app is gone from port 8080, connections and all.
     exits_at: Option<f64>,
     names: Arc<Mutex<Vec<(String, IpAddr)>>>,
+    /// Where the app listens, if anywhere.
+    listens: Option<SocketAddr>,
+    connections: Connections,
 }
 
 impl Play {
@@ -185,6 +193,8 @@ impl Play {
                 lookups: Arc::default(),
                 exits_at: None,
                 names: Arc::default(),
+                listens: Some(SocketAddr::from(([0, 0, 0, 0], 8080))),
+                connections: Arc::new(|_| Vec::new()),
             },
         }
     }
@@ -222,6 +232,13 @@ impl Play {
         self
     }
 
+    /// With these connections, or with nobody who listens.
+    pub(crate) fn connections(mut self, listens: bool, connections: Connections) -> Play {
+        self.world.listens = self.world.listens.filter(|_| listens);
+        self.world.connections = connections;
+        self
+    }
+
     /// The way to the app and the stand-in, for a part of the sidecar that is played by itself.
     pub(crate) fn network(&self) -> Network {
         Network::new(self.world.clone())
@@ -244,6 +261,7 @@ impl Play {
             drain: Network::new(self.world.clone()),
             metadata: Network::new(others.clone()),
             aws: Network::new(others.clone()),
+            sockets: Arc::new(self.world.clone()),
         };
         let run = run::run(config, networks, Telemetry::default(), (mailbox, messages), None);
         let acts = async {
@@ -337,6 +355,41 @@ impl Dial for World {
     ) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>> {
         let world = self.clone();
         Box::pin(async move { world.accept(address).await })
+    }
+}
+
+impl Sockets for World {
+    fn list(&self, wanted: Wanted) -> io::Result<Box<dyn List>> {
+        let second = self.start.elapsed().as_secs_f64();
+        let sockets = match wanted {
+            Wanted::Listeners => self.listens.map(Socket::Listener).into_iter().collect(),
+            _ => (self.connections)(second)
+                .into_iter()
+                .map(|connection| Socket::Connection(connection, Inode(0)))
+                .collect(),
+        };
+        Ok(Box::new(Listed(sockets)))
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        vec![[10, 0, 0, 5].into()]
+    }
+
+    fn own(&self) -> Vec<Inode> {
+        Vec::new()
+    }
+
+    fn weakness(&self) -> Option<String> {
+        None
+    }
+}
+
+struct Listed(Vec<Socket>);
+
+impl List for Listed {
+    fn next(&mut self, sockets: &mut Vec<Socket>) -> io::Result<bool> {
+        sockets.append(&mut self.0);
+        Ok(false)
     }
 }
 

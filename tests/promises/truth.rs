@@ -334,6 +334,7 @@ mod sockets {
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let config = Config::read(|_| None, variables).unwrap();
         let networks = Networks {
+            sockets: Arc::new(ecs_prestop::sidecar::drain::quiet::Kernel::default()),
             drain: Network::system(1),
             metadata: Network::system(1),
             aws: Network::system(1),

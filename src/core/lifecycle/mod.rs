@@ -11,8 +11,9 @@ use serde::Serialize;
 use crate::core::deadline::{CEILING, Limits, StopTimeout};
 use crate::core::notice::{Cause, HostEnd, Notice, Reason};
 use crate::core::plan::{Plan, PlanSource, PlannedStep};
+use crate::core::quiet::Owed;
 use crate::core::step::{MAX_STEPS, Step};
-use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, Timeline, What, millis};
+use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, Sight, Timeline, What, millis};
 
 pub use crate::core::timeline::Code;
 pub use report::{Report, ShutdownState, StepReport, StepStatus};
@@ -108,6 +109,15 @@ pub enum Progress {
         call: String,
         /// The HTTP status.
         status: u16,
+    },
+    /// The app's connections were looked at.
+    Looked {
+        /// Those that count.
+        open: usize,
+        /// Those that owe an answer.
+        owing: usize,
+        /// Some of these, oldest first.
+        owed: Vec<Owed>,
     },
     /// A call is made again after a while.
     Retrying {
@@ -484,7 +494,14 @@ impl Lifecycle {
 
     fn note_progress(&mut self, step: usize, progress: Progress, now: Instant) {
         let what = match progress {
-            Progress::Called { call, status } => What::StepCall { step, call, status },
+            Progress::Looked { open, owing, owed } => What::StepCall {
+                step,
+                sight: Sight::Connections { open, owing, owed },
+            },
+            Progress::Called { call, status } => What::StepCall {
+                step,
+                sight: Sight::Answer { call, status },
+            },
             Progress::Retrying { why, after } => What::StepRetry {
                 step,
                 why,
@@ -686,6 +703,11 @@ impl Lifecycle {
     /// When all must be over; `None` before the first notice.
     pub fn deadline(&self) -> Option<Instant> {
         self.budget.as_ref().map(|budget| budget.deadline)
+    }
+
+    /// The plan, once it is known.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
     }
 
     /// Whether the plan is known.

@@ -1,6 +1,6 @@
 //! A shutdown as people and programs read it: what `/status` and the `exit` line show.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use super::{Lifecycle, Phase, StepState};
 use crate::core::notice::Reason;
 use crate::core::plan::Plan;
 use crate::core::step::Step;
-use crate::core::timeline::{Moment, Outcome, as_text, millis};
+use crate::core::timeline::{Moment, Outcome, Sight, What, as_text, millis};
 
 /// A shutdown as people and programs read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,7 +88,7 @@ pub struct StepReport {
 
 /// What became of a step so far.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "outcome", content = "detail", rename_all = "lowercase")]
+#[serde(into = "StatusFields", try_from = "StatusFields")]
 pub enum StepStatus {
     /// Its turn has not come.
     Pending,
@@ -98,10 +98,9 @@ pub enum StepStatus {
     Drained(String),
     /// It could not be told to; why.
     Failed(String),
-    /// The end came while it ran.
-    Dropped,
+    /// The end came while it ran; what was still owed, where that is known.
+    Dropped(Option<String>),
     /// The end came before its turn.
-    #[serde(rename = "never started")]
     NeverStarted,
 }
 
@@ -112,7 +111,7 @@ impl StepStatus {
         StepStatus::Running,
         StepStatus::Drained(String::new()),
         StepStatus::Failed(String::new()),
-        StepStatus::Dropped,
+        StepStatus::Dropped(None),
         StepStatus::NeverStarted,
     ];
 
@@ -128,16 +127,52 @@ impl StepStatus {
             StepStatus::Running => "running",
             StepStatus::Drained(_) => "drained",
             StepStatus::Failed(_) => "failed",
-            StepStatus::Dropped => "dropped",
+            StepStatus::Dropped(_) => "dropped",
             StepStatus::NeverStarted => "never started",
         }
     }
 
-    /// How it drained, or why it failed.
+    /// How it drained, or why it did not.
     pub fn detail(&self) -> Option<&str> {
         match self {
             StepStatus::Drained(detail) | StepStatus::Failed(detail) => Some(detail),
-            _ => None,
+            StepStatus::Dropped(detail) => detail.as_deref(),
+            StepStatus::Pending | StepStatus::Running | StepStatus::NeverStarted => None,
+        }
+    }
+}
+
+/// A status as a line of the log has it.
+#[derive(Serialize, Deserialize)]
+struct StatusFields {
+    outcome: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+impl From<StepStatus> for StatusFields {
+    fn from(status: StepStatus) -> StatusFields {
+        StatusFields {
+            outcome: status.as_str().to_owned(),
+            detail: status.detail().map(ToOwned::to_owned),
+        }
+    }
+}
+
+impl TryFrom<StatusFields> for StepStatus {
+    type Error = String;
+
+    fn try_from(fields: StatusFields) -> Result<StepStatus, String> {
+        let StatusFields { outcome, detail } = fields;
+        let kind = StepStatus::KINDS
+            .into_iter()
+            .find(|kind| kind.as_str() == outcome);
+        match kind {
+            Some(StepStatus::Drained(_)) => Ok(StepStatus::Drained(detail.unwrap_or_default())),
+            Some(StepStatus::Failed(_)) => Ok(StepStatus::Failed(detail.unwrap_or_default())),
+            Some(StepStatus::Dropped(_)) => Ok(StepStatus::Dropped(detail)),
+            Some(other) => Ok(other),
+            None => Err(format!("`{outcome}` is no outcome of a step")),
         }
     }
 }
@@ -177,6 +212,25 @@ impl Lifecycle {
         }
     }
 
+    /// What the last look of a `quiet` step saw, for the end that comes before its own.
+    fn still_owed(&self, number: usize) -> Option<String> {
+        let entries = self.timeline.entries().iter().rev();
+        let (owing, owed) = entries
+            .filter_map(|entry| match &entry.what {
+                What::StepCall {
+                    step,
+                    sight: Sight::Connections { owing, owed, .. },
+                } if *step == number => Some((owing, owed)),
+                _ => None,
+            })
+            .next()?;
+        let names = owed
+            .iter()
+            .map(|owed| format!("{} for {:.1?}", owed.peer, Duration::from_millis(owed.for_ms)));
+        let names: Vec<String> = names.collect();
+        Some(format!("{owing} still owed an answer: {}", names.join(", ")))
+    }
+
     fn step_reports(&self) -> Vec<StepReport> {
         let ended = self.ended().is_some();
         let steps = self.plan.iter().flat_map(Plan::steps);
@@ -189,7 +243,7 @@ impl Lifecycle {
                 status: match &self.steps[planned.number - 1] {
                     StepState::Ended(Outcome::Drained(how)) => StepStatus::Drained(how.clone()),
                     StepState::Ended(Outcome::Failed(why)) => StepStatus::Failed(why.clone()),
-                    StepState::Running(_) if ended => StepStatus::Dropped,
+                    StepState::Running(_) if ended => StepStatus::Dropped(self.still_owed(planned.number)),
                     StepState::Running(_) => StepStatus::Running,
                     StepState::Pending | StepState::Acked if ended => StepStatus::NeverStarted,
                     StepState::Pending | StepState::Acked => StepStatus::Pending,
@@ -216,11 +270,13 @@ mod tests {
 
     use super::*;
     use crate::core::notice::{Action, Cause};
+    use crate::core::quiet::Owed;
     use crate::core::step::parse_steps;
     use crate::core::timeline::{AwsCall, AwsOutcome, Code, What};
 
     fn step() -> impl Strategy<Value = Step> {
-        let texts = "POST http://app:8080/drain?a=1,GET http://[::1]/x,ack,signal QUIT web,signal TERM app";
+        let texts = "POST http://app:8080/drain?a=1,GET http://[::1]/x,ack,signal QUIT web,signal TERM app nowait,quiet,\
+             quiet moves :80 :443 for 1500ms within 1m30s,sleep 5s,sleep 1500ms,sleep 90s";
         select(parse_steps(texts).unwrap())
     }
 
@@ -232,6 +288,7 @@ mod tests {
         (select(StepStatus::KINDS.to_vec()), any::<String>()).prop_map(|(kind, detail)| match kind {
             StepStatus::Drained(_) => StepStatus::Drained(detail),
             StepStatus::Failed(_) => StepStatus::Failed(detail),
+            StepStatus::Dropped(_) => StepStatus::Dropped((!detail.is_empty()).then_some(detail)),
             other => other,
         })
     }
@@ -289,9 +346,28 @@ mod tests {
             (number, step()).prop_map(|(step, does)| What::StepStart { step, does }),
             (number, words, any::<u16>()).prop_map(|(step, call, status)| What::StepCall {
                 step,
-                call,
-                status
+                sight: Sight::Answer { call, status },
             }),
+            (
+                number,
+                number,
+                number,
+                vec((any::<std::net::Ipv4Addr>(), any::<u16>(), ms), 0..3)
+            )
+                .prop_map(|(step, open, owing, owed)| What::StepCall {
+                    step,
+                    sight: Sight::Connections {
+                        open,
+                        owing,
+                        owed: owed
+                            .into_iter()
+                            .map(|(ip, port, for_ms)| Owed {
+                                peer: (ip, port).into(),
+                                for_ms,
+                            })
+                            .collect(),
+                    },
+                }),
             (number, words, ms).prop_map(|(step, why, after_ms)| What::StepRetry { step, why, after_ms }),
             (number, any::<bool>(), words, ms).prop_map(|(step, well, detail, took_ms)| What::StepEnd {
                 step,

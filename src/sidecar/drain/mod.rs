@@ -6,6 +6,7 @@
 
 pub mod call;
 pub mod processes;
+pub mod quiet;
 pub mod signal;
 
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub struct Drain {
     pub fresh: bool,
     /// For what must be fresh; missing outside of ECS.
     pub metadata: Option<TaskMetadata>,
+    /// For a `quiet` step: what is seen of the app's connections.
+    pub looks: Option<quiet::Looks>,
     /// The first part of the idempotency key: the task's id, or one that this process made up.
     pub key: Arc<str>,
     /// Goes with each call as a bearer token.
@@ -66,7 +69,7 @@ impl Drain {
                 tokio::time::sleep(*length).await;
                 Outcome::Drained(format!("{length:?} have passed"))
             }
-            Step::Quiet(_) => Outcome::Failed("not yet".to_owned()),
+            Step::Quiet(step) => quiet::carry_out(&self, &planned, step).await,
             Step::Signal(step) => signal::carry_out(&self, &planned, step).await,
             Step::Ack => Outcome::Failed("an ack is waited for, not carried out".to_owned()),
         };
@@ -88,6 +91,7 @@ impl Drain {
                 why: shown(why),
                 after,
             },
+            looked @ Progress::Looked { .. } => looked,
         };
         // Without a listener the process is about to end.
         let _ = self.mailbox.send(Message::Progress(step.number, progress)).await;

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use crate::core::lifecycle::{ShutdownState, StepStatus};
 use crate::core::notice::Reason;
-use crate::core::timeline::What;
+use crate::core::timeline::{Sight, What};
 use crate::sidecar::status::Status;
 
 /// In which text format.
@@ -176,7 +176,15 @@ impl Collector for Snapshot {
             )
             .unwrap_or(u64::MAX)
         };
-        let answered = calls(|what| matches!(what, What::StepCall { .. }));
+        let answered = calls(|what| {
+            matches!(
+                what,
+                What::StepCall {
+                    sight: Sight::Answer { .. },
+                    ..
+                }
+            )
+        });
         counter(
             &mut encoder,
             "prestop_drain_calls_answered",

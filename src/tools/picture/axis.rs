@@ -1,6 +1,6 @@
 //! The time axis that all panels of a picture share.
 
-use super::{MarkKind, Picture};
+use super::{Chart, MarkKind};
 
 /// A deadline is left out of the axis, and pointed to at its edge, where it comes later than this many
 /// times all the rest: the rest would be a stroke.
@@ -20,7 +20,7 @@ pub struct Axis {
 
 impl Axis {
     /// As long as all panels need.
-    pub fn of(picture: &Picture) -> Axis {
+    pub fn of(picture: &Chart) -> Axis {
         let (mut from, mut to) = (0, 1);
         let mut far = 0;
         for panel in &picture.panels {
@@ -39,7 +39,7 @@ impl Axis {
                     .iter()
                     .filter(|(_, n)| *n > 0)
                     .map(|(at, _)| *at);
-                for at in in_flight.chain(traffic.lost_ms.iter().copied()) {
+                for at in in_flight.chain(traffic.lost_ms.iter().flatten().copied()) {
                     (from, to) = (from.min(at), to.max(at));
                 }
             }

@@ -1,6 +1,6 @@
 //! Pictures of shutdowns: laid out once from what is typed, drawn for the terminal and as SVG.
 //!
-//! A [`Picture`] has one panel a run, all on one time axis. It knows nothing of where its runs come from:
+//! A [`Chart`] has one panel a run, all on one time axis. It knows nothing of where its runs come from:
 //! the rehearsal and `timeline` make them, with [`Panel::draw_report`] for what the sidecar tells.
 
 pub mod axis;
@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::core::lifecycle::{Report, StepStatus};
 use crate::core::notice::Reason;
 use crate::core::step::Step;
-use crate::core::timeline::{AwsOutcome, Code, What};
+use crate::core::timeline::{AwsOutcome, Code, Sight, What};
 
 /// Runs above each other on one time axis.
-pub struct Picture {
+pub struct Chart {
     /// What is shown.
     pub title: String,
     /// Lines of explanation below the title.
@@ -158,8 +158,8 @@ pub struct Traffic {
     pub place: &'static str,
     /// The most that were in flight in each slice of time.
     pub in_flight: Vec<(i64, u32)>,
-    /// When each was lost.
-    pub lost_ms: Vec<i64>,
+    /// When each was lost, where that is seen.
+    pub lost_ms: Option<Vec<i64>>,
 }
 
 impl Panel {
@@ -169,6 +169,7 @@ impl Panel {
         let end = at(report.timeline.last().map_or(0, |moment| moment.ms));
         let mut rows = Vec::new();
         let mut open: Vec<(usize, usize)> = Vec::new();
+        let mut owes: Vec<(i64, u32)> = Vec::new();
         for moment in &report.timeline {
             let now = at(moment.ms);
             match &moment.what {
@@ -228,6 +229,10 @@ impl Panel {
                 What::Drained { waiting: true } => {
                     rows.push(Row::single("drained, waits", now, end, BarKind::Wait));
                 }
+                What::StepCall {
+                    sight: Sight::Connections { owing, .. },
+                    ..
+                } => owes.push((now, u32::try_from(*owing).unwrap_or(u32::MAX))),
                 What::StepCall { .. }
                 | What::AwsStart { .. }
                 | What::Deadline { .. }
@@ -237,6 +242,16 @@ impl Panel {
             }
         }
         self.rows.extend(rows);
+        // What clients saw says more than what the kernel did.
+        if self.traffic.is_none() && owes.iter().any(|(_, n)| *n > 0) {
+            owes.push((end, 0));
+            self.traffic = Some(Traffic {
+                unit: "connections",
+                place: "owing",
+                in_flight: owes,
+                lost_ms: None,
+            });
+        }
         if let Some(budget) = report.budget_ms {
             self.marks.push(Mark {
                 at_ms: at(budget),

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::axis::{Axis, as_f64};
-use super::{BarKind, MarkKind, Panel, Picture, Row, Tone, Traffic, words};
+use super::{BarKind, Chart, MarkKind, Panel, Row, Tone, Traffic, words};
 
 /// All lengths are those of the view box; it scales to whatever holds it.
 const WIDTH: f64 = 760.0;
@@ -36,7 +36,7 @@ text{fill:#1f2328}.p{fill:#fff}.t{font-size:15px;font-weight:600}.h{font-weight:
 .app,.good{fill:#3fb950}.area{fill:#9198a1}.x{stroke:#ff6b62}.loss{fill:#d9a53a}.r{stroke:#0d1117}}</style>";
 
 /// The whole file.
-pub fn draw(picture: &Picture) -> String {
+pub fn draw(picture: &Chart) -> String {
     let mut svg = Drawing {
         axis: Axis::of(picture),
         body: String::new(),
@@ -69,7 +69,7 @@ pub(super) fn document(title: &str, description: &str, width: f64, height: f64, 
 }
 
 /// What the picture shows, for those who do not see it.
-fn described(picture: &Picture) -> String {
+fn described(picture: &Chart) -> String {
     let mut text = picture.about.join(" ");
     for panel in &picture.panels {
         let _ = write!(text, " {}:", panel.heading);
@@ -106,7 +106,7 @@ struct Drawing {
 }
 
 impl Drawing {
-    fn head(&mut self, picture: &Picture) {
+    fn head(&mut self, picture: &Chart) {
         self.y += LINE - 4.0;
         self.text(MARGIN, "t", &picture.title);
         for about in &picture.about {
@@ -276,10 +276,11 @@ impl Drawing {
                 short(floor)
             );
         }
+        let Some(lost_ms) = &traffic.lost_ms else { return };
         self.y += ROW;
         self.label(&format!("{} lost", traffic.unit));
         let mut places: Vec<(i64, usize)> = Vec::new();
-        for at in &traffic.lost_ms {
+        for at in lost_ms {
             // Those that fall onto one another are one cross, so that the file stays small.
             let place = rounded(self.at(*at) / 3.0);
             match places.iter_mut().find(|(known, _)| *known == place) {
@@ -297,9 +298,9 @@ impl Drawing {
             self.text_at(PLOT_X, y, "good", "0");
         } else {
             let _ = writeln!(self.body, "<path class=\"x\" d=\"{path}\"/>");
-            let last = traffic.lost_ms.iter().copied().max().unwrap_or(0);
+            let last = lost_ms.iter().copied().max().unwrap_or(0);
             let x = self.at(last);
-            self.beside(x, x + 4.0, &traffic.lost_ms.len().to_string());
+            self.beside(x, x + 4.0, &lost_ms.len().to_string());
         }
     }
 

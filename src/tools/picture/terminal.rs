@@ -4,7 +4,7 @@
 use std::io::IsTerminal;
 
 use super::axis::Axis;
-use super::{BarKind, MarkKind, Panel, Picture, Row, Tone, Traffic, Verdict, words};
+use super::{BarKind, Chart, MarkKind, Panel, Row, Tone, Traffic, Verdict, words};
 
 /// Narrower than this nobody's terminal is.
 pub const LEAST_WIDTH: usize = 80;
@@ -138,7 +138,7 @@ impl From<Tone> for Ink {
 }
 
 /// The picture as lines.
-pub fn draw(picture: &Picture, paper: &Paper) -> Vec<String> {
+pub fn draw(picture: &Chart, paper: &Paper) -> Vec<String> {
     let mut lines = Vec::new();
     if !picture.title.is_empty() {
         for line in wrapped(&picture.title, paper.width) {
@@ -315,14 +315,15 @@ impl Plot<'_> {
                 &cells,
             ));
         }
+        let Some(lost_ms) = &traffic.lost_ms else { return };
         let mut cells = self.guides(panel);
-        for at in &traffic.lost_ms {
+        for at in lost_ms {
             cells[self.column(*at)] = Cell {
                 sign: self.sign('×', 'x'),
                 ink: Ink::Bad,
             };
         }
-        let lost = traffic.lost_ms.len();
+        let lost = lost_ms.len();
         lines.push(self.line(&format!("{} lost", traffic.unit), &lost.to_string(), &cells));
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::core::notice::{Reason, StopCode};
 use crate::core::step::Step;
-use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, What};
+use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, Sight, What};
 
 /// One thing that the sidecar tells; `None` for what needs no telling.
 pub fn of(what: &What) -> Option<String> {
@@ -23,7 +23,17 @@ pub fn of(what: &What) -> Option<String> {
         }
         What::StepStart { does: Step::Ack, .. } => "waits until somebody posts to /drained".to_owned(),
         What::StepStart { does, .. } => does.to_string(),
-        What::StepCall { status: 202, .. } => "is answered 202: under way".to_owned(),
+        What::StepCall {
+            sight: Sight::Answer { status: 202, .. },
+            ..
+        } => "is answered 202: under way".to_owned(),
+        What::StepCall {
+            sight: Sight::Connections { open, owing, .. },
+            ..
+        } => match owing {
+            0 => format!("owes nobody an answer; {} open", counted(*open, "connection")),
+            owing => format!("owes an answer to {owing} of {}", counted(*open, "connection")),
+        },
         What::StepRetry { why, after_ms, .. } => format!("{why}; again in {}", span(*after_ms)),
         What::StepEnd { outcome, took_ms, .. } => match outcome {
             Outcome::Drained(how) => format!("drained after {}: {how}", span(*took_ms)),
@@ -59,6 +69,11 @@ pub fn of(what: &What) -> Option<String> {
             return None;
         }
     })
+}
+
+/// `1 connection`, `2 connections`
+fn counted(n: usize, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
 /// What is asked of AWS, in two words.

@@ -111,7 +111,7 @@ pub fn command() -> Command {
                 .long("drain")
                 .value_name("STEPS")
                 .requires("start")
-                .help("PRESTOP_DRAIN for it"),
+                .help("PRESTOP_DRAIN for it; `quiet` on the port of its URL unless told otherwise"),
         )
         .arg(
             Arg::new("ready")
@@ -343,7 +343,7 @@ impl Options {
     /// How somebody's own app is drained, unless a setting says it.
     fn own_drain(&self) -> Option<String> {
         let url = self.own.as_ref()?.url.as_ref()?;
-        Some(format!("POST {}", url.with_target("/drain")))
+        Some(format!("quiet :{}", url.port()))
     }
 
     fn unit(&self, scenario: &Scenario) -> Unit {

@@ -215,7 +215,7 @@ impl Run {
                     Unit::Jobs => "in hand",
                 },
                 in_flight: self.in_flight.clone(),
-                lost_ms: self.lost_ms.clone(),
+                lost_ms: Some(self.lost_ms.clone()),
             });
         }
         let lost = format!(

@@ -75,7 +75,7 @@ pub(super) enum Opening {
 pub(super) const DEFAULT: &str = "no-balancer";
 
 /// The app that has no part in its own drain.
-const APP: Kind = Kind::Web;
+const APP: Kind = Kind::NoCode;
 
 const BASE: Scenario = Scenario {
     name: "deploy",
@@ -89,7 +89,7 @@ const BASE: Scenario = Scenario {
     scale: 10,
     stop_timeout_s: 30,
     settle_s: 5,
-    slow_request: Duration::from_millis(1500),
+    slow_request: Duration::from_millis(1000),
     code: 0,
     loses: None,
 };

@@ -64,6 +64,9 @@ const SHORT_DEREGISTRATION_DELAY_S: u32 = 10;
 /// developer guide, *Service discovery*; ECS's own examples have 10 s to 60 s).
 const TTL_S: u32 = 10;
 
+/// The silence that shows that an app is quiet, on ECS's time: the sample's answers never pause.
+const SILENCE_S: u32 = 3;
+
 /// A job and the way to its end.
 const PROTECTION_LIMIT: Duration = Duration::from_secs(10);
 
@@ -514,6 +517,11 @@ impl Stage<'_> {
         let drain = match scenario.app {
             Kind::Worker | Kind::Protected => "ack".to_owned(),
             Kind::Quits => "signal QUIT app".to_owned(),
+            // By its port: here the network namespace is the whole machine's.
+            Kind::NoCode => {
+                let silence = milliseconds(options.scaled(scenario, SILENCE_S));
+                format!("quiet :{app_port} for {silence}")
+            }
             _ => format!("POST http://app:{app_port}/drain"),
         };
         let mut command = Command::new(std::env::current_exe().map_err(in_words)?);

@@ -16,7 +16,7 @@ use crate::core::notice::StopCode;
 use crate::core::timeline::What;
 use crate::tools::picture::fleet::{Member, Summary};
 use crate::tools::picture::terminal::{ColourChoice, Ink, Paper, wrapped};
-use crate::tools::picture::{Panel, Picture, Tone, Verdict, fleet, svg, terminal, words};
+use crate::tools::picture::{Chart, Panel, Tone, Verdict, fleet, svg, terminal, words};
 use crate::tools::rehearse::record::Record;
 use crate::tools::say;
 use reading::{Found, Shutdown};
@@ -147,7 +147,7 @@ struct Drawn {
     svg: String,
 }
 
-fn drawn(picture: &Picture, story: &[String], paper: &Paper) -> Drawn {
+fn drawn(picture: &Chart, story: &[String], paper: &Paper) -> Drawn {
     let mut lines = terminal::draw(picture, paper);
     lines.extend_from_slice(story);
     Drawn {
@@ -222,7 +222,10 @@ fn trouble(shutdown: &Shutdown) -> Option<String> {
         Some(code) => {
             let told = steps.iter().find_map(|step| match &step.status {
                 StepStatus::Failed(why) => Some(why.clone()),
-                StepStatus::Dropped => Some(format!("{} was not done when the deadline came", step.does)),
+                StepStatus::Dropped(owed) => {
+                    let owed = owed.as_ref().map_or(String::new(), |owed| format!(": {owed}"));
+                    Some(format!("{} was not done when the deadline came{owed}", step.does))
+                }
                 _ => None,
             });
             Some(told.unwrap_or_else(|| code.words().to_owned()))
@@ -230,7 +233,7 @@ fn trouble(shutdown: &Shutdown) -> Option<String> {
     }
 }
 
-fn picture(shutdown: &Shutdown) -> Picture {
+fn picture(shutdown: &Shutdown) -> Chart {
     let report = &shutdown.report;
     let who = [&shutdown.family, &shutdown.cluster].into_iter().flatten();
     let who: Vec<&str> = who.map(String::as_str).collect();
@@ -247,7 +250,7 @@ fn picture(shutdown: &Shutdown) -> Picture {
         ..Panel::default()
     };
     panel.draw_report(report, 0);
-    Picture {
+    Chart {
         title: format!("The end of task {}", shutdown.name()),
         about,
         panels: vec![panel],
@@ -338,8 +341,8 @@ fn document(shutdowns: &[Shutdown]) -> String {
 
 impl Record {
     /// The picture of a rehearsal that was written down.
-    pub fn picture(&self) -> Picture {
-        Picture {
+    pub fn picture(&self) -> Chart {
+        Chart {
             title: self.headline(),
             about: self.about(),
             panels: self.runs.iter().map(|run| run.panel(self)).collect(),
