@@ -127,7 +127,8 @@ pub struct Judge {
     /// Whether only silence counts.
     moves: bool,
     silence: Duration,
-    looks: usize,
+    /// When the first look began.
+    first: Option<Instant>,
     /// What the last look left.
     before: HashMap<u64, Memory>,
     /// What this one will leave.
@@ -183,7 +184,7 @@ impl Judge {
         Judge {
             moves: step.moves,
             silence: step.silence,
-            looks: 0,
+            first: None,
             before: HashMap::new(),
             after: HashMap::new(),
             forgot: (false, false),
@@ -266,13 +267,14 @@ impl Judge {
         }
         self.before = std::mem::take(&mut self.after);
         self.forgot = (self.forgot.1, false);
-        self.looks += 1;
+        let is_first = self.first.is_none();
+        let first = *self.first.get_or_insert(now);
         let mut picture = std::mem::take(&mut self.present);
         picture.last_mover = self.last_move.and_then(|(_, peer)| peer);
         if picture.owing == 0 {
-            let silent = self.last_move.map_or(now, |(moved, _)| moved + self.silence);
+            let silent = self.last_move.map_or(first, |(moved, _)| moved + self.silence);
             // One look alone may miss a connection whose place in the kernel's table changes meanwhile.
-            picture.quiet_at = Some(if self.looks < 2 {
+            picture.quiet_at = Some(if is_first {
                 silent.max(now + LEAST_PAUSE)
             } else {
                 silent

@@ -228,7 +228,11 @@ fn one_look_alone_is_never_enough() {
     let picture = look(&mut judge, now, &[]);
     assert!(picture.quiet_at > Some(now));
     let next = next_look(&step(1000), &picture, Duration::ZERO, now);
-    assert_eq!(look(&mut judge, next, &[]).quiet_at, Some(next));
+    assert!(next > now);
+    assert!(
+        look(&mut judge, next, &[]).quiet_at <= Some(next),
+        "nothing has ever moved"
+    );
 }
 
 #[test]
