@@ -112,6 +112,13 @@ pub struct Picture {
     pub last_mover: Option<SocketAddr>,
 }
 
+impl Picture {
+    /// Those that owe without a doubt: what one look alone can count.
+    pub fn surely_owing(&self) -> usize {
+        self.owing - self.unclear
+    }
+}
+
 /// Somebody who is owed an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Owed {
