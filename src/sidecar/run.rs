@@ -210,6 +210,7 @@ impl Sidecar {
                 ready_url: self.config.ready_url.clone(),
                 network,
                 protect: self.protection.clone(),
+                sight: self.sight.clone(),
                 telemetry: self.telemetry.clone(),
             };
             self.companions.spawn(endpoints::serve(listener, endpoints));
@@ -220,7 +221,8 @@ impl Sidecar {
             return;
         }
         self.log_start();
-        self.announce_quiet(self.lifecycle.plan().cloned().as_ref());
+        let plan = self.lifecycle.plan().cloned();
+        self.announce_plan(plan.as_ref());
         self.watch_instance();
         self.publish();
     }
@@ -419,7 +421,7 @@ impl Sidecar {
         if self.lifecycle.deadline().is_none() {
             match cannot_be_quiet(&plan, task) {
                 Some(complaint) => self.refuse(vec![complaint]),
-                None => self.announce_quiet(Some(&plan)),
+                None => self.announce_plan(Some(&plan)),
             }
         }
         None
@@ -444,7 +446,7 @@ impl Sidecar {
         if news {
             // After a notice it is too late to be strict: what can be done is done.
             log_complaints(&complaints);
-            self.announce_quiet(plan.as_ref());
+            self.announce_plan(plan.as_ref());
         }
         Some(Event::Labels(plan))
     }
@@ -506,6 +508,8 @@ impl Sidecar {
         self.observe_quiet();
         for command in commands {
             match command {
+                // Outside of ECS there are none.
+                Command::ReadLabels if self.metadata.is_none() => self.apply(Event::Labels(None)),
                 Command::ReadLabels => self.read_task(),
                 Command::Start(step) => {
                     if let Some(urgency) = &self.urgency {
@@ -551,8 +555,12 @@ impl Sidecar {
         }
     }
 
-    /// Says soon after the start whether a `quiet` step would see anybody.
-    fn announce_quiet(&mut self, plan: Option<&Plan>) {
+    /// Says what of the plan does not fit and, soon after the start, whether a `quiet` step would see anybody.
+    fn announce_plan(&mut self, plan: Option<&Plan>) {
+        let too_long = plan.and_then(|plan| self.lifecycle.policy().too_long(plan));
+        if let Some(message) = too_long.filter(|_| !self.config.stop_timeout_auto) {
+            tracing::warn!(event = "watch", watch = "time", message);
+        }
         let steps: Vec<QuietStep> = plan
             .into_iter()
             .flat_map(Plan::quiets)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::core::url::HttpUrl;
+use crate::sidecar::drain::quiet::Sight;
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::Mailbox;
 use crate::sidecar::protection::ProtectionHandle;
@@ -36,6 +37,8 @@ pub struct Endpoints {
     pub network: Network,
     /// Where leases are had, if anywhere.
     pub protect: Option<ProtectionHandle>,
+    /// For the connections that owe an answer.
+    pub sight: Sight,
     /// For the count of dropped lines.
     pub telemetry: Telemetry,
 }

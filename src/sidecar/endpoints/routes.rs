@@ -76,8 +76,8 @@ impl Endpoints {
             "/healthz" => self.healthz(),
             "/ready" => self.ready().await,
             "/notice" => self.notice(query, waiting).await,
-            "/status" => self.status(),
-            "/metrics" => self.metrics(head.headers.get(ACCEPT)),
+            "/status" => self.status().await,
+            "/metrics" => self.metrics(head.headers.get(ACCEPT)).await,
             "/drained" => self.drained(query).await,
             "/drain" => self.drain(head.headers.get(AUTHORIZATION)).await,
             protect => self.protect(&head.method, protect, query).await,
@@ -166,21 +166,26 @@ impl Endpoints {
         reply(StatusCode::OK, "application/json", format!("{body}\n"))
     }
 
-    fn status(&self) -> Reply {
+    async fn status(&self) -> Reply {
         let snapshot = self.snapshot();
         let mut body = serde_json::to_value(snapshot.as_ref()).unwrap_or_default();
         body["deadline"] = snapshot.deadline.map(wall_clock).into();
         body["seconds_left"] = snapshot.deadline.map(seconds_left).into();
+        body["connections"] = self.sight.picture().await.map_or(
+            serde_json::Value::Null,
+            |picture| json!({"open": picture.open, "owing": picture.surely_owing(), "owed": picture.named}),
+        );
         reply(StatusCode::OK, "application/json", format!("{body}\n"))
     }
 
-    fn metrics(&self, accept: Option<&HeaderValue>) -> Reply {
+    async fn metrics(&self, accept: Option<&HeaderValue>) -> Reply {
         let snapshot = self.snapshot();
         let format = metrics::Format::accepted(accept.and_then(|accept| accept.to_str().ok()));
         let body = metrics::render(
             &snapshot,
             self.telemetry.dropped(),
             snapshot.deadline.map(seconds_left),
+            self.sight.picture().await.as_ref(),
             format,
         );
         reply(StatusCode::OK, format.content_type(), body)
