@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::{Reply, json_reply, text};
+use super::{Reply, json_reply, text, too_many_requests};
 
 pub(super) const CLUSTER: &str = "laptop";
 const TASK_ID: &str = "5e0c4bf0d1e24d4e8a4f6a5f7f0c9b11";
@@ -266,7 +266,7 @@ impl Definition {
 
     pub(super) fn answer(&mut self, path: &str) -> Reply {
         if !self.allowance.take() {
-            return text(StatusCode::TOO_MANY_REQUESTS, "");
+            return too_many_requests();
         }
         let Some((name, rest)) = path
             .strip_prefix("/v4/")
