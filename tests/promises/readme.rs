@@ -24,6 +24,31 @@ fn its_table_has_every_setting_with_its_default_and_meaning() {
     }
 }
 
+/// The file that the README's first picture is drawn from, and the picture.
+const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rehearsal.json");
+const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rehearsal.svg");
+
+#[test]
+fn its_pictures_are_what_the_command_that_it_names_draws() {
+    let svg = std::env::temp_dir().join(format!("ecs-prestop-readme-{}.svg", std::process::id()));
+    let arguments = ["timeline", RECORD, "--svg", svg.to_str().unwrap()];
+    let output = run(&arguments, &[("LANG", "C.UTF-8")]);
+    let drawn = std::fs::read_to_string(&svg).unwrap();
+    let _ = std::fs::remove_file(&svg);
+    let again = "made again by `cargo run -- timeline docs/rehearsal.json --svg docs/rehearsal.svg`";
+    assert!(
+        drawn == std::fs::read_to_string(PICTURE).unwrap(),
+        "docs/rehearsal.svg has to be {again}"
+    );
+    assert!(readme().contains("`cargo run -- timeline docs/rehearsal.json --svg docs/rehearsal.svg`"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let picture = &text[text.find("With ecs-prestop").unwrap()..];
+    assert!(
+        readme().contains(picture),
+        "the README's text has to be {again}:\n{picture}"
+    );
+}
+
 #[test]
 fn its_task_definition_is_clean() {
     let readme = readme();
@@ -62,12 +87,20 @@ fn its_python_app_drains_without_a_loss() {
     let output = run(
         &[
             "rehearse",
+            "stop-task",
+            "--scale",
+            "5",
+            "--drain",
+            &format!("POST http://{address}/drain"),
             "--app",
             &format!("http://{address}/"),
             "--start",
             &start,
         ],
-        &[("PATH", "/usr/bin:/bin")],
+        &[
+            ("PATH", "/usr/bin:/bin"),
+            ("PRESTOP_LISTEN", &free_address().to_string()),
+        ],
     );
     let _ = std::fs::remove_file(&file);
     assert_eq!(

@@ -1,7 +1,7 @@
 //! The rehearsal, as people run it: what it shows can be believed, and nothing of it is left behind.
 
 use std::net::TcpListener;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use ecs_prestop::tools::rehearse::record::{Outcome, Record};
@@ -11,9 +11,18 @@ use crate::process::{Process, binary, complaints, free_address, run};
 
 const PATH: (&str, &str) = ("PATH", "/usr/local/bin:/usr/bin:/bin");
 
+/// Runs it with a sidecar that listens where no other rehearsal's does.
+fn rehearse(arguments: &[&str]) -> Output {
+    let listen = free_address().to_string();
+    run(
+        &[&["rehearse"], arguments].concat(),
+        &[PATH, ("PRESTOP_LISTEN", &listen)],
+    )
+}
+
 /// Told in words; the exit code is 0.
 fn told(arguments: &[&str]) -> String {
-    let output = run(&[&["rehearse"], arguments].concat(), &[PATH]);
+    let output = rehearse(arguments);
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}{}", complaints(&output));
     text
@@ -21,7 +30,7 @@ fn told(arguments: &[&str]) -> String {
 
 /// Written down, with the exit code.
 fn recorded(arguments: &[&str]) -> (Record, Option<i32>) {
-    let output = run(&[&["rehearse", "--format", "json"], arguments].concat(), &[PATH]);
+    let output = rehearse(&[&["--format", "json"], arguments].concat());
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     let record =
         serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}{}", complaints(&output)));
@@ -176,7 +185,7 @@ fn what_listens_already_is_not_taken_for_the_app() {
 fn a_command_that_ends_is_noticed_at_once_with_its_status_and_its_last_lines() {
     let url = format!("http://{}/", free_address());
     let start = "echo no such database >&2; exit 3";
-    let output = run(&["rehearse", "--app", &url, "--start", start], &[PATH]);
+    let output = rehearse(&["--app", &url, "--start", start]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(
@@ -187,7 +196,7 @@ fn a_command_that_ends_is_noticed_at_once_with_its_status_and_its_last_lines() {
 
 #[test]
 fn a_worker_of_ones_own_has_to_say_how_it_is_drained() {
-    let output = run(&["rehearse", "--start", "sleep 60"], &[PATH]);
+    let output = rehearse(&["--start", "sleep 60"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(complaints(&output).contains("`ack`"), "{}", complaints(&output));
 }
@@ -221,26 +230,25 @@ fn where_nothing_was_at_stake_that_is_a_failure_with_that_name() {
         "--app",
         &format!("http://{address}/healthz"),
     ];
-    let verdicts: Vec<Outcome> = (0..3)
-        .map(|_| {
-            recorded(&[&arguments[..], &["--start", &own(&address)]].concat())
-                .0
-                .outcome
-        })
-        .collect();
-    assert!(verdicts.contains(&Outcome::NothingTested), "{verdicts:?}");
+    let start = own(&address);
+    // By chance one of its answers is under way at the very moment; not five times.
+    let untested = (0..5).any(|_| {
+        let (record, code) = recorded(&[&arguments[..], &["--start", &start]].concat());
+        record.outcome == Outcome::NothingTested && code == Some(1)
+    });
+    assert!(untested);
 }
 
 #[test]
 fn several_scenarios_are_one_call_and_each_has_its_document() {
-    let output = run(&["rehearse", "--format", "json", "one-off", "worker"], &[PATH]);
+    let output = rehearse(&["--format", "json", "one-off", "worker"]);
     let names: Vec<String> = String::from_utf8(output.stdout)
         .unwrap()
         .lines()
         .map(|line| serde_json::from_str::<Record>(line).unwrap().scenario)
         .collect();
     assert_eq!(names, ["one-off", "worker"]);
-    let output = run(&["rehearse", "--format", "junit", "one-off"], &[PATH]);
+    let output = rehearse(&["--format", "junit", "one-off"]);
     let xml = String::from_utf8(output.stdout).unwrap();
     assert!(
         xml.contains("tests=\"1\" failures=\"0\"") && xml.contains("name=\"one-off\""),
@@ -271,11 +279,12 @@ fn interrupted(arguments: &[&str], after: Duration, signal: Signal) -> Vec<Strin
         signal.as_raw()
     );
     let (name, value) = mark.split_once('=').unwrap();
+    let listen = free_address().to_string();
     let mut command = binary();
     command
         .arg("rehearse")
         .args(arguments)
-        .envs([PATH, (name, value)]);
+        .envs([PATH, (name, value), ("PRESTOP_LISTEN", &listen)]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut process = Process::start(&mut command);
     std::thread::sleep(after);

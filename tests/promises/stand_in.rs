@@ -465,3 +465,69 @@ fn what_cannot_be_simulated_is_refused_with_what_can() {
         assert!(body.contains(part), "{what}: {body}");
     }
 }
+
+#[test]
+fn what_is_too_often_is_told_as_the_agents_limiter_tells_it() {
+    let ecs = simulate(&[]);
+    let refused = (0..200)
+        .map(|_| {
+            let head = "GET /v4/web HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            request(ecs.address, head)
+        })
+        .find(|(status, _)| *status == 429);
+    let (_, answer) = refused.expect("200 requests are too many");
+    for part in [
+        "x-rate-limit-limit: 40.00\r\n",
+        "x-rate-limit-duration: 1\r\n",
+        "\r\n\r\nYou have reached maximum request limit.",
+    ] {
+        assert!(answer.contains(part), "`{part}` is not in {answer}");
+    }
+}
+
+#[test]
+fn instance_metadata_has_what_aws_sdks_ask_first_with_or_without_a_slash_at_the_end() {
+    let ec2 = simulate(&[]);
+    let header = ec2.token();
+    let ask = |path: &str| {
+        let (status, body) = ec2.ask("GET", path, &header);
+        assert_eq!(status, 200, "{path}");
+        body
+    };
+    assert_eq!(
+        ask("/latest/meta-data/placement/availability-zone"),
+        "eu-central-1a"
+    );
+    assert_eq!(
+        ask("/latest/meta-data/placement/availability-zone/"),
+        "eu-central-1a"
+    );
+    let role = ask("/latest/meta-data/iam/security-credentials/");
+    let keys = ask(&format!("/latest/meta-data/iam/security-credentials/{role}"));
+    let keys: Value = serde_json::from_str(&keys).unwrap();
+    assert_eq!(
+        (&keys["Code"], &keys["Type"]),
+        (&"Success".into(), &"AWS-HMAC".into())
+    );
+    let document: Value = serde_json::from_str(&ask("/latest/dynamic/instance-identity/document")).unwrap();
+    assert_eq!(document["region"], "eu-central-1");
+    let (status, body) = ec2.ask("HEAD", "/latest/meta-data/instance-id", &header);
+    assert_eq!((status, body.as_str()), (200, ""));
+}
+
+#[test]
+fn its_page_says_what_it_is_and_who_has_asked() {
+    let ecs = simulate(&[]);
+    let (status, page) = ecs.ask("GET", "/", "");
+    assert!(
+        status == 200 && page.contains("The stand-in for ECS and EC2"),
+        "{page}"
+    );
+    ecs.ask("GET", "/v4/nobody", "");
+    let state = ecs.get("/_simulate/state");
+    let last = &state["requests"][0];
+    assert_eq!(
+        (&last["method"], &last["path"], &last["status"]),
+        (&"GET".into(), &"/v4/nobody".into(), &404.into())
+    );
+}

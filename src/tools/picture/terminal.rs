@@ -13,7 +13,7 @@ pub const LEAST_WIDTH: usize = 80;
 const MOST_WIDTH: usize = 200;
 
 /// Columns of a row's name and of its figure.
-const LABEL: usize = 20;
+const LABEL: usize = 22;
 const FIGURE: usize = 7;
 
 /// Where the plot begins: indent, name, figure, two blanks.

@@ -125,8 +125,7 @@ pub fn command() -> Command {
                 .long("startup")
                 .value_name("DURATION")
                 .requires("start")
-                .default_value("60s")
-                .help("how long it may take to start"),
+                .help("how long it may take to start, 60s unless told otherwise; a worker gets 5s, and all of it"),
         )
         .next_help_heading("Time")
         .arg(
@@ -222,7 +221,7 @@ struct OwnApp {
     /// Missing for a worker.
     url: Option<HttpUrl>,
     ready: Option<HttpUrl>,
-    startup: Duration,
+    startup: Option<Duration>,
 }
 
 impl Options {
@@ -261,7 +260,7 @@ impl Options {
                 start,
                 url: url("app")?,
                 ready: url("ready")?,
-                startup: duration("startup")?.unwrap_or(STOP_TIMEOUT),
+                startup: duration("startup")?,
             }),
         };
         let options = Options {

@@ -229,6 +229,10 @@ impl Run {
                 tone: Tone::Loss,
                 words: format!("{lost}."),
             },
+            _ if self.done == 0 => Verdict {
+                tone: Tone::Plain,
+                words: format!("What became of its {} is not seen from here.", record.unit.name()),
+            },
             _ => Verdict {
                 tone: Tone::Plain,
                 words: format!("{} done, none lost.", record.unit.counted(self.done)),

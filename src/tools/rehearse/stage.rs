@@ -20,7 +20,7 @@ use super::record::{Run, Unit};
 use super::scenario::{Cast, Opening, Scenario};
 use super::screen::{Screen, Turn, Who};
 use super::seen::Seen;
-use super::{Options, balancer};
+use super::{Options, OwnApp, balancer};
 use crate::core::notice::Action;
 use crate::core::url::HttpUrl;
 use crate::tools::picture::{MarkKind, words};
@@ -33,6 +33,9 @@ const CALM: Duration = Duration::from_millis(1000);
 
 /// What the sample app and the sidecar get to start, on the busiest machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a worker gets to start, which nobody can see: most interpreters have loaded by then.
+const WORKER_STARTS: Duration = Duration::from_secs(5);
 
 /// Between two looks at whether something is there.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -272,6 +275,13 @@ impl Stage<'_> {
                 requests: None,
             });
             players.calm(CALM).await?;
+        }
+        let unseen = |own: &&OwnApp| own.url.is_none() && own.ready.is_none();
+        if let Some(own) = self.options.own.as_ref().filter(unseen) {
+            let startup = own.startup.unwrap_or(WORKER_STARTS);
+            self.screen.silence("for the worker to start", startup);
+            players.calm(startup).await?;
+            self.screen.silence_is_over();
         }
         players.calm(CALM).await?;
         let deregister = |what: &str| {
@@ -565,7 +575,8 @@ impl Stage<'_> {
 
     /// Waits until the app answers, for as long as its main process lives.
     async fn await_app(&self, url: &HttpUrl, app: &mut Child) -> Result<(), Stopped> {
-        let limit = self.options.own.as_ref().map_or(START_LIMIT, |own| own.startup);
+        let own = self.options.own.as_ref();
+        let limit = own.and_then(|own| own.startup).unwrap_or(START_LIMIT);
         let up = async {
             while !client::ask(url.clone()).await {
                 sleep(LOOK_EVERY).await;
@@ -735,7 +746,20 @@ fn all_ended_on_error<T>(played: Result<T, Stopped>) -> Result<T, Stopped> {
 
 /// Whether a shell has to stay for it: more than one command, or one in the background.
 fn is_compound(command: &str) -> bool {
-    command.contains([';', '&', '|', '\n', '('])
+    let mut quote = None;
+    let mut letters = command.trim_end().chars();
+    while let Some(letter) = letters.next() {
+        match (quote, letter) {
+            (None | Some('"'), '\\') => {
+                letters.next();
+            }
+            (None, '\'' | '"') => quote = Some(letter),
+            (None, ';' | '&' | '|' | '\n' | '(') => return true,
+            (Some(open), close) if open == close => quote = None,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Whoever listens there already would be taken for the app.
@@ -784,4 +808,33 @@ fn span(duration: Duration) -> String {
 
 fn in_words(why: impl std::fmt::Display) -> String {
     why.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_compound;
+
+    #[test]
+    fn a_shell_stays_for_several_commands_only() {
+        for one in [
+            "python3 app.py",
+            "nginx -g 'daemon off;'",
+            "env A=\"x;y\" ./run",
+            r"./run a\;b",
+            "",
+        ] {
+            assert!(!is_compound(one), "{one}");
+        }
+        for several in [
+            "cd x && ./run",
+            "a; b",
+            "a &",
+            "a | b",
+            "(a)",
+            "a\nb",
+            "a 'b' ; c",
+        ] {
+            assert!(is_compound(several), "{several}");
+        }
+    }
 }

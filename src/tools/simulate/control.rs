@@ -91,6 +91,7 @@ impl World {
             "aws": self.aws.state(),
             "protected": self.task_protection.is_on(),
             "faults": self.faults.describe(),
+            "requests": self.requests.all(),
         })
     }
 }

@@ -20,6 +20,15 @@ const MAX_TTL: u64 = 21_600;
 /// Tokens beyond these push the oldest out.
 const MAX_TOKENS: usize = 256;
 
+/// Where everything is.
+const REGION: &str = "eu-central-1";
+
+/// The role of the instance profile.
+const ROLE: &str = "simulated-role";
+
+/// The lifetime of a role's keys: EC2 renews them well before their six hours are over.
+const CREDENTIALS_LIVE: Duration = Duration::from_secs(6 * 3600);
+
 /// What is announced.
 #[derive(Default)]
 pub(super) struct InstanceMetadata {
@@ -113,14 +122,17 @@ impl InstanceMetadata {
     fn reply(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> Reply {
         match (method, path) {
             (&Method::PUT, "/latest/api/token") => return self.new_token(headers),
-            (&Method::GET, _) => {}
+            (&Method::GET | &Method::HEAD, _) => {}
             _ => return text(StatusCode::METHOD_NOT_ALLOWED, ""),
         }
         if !self.allowed(headers) {
             return page(StatusCode::UNAUTHORIZED, "401 - Unauthorized");
         }
-        match self.item(path) {
-            Some(body) => text(StatusCode::OK, &body),
+        // With and without a slash at the end it is the same thing.
+        match self.item(path.trim_end_matches('/')) {
+            // As AEMM has it: what is a JSON document is said to be one.
+            Some(body) if body.starts_with(['{', '[']) => with_type(StatusCode::OK, "application/json", body),
+            Some(body) => with_type(StatusCode::OK, "text/plain", body),
             None => page(StatusCode::NOT_FOUND, "404 - Not Found"),
         }
     }
@@ -182,11 +194,52 @@ impl InstanceMetadata {
             None => match path {
                 "/latest/meta-data/instance-id" => Some(INSTANCE_ID.to_owned()),
                 "/latest/meta-data/instance-life-cycle" => Some("spot".to_owned()),
-                "/latest/meta-data/placement/region" => Some("eu-central-1".to_owned()),
+                "/latest/meta-data/placement/region" => Some(REGION.to_owned()),
+                "/latest/meta-data/placement/availability-zone" => Some(format!("{REGION}a")),
+                "/latest/meta-data/iam/security-credentials" => Some(ROLE.to_owned()),
+                "/latest/meta-data/iam/security-credentials/simulated-role" => Some(credentials(&self.clock)),
+                "/latest/dynamic/instance-identity/document" => Some(identity_document(&self.clock)),
                 _ => None,
             },
         }
     }
+}
+
+/// Keys of the instance profile, as the EC2 user guide shows them (*Retrieve security credentials from
+/// instance metadata*). They open nothing.
+fn credentials(clock: &Clock) -> String {
+    let now = seconds(clock.now());
+    format!(
+        "{:#}",
+        json!({
+            "Code": "Success",
+            "LastUpdated": now,
+            "Type": "AWS-HMAC",
+            "AccessKeyId": "ASIASIMULATED0000000",
+            "SecretAccessKey": "simulated",
+            "Token": "simulated",
+            "Expiration": seconds(clock.after(CREDENTIALS_LIVE)),
+        })
+    )
+}
+
+/// EC2 user guide, *Instance identity documents*.
+fn identity_document(clock: &Clock) -> String {
+    format!(
+        "{:#}",
+        json!({
+            "accountId": "111122223333",
+            "architecture": "x86_64",
+            "availabilityZone": format!("{REGION}a"),
+            "imageId": "ami-0123456789abcdef0",
+            "instanceId": INSTANCE_ID,
+            "instanceType": "c7g.large",
+            "pendingTime": seconds(clock.wall),
+            "privateIp": "10.0.2.10",
+            "region": REGION,
+            "version": "2017-09-30",
+        })
+    )
 }
 
 fn seconds(time: Timestamp) -> String {

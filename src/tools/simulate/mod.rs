@@ -9,6 +9,7 @@ mod aws_api;
 mod control;
 pub mod faults;
 mod instance_metadata;
+mod page;
 mod task_metadata;
 mod task_protection;
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
@@ -38,6 +39,7 @@ use aws_api::AwsApi;
 use control::Query;
 use faults::{Fault, Faults, Kind, Target};
 use instance_metadata::InstanceMetadata;
+use page::RequestLog;
 pub use task_metadata::{Definition, DefinitionError};
 use task_protection::TaskProtection;
 
@@ -162,6 +164,7 @@ struct World {
     aws: AwsApi,
     task_protection: TaskProtection,
     faults: Faults,
+    requests: RequestLog,
 }
 
 /// A connection that can be torn down without a goodbye.
@@ -202,6 +205,7 @@ impl StandIn {
                 instance_metadata: InstanceMetadata::default(),
                 task_protection: TaskProtection::default(),
                 faults: Faults::default(),
+                requests: RequestLog::default(),
             })),
             refusing: Arc::default(),
         }
@@ -393,6 +397,27 @@ impl StandIn {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        if path == "/" && matches!(method, Method::GET | Method::HEAD) {
+            return Ok(with_type(
+                StatusCode::OK,
+                "text/html; charset=utf-8",
+                page::PAGE.to_owned(),
+            ));
+        }
+        let reply = self.reply(request, peer).await;
+        if !path.starts_with("/_simulate") {
+            let status = reply.as_ref().ok().map(Response::status);
+            self.world().requests.add(&method, &path, status);
+        }
+        reply
+    }
+
+    async fn reply<B>(&self, request: Request<B>, peer: IpAddr) -> Result<Reply, Break>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let (head, body) = request.into_parts();
         let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
             return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "too long\n"));
@@ -453,7 +478,7 @@ impl StandIn {
     }
 
     async fn task_metadata(&self, method: &Method, path: &str, _peer: IpAddr) -> Reply {
-        if *method != Method::GET {
+        if !matches!(*method, Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "");
         }
         let unresolved = self.world().definition.unresolved();
@@ -496,7 +521,20 @@ fn find_break(why: &hyper::Error) -> Option<&Break> {
 }
 
 fn text(status: StatusCode, body: &str) -> Reply {
-    with_type(status, "text/plain", body.to_owned())
+    with_type(status, "text/plain; charset=utf-8", body.to_owned())
+}
+
+/// What the agent's rate limiter answers (github.com/didip/tollbooth, `limiter.New` and
+/// `setResponseHeaders`), but for the caller's port, which nobody reads.
+fn too_many_requests() -> Reply {
+    let mut reply = text(
+        StatusCode::TOO_MANY_REQUESTS,
+        "You have reached maximum request limit.",
+    );
+    let headers = reply.headers_mut();
+    headers.insert("x-rate-limit-limit", HeaderValue::from_static("40.00"));
+    headers.insert("x-rate-limit-duration", HeaderValue::from_static("1"));
+    reply
 }
 
 fn json_reply(status: StatusCode, body: &serde_json::Value) -> Reply {

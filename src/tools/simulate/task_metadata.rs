@@ -15,7 +15,7 @@ use crate::tools::document;
 use crate::tools::model::{self, LaunchType, NAMELESS, NoTask, PortMapping, Task};
 use crate::tools::source::{Problem, Source};
 
-use super::{Reply, json_reply, text};
+use super::{Reply, json_reply, text, too_many_requests};
 
 pub(super) const CLUSTER: &str = "laptop";
 /// The status of a container that ECS has not begun to make, and does not list.
@@ -325,7 +325,7 @@ impl Definition {
 
     pub(super) fn answer(&mut self, path: &str) -> Reply {
         if !self.allowance.take() {
-            return text(StatusCode::TOO_MANY_REQUESTS, "");
+            return too_many_requests();
         }
         let Some((name, rest)) = path
             .strip_prefix("/v4/")

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::task_metadata::{Allowance, task_arn};
-use super::{Reply, json_reply, text};
+use super::{Reply, json_reply, text, too_many_requests};
 
 /// Where nothing else is said: two hours.
 const DEFAULT_MINUTES: i64 = 120;
@@ -53,7 +53,7 @@ impl TaskProtection {
 
     pub(super) fn answer(&mut self, method: &Method, path: &str, names: &[String], body: &[u8]) -> Reply {
         if !self.allowance.take() {
-            return text(StatusCode::TOO_MANY_REQUESTS, "");
+            return too_many_requests();
         }
         let rest = path.strip_prefix("/api/").and_then(|rest| rest.split_once('/'));
         let Some((name, "task-protection/v1/state")) = rest else {
