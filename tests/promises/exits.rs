@@ -282,16 +282,13 @@ fn an_ack_that_nobody_can_send_is_78() {
 }
 
 #[test]
-fn without_any_step_it_is_78() {
-    let output = run(&["run"], &[("PRESTOP_LISTEN", "off")]);
-    assert_eq!(output.status.code(), Some(78));
-    let why = "there is no step: set PRESTOP_DRAIN";
-    assert!(complaints(&output).contains(why), "{}", complaints(&output));
-    assert_eq!(reason_in_log(&output), ("error".to_owned(), true), "{output:?}");
-    assert!(
-        String::from_utf8_lossy(&output.stdout).contains(why),
-        "{output:?}"
-    );
+fn without_any_step_it_is_quiet() {
+    let mut sidecar = Sidecar::start(&[]);
+    assert_eq!(sidecar.events[0]["drain"], "quiet");
+    sidecar.process.signal(Signal::INT);
+    sidecar.process.signal(Signal::INT);
+    sidecar.await_event("exit");
+    sidecar.process.wait();
 }
 
 #[test]
