@@ -8,7 +8,7 @@ use hcl_edit::structure::{Body, Structure};
 use hcl_edit::{Span as _, parser};
 
 use crate::tools::document::{EXPRESSION, Kind, Node, Span, Syntax};
-use crate::tools::model::{Container, Form, Task};
+use crate::tools::model::{Container, Form, Task, in_snake_case};
 use crate::tools::source::Source;
 
 use super::Refusal;
@@ -330,17 +330,6 @@ fn in_names_of_module(task: &Task<'_>, body: Tree) -> Tree {
             (name, value)
         });
     Tree::Pairs(pairs.collect())
-}
-
-fn in_snake_case(name: &str) -> String {
-    let mut snake = String::new();
-    for letter in name.chars() {
-        if letter.is_ascii_uppercase() {
-            snake.push('_');
-        }
-        snake.push(letter.to_ascii_lowercase());
-    }
-    snake
 }
 
 impl Style {

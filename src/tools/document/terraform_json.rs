@@ -10,18 +10,18 @@ use super::{Kind, Node, Span};
 const MAX_MODULES: usize = 32;
 
 pub(super) fn read<'a>(name: &str, text: &'a str, mut root: Node<'a>, beside: &dyn Beside) -> Node<'a> {
-    let reader = Reader { text, beside };
+    let attributes = Attributes { text, beside };
     if root.get("format_version").is_some() {
         for part in ["planned_values", "values"] {
             if let Some(module) = root.get_mut(part).and_then(|part| part.get_mut("root_module")) {
-                reader.module(module, 0);
+                attributes.module(module, 0);
             }
         }
     } else if name.ends_with(".tf.json") {
         for kind in ["resource", "data", "module"] {
             if let Some(Kind::Map(types)) = root.get_mut(kind).map(|node| &mut node.kind) {
                 for entry in types {
-                    reader.bodies(&mut entry.value, 0);
+                    attributes.bodies(&mut entry.value, 0);
                 }
             }
         }
@@ -29,12 +29,12 @@ pub(super) fn read<'a>(name: &str, text: &'a str, mut root: Node<'a>, beside: &d
     root
 }
 
-struct Reader<'a, 'b> {
+struct Attributes<'a, 'b> {
     text: &'a str,
     beside: &'b dyn Beside,
 }
 
-impl<'a> Reader<'a, '_> {
+impl<'a> Attributes<'a, '_> {
     fn module(&self, module: &mut Node<'a>, depth: usize) {
         if let Some(Kind::List(resources)) = module.get_mut("resources").map(|node| &mut node.kind) {
             for resource in resources {

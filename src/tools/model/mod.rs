@@ -27,6 +27,7 @@ pub use placed::{LaunchType, PortMapping};
 pub use sidecar::{Sidecar, Steps};
 pub use stops::DEFAULT_STOP_TIMEOUT_S;
 pub use template::{Service, TargetGroup};
+pub use terraform::in_snake_case;
 
 /// More containers than any task may have: 10 (developer guide, *Service quotas*). What stands behind
 /// them is not looked at, so that no file can make the rules slow.

@@ -78,7 +78,7 @@ pub(super) fn get<'t, 'a>(node: &'t Node<'a>, name: &str) -> Option<&'t Node<'a>
 }
 
 /// `stopTimeout` is `stop_timeout`.
-fn in_snake_case(name: &str) -> String {
+pub fn in_snake_case(name: &str) -> String {
     let mut snake = String::with_capacity(name.len() + 4);
     for letter in name.chars() {
         if letter.is_ascii_uppercase() {

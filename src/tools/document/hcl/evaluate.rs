@@ -15,7 +15,7 @@ use hcl_edit::{Decorated, Span as _};
 use crate::tools::document::{Entry, Kind, MAX_VALUES, Node, Span};
 
 use super::rendered::{Rendered, json_in};
-use super::{Beside, EXPRESSION, File};
+use super::{Beside, EXPRESSION, ModuleFile};
 
 /// The tag of a text that is the JSON of what the node holds.
 pub(super) const JSON: &str = "json";
@@ -87,7 +87,7 @@ pub(super) struct Scope<'c> {
 
 /// Works out expressions of one module.
 pub(super) struct Evaluator<'m> {
-    files: &'m [File<'m>],
+    files: &'m [ModuleFile<'m>],
     anchor: Span,
     pub(super) beside: &'m dyn Beside,
     locals: HashMap<&'m str, (usize, &'m Expression)>,
@@ -98,7 +98,7 @@ pub(super) struct Evaluator<'m> {
 }
 
 impl<'m> Evaluator<'m> {
-    pub(super) fn new(files: &'m [File<'m>], anchor: Span, beside: &'m dyn Beside) -> Evaluator<'m> {
+    pub(super) fn new(files: &'m [ModuleFile<'m>], anchor: Span, beside: &'m dyn Beside) -> Evaluator<'m> {
         let mut evaluator = Evaluator {
             files,
             anchor,

@@ -54,7 +54,7 @@ impl Beside for Alone {
 }
 
 /// One file of a module.
-struct File<'t> {
+struct ModuleFile<'t> {
     text: &'t str,
     body: Body,
     /// `*.tfvars`: its attributes are values of variables.
@@ -69,7 +69,7 @@ pub(super) fn parse(text: &str, beside: &dyn Beside) -> Result<Node<'static>, Un
         None => Vec::new(),
         Some(_) => beside.module(),
     };
-    let mut files = vec![File {
+    let mut files = vec![ModuleFile {
         text,
         body: own,
         sets_variables: false,
@@ -77,7 +77,7 @@ pub(super) fn parse(text: &str, beside: &dyn Beside) -> Result<Node<'static>, Un
     for (name, text) in &others {
         // What is wrong with it is told where it is checked itself.
         if let Ok(body) = body(text) {
-            files.push(File {
+            files.push(ModuleFile {
                 text,
                 body,
                 sets_variables: name.ends_with(".tfvars"),
@@ -109,7 +109,7 @@ pub(super) fn parse(text: &str, beside: &dyn Beside) -> Result<Node<'static>, Un
 /// The value of one expression of `.tf.json`, in which nothing else is known.
 pub(super) fn expression(text: &str, place: Span, beside: &dyn Beside) -> Option<Node<'static>> {
     let parsed = bounded(text).then(|| parser::parse_expr(text).ok()).flatten()?;
-    let files = [File {
+    let files = [ModuleFile {
         text,
         body: Body::new(),
         sets_variables: false,
