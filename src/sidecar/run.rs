@@ -397,6 +397,9 @@ impl Sidecar {
             stop_timeout: self.config.stop_timeout_auto,
         };
         self.aws_side.look_up(&task, wanted);
+        if first {
+            self.announce_balancer();
+        }
         let labels = self.labels_of(&task, news);
         if first && task.stopping && self.lifecycle.deadline().is_none() {
             tracing::info!(
@@ -570,6 +573,23 @@ impl Sidecar {
             let announced = quiet::announce(self.sight.clone(), steps, self.mailbox.clone());
             self.companions.spawn(announced);
         }
+    }
+
+    /// Says who tells a load balancer to look away: where nobody does, waiting gains nothing.
+    fn announce_balancer(&self) {
+        let policy = self.lifecycle.policy();
+        let asks_ready = self.config.ready_url.is_some()
+            || self.config.listen.is_some_and(|address| !address.ip().is_loopback());
+        let message = if policy.aws.deregister {
+            "PRESTOP_DEREGISTER takes this task out of its load balancer at a notice"
+        } else if asks_ready {
+            "a load balancer looks away where its health check asks /ready; PRESTOP_SETTLE has to last until it does"
+        } else {
+            "nothing here tells a load balancer to look away. ECS does before its SIGTERM in deployments, at scale-in \
+             and on Fargate Spot; for EC2 Spot and StopTask set PRESTOP_DEREGISTER=true, or let the health check ask \
+             /ready"
+        };
+        tracing::info!(event = "watch", watch = "load-balancer", message);
     }
 
     /// What running steps tell the app.
