@@ -20,7 +20,9 @@ use ecs_prestop::sidecar::telemetry::{Format, Telemetry};
 use ecs_prestop::sidecar::watch::signals::Signals;
 use ecs_prestop::sidecar::{endpoints, mailbox};
 use ecs_prestop::tools::{add, check};
-use ecs_prestop::tools::{rehearse, sample_app, simulate, timeline};
+#[cfg(feature = "laptop")]
+use ecs_prestop::tools::{rehearse, timeline};
+use ecs_prestop::tools::{sample_app, simulate};
 use tokio::net::TcpListener;
 
 /// Names of drain calls that may be looked up at once: a task has ten containers at most (ECS developer guide,
@@ -48,7 +50,9 @@ fn main() -> ExitCode {
         Some((check::NAME, matches)) => check::main(matches),
         Some((add::NAME, matches)) => add::main(matches),
         Some((simulate::NAME, matches)) => on_runtime(simulate::main(matches)),
+        #[cfg(feature = "laptop")]
         Some((rehearse::NAME, matches)) => on_runtime(rehearse::main(matches)),
+        #[cfg(feature = "laptop")]
         Some((timeline::NAME, matches)) => timeline::main(matches),
         Some((sample_app::NAME, matches)) => on_runtime(sample_app::main(matches)),
         // clap knows no other.
@@ -57,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn command_line() -> Command {
-    Command::new("ecs-prestop")
+    let command = Command::new("ecs-prestop")
         .version(env!("CARGO_PKG_VERSION"))
         .about("The preStop hook that Amazon ECS never had")
         .args_conflicts_with_subcommands(true)
@@ -75,9 +79,12 @@ fn command_line() -> Command {
         .subcommand(check::command())
         .subcommand(add::command())
         .subcommand(simulate::command())
+        .subcommand(sample_app::command());
+    #[cfg(feature = "laptop")]
+    let command = command
         .subcommand(rehearse::command())
-        .subcommand(timeline::command())
-        .subcommand(sample_app::command())
+        .subcommand(timeline::command());
+    command
 }
 
 fn settings() -> impl Iterator<Item = Arg> {

@@ -579,7 +579,10 @@ impl Sidecar {
     fn announce_balancer(&self) {
         let policy = self.lifecycle.policy();
         let asks_ready = self.config.ready_url.is_some()
-            || self.config.listen.is_some_and(|address| !address.ip().is_loopback());
+            || self
+                .config
+                .listen
+                .is_some_and(|address| !address.ip().is_loopback());
         let message = if policy.aws.deregister {
             "PRESTOP_DEREGISTER takes this task out of its load balancer at a notice"
         } else if asks_ready {

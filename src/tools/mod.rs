@@ -22,11 +22,14 @@ pub mod add;
 pub mod check;
 pub mod document;
 pub mod model;
+#[cfg(feature = "laptop")]
 pub mod picture;
+#[cfg(feature = "laptop")]
 pub mod rehearse;
 pub mod sample_app;
 pub mod simulate;
 pub mod source;
+#[cfg(feature = "laptop")]
 pub mod timeline;
 
 /// A line on standard output. Somebody who stops reading, as `head` does, is no reason to fail.
