@@ -11,6 +11,7 @@ use crate::process::run;
 fn wishes(to: &str) -> Wishes {
     Wishes {
         to: to.to_owned(),
+        image: Some("registry.example.com/ecs-prestop:1".to_owned()),
         ..Wishes::default()
     }
 }
@@ -191,7 +192,7 @@ fn its_settings_follow_from_the_task() {
         .replace("\"awslogs\"", "\"awsfirelens\"")
         .replace("    {\n      \"name\": \"app\"", "    {\"name\": \"logs\", \"image\": \"fluent-bit\", \"stopTimeout\": 5, \"firelensConfiguration\": {\"type\": \"fluentbit\"}},\n    {\n      \"dependsOn\": [{\"containerName\": \"logs\", \"condition\": \"START\"}],\n      \"name\": \"app\"");
     let added = sidecar(&router, &wishes("app"));
-    assert_eq!(added["dependsOn"][1]["containerName"], "logs");
+    assert_eq!(added["dependsOn"][0]["containerName"], "logs");
     assert_eq!(setting(&added, "PRESTOP_RESERVE").as_deref(), Some("30s"));
     let blocking = PLAIN.replace(
         "\"awslogs-group\": \"web\"",
@@ -334,6 +335,289 @@ fn in_place_and_diff_are_what_they_say() {
             .status
             .code(),
         Some(2)
+    );
+}
+
+#[test]
+fn the_image_is_taken_from_a_private_registry_or_asked_for() {
+    let image = |image: &str| -> Result<Value, Refusal> {
+        let text = PLAIN.replace("111122223333.dkr.ecr.eu-central-1.amazonaws.com/app:1", image);
+        let asked = Wishes {
+            image: None,
+            ..wishes("app")
+        };
+        let done = added("a.json", &text, &asked)?;
+        let task: Value = serde_json::from_str(&done.text).unwrap();
+        Ok(task["containerDefinitions"][1]["image"].clone())
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    for (own, registry) in [
+        (
+            "111122223333.dkr.ecr.eu-central-1.amazonaws.com/team/app:1",
+            "111122223333.dkr.ecr.eu-central-1.amazonaws.com",
+        ),
+        ("registry.example.com:5000/app", "registry.example.com:5000"),
+        (
+            "<ACCOUNT>.dkr.ecr.eu-west-1.amazonaws.com/app",
+            "<ACCOUNT>.dkr.ecr.eu-west-1.amazonaws.com",
+        ),
+    ] {
+        assert_eq!(image(own).unwrap(), format!("{registry}/ecs-prestop:{version}"));
+    }
+    for public in [
+        "app:1",
+        "team/app:1",
+        "ghcr.io/team/app",
+        "public.ecr.aws/nginx/nginx:1",
+        "docker.io/app",
+        "<IMAGE>",
+    ] {
+        let why = image(public).unwrap_err().to_string();
+        assert!(
+            why.contains("say --image REGISTRY/ecs-prestop:"),
+            "{public}: {why}"
+        );
+    }
+    // In a template it may be put together; compose gets what docker/build makes.
+    let asked = Wishes {
+        image: None,
+        ..wishes("app")
+    };
+    let done = added("t.yaml", TEMPLATE, &asked).unwrap().text;
+    assert!(
+        done.contains("Image: !Sub \"${AWS::AccountId}.dkr.ecr.${AWS::Region}.amazonaws.com/ecs-prestop:"),
+        "{done}"
+    );
+    assert!(
+        added("compose.yaml", COMPOSE, &asked)
+            .unwrap()
+            .text
+            .contains("image: ecs-prestop:dev")
+    );
+}
+
+#[test]
+fn a_helper_is_answered_with_the_name_of_the_app() {
+    let beside = |container: &str| {
+        PLAIN.replace(
+            "\"containerDefinitions\": [",
+            &format!("\"containerDefinitions\": [{container},"),
+        )
+    };
+    for (container, name, part) in [
+        (
+            "{\"name\": \"logs\", \"image\": \"fluent-bit\", \"firelensConfiguration\": {\"type\": \"fluentbit\"}}",
+            "logs",
+            "`logs` only watches the others: say `--to app`",
+        ),
+        (
+            "{\"name\": \"datadog\", \"image\": \"mine:1\"}",
+            "datadog",
+            "only watches",
+        ),
+        (
+            "{\"name\": \"cache\", \"image\": \"redis:7\"}",
+            "cache",
+            "is what the app needs, not the app: say `--to app`",
+        ),
+    ] {
+        let why = refusal("a.json", &beside(container), &wishes(name));
+        assert!(why.contains(part), "{why}");
+    }
+    let init = PLAIN.replace("\"containerDefinitions\": [", "\"containerDefinitions\": [{\"name\": \"migrate\", \"image\": \"app:1\", \"essential\": false},")
+        .replace("\"stopTimeout\": 25", "\"stopTimeout\": 25, \"dependsOn\": [{\"containerName\": \"migrate\", \"condition\": \"SUCCESS\"}]");
+    let why = refusal("a.json", &init, &wishes("migrate"));
+    assert!(
+        why.contains("`migrate` has ended before the task stops: say `--to app`"),
+        "{why}"
+    );
+    let story = added("a.json", &init, &wishes("app")).unwrap().story;
+    assert!(
+        story.contains("it does not depend on `migrate`, which has ended by then"),
+        "{story}"
+    );
+}
+
+const BALANCED: &str = "Resources:
+  Task:
+    Type: AWS::ECS::TaskDefinition
+    Properties:
+      RequiresCompatibilities: [FARGATE]
+      NetworkMode: awsvpc
+      Cpu: 256
+      Memory: 512
+      TaskRoleArn: !GetAtt Role.Arn
+      ContainerDefinitions:
+        - Name: app
+          Image: app:1
+          PortMappings: [{ContainerPort: 8080}]
+          StopTimeout: 20
+          HealthCheck: {Command: [CMD-SHELL, 'curl -f http://localhost:8080/health || exit 1']}
+  TargetGroup:
+    Type: AWS::ElasticLoadBalancingV2::TargetGroup
+    Properties:
+      HealthCheckPath: /health
+      HealthCheckIntervalSeconds: 10
+      TargetGroupAttributes: [{Key: deregistration_delay.timeout_seconds, Value: 30}]
+  Service:
+    Type: AWS::ECS::Service
+    Properties:
+      TaskDefinition: !Ref Task
+      CapacityProviderStrategy: [{CapacityProvider: FARGATE_SPOT, Weight: 1}]
+      LoadBalancers: [{ContainerName: app, ContainerPort: 8080, TargetGroupArn: !Ref TargetGroup}]
+";
+
+#[test]
+fn on_spot_the_load_balancer_is_told_and_the_story_says_how() {
+    let with_role = added("t.yaml", BALANCED, &wishes("app")).unwrap();
+    let part = inserted(BALANCED, &with_role.text);
+    assert!(
+        part.contains("- Name: PRESTOP_DEREGISTER\n              Value: \"true\""),
+        "{part}"
+    );
+    assert!(
+        with_role.story.contains("iam/sidecar-deregister.json"),
+        "{}",
+        with_role.story
+    );
+    // Without a role on Fargate, ECS does it before SIGTERM.
+    let without = BALANCED.replace("      TaskRoleArn: !GetAtt Role.Arn\n", "");
+    let done = added("t.yaml", &without, &wishes("app")).unwrap();
+    let part = inserted(&without, &done.text);
+    assert!(
+        part.contains("- Name: PRESTOP_SETTLE\n              Value: 5s") && !part.contains("DEREGISTER"),
+        "{part}"
+    );
+    assert!(
+        done.story
+            .contains("ECS takes the task out of `TargetGroup` before SIGTERM"),
+        "{}",
+        done.story
+    );
+    // A health check of its own asks the sidecar, which must be in its reach.
+    let asking = BALANCED.replace(
+        "HealthCheckPath: /health",
+        "HealthCheckPath: /ready\n      HealthCheckPort: 9911",
+    );
+    let done = added("t.yaml", &asking, &wishes("app")).unwrap();
+    let part = inserted(&asking, &done.text);
+    for (name, value) in [
+        ("LISTEN", "0.0.0.0:9911"),
+        ("READY_URL", "http://app:8080/health"),
+        ("SETTLE", "20s"),
+    ] {
+        let line = format!("- Name: PRESTOP_{name}\n              Value: ");
+        let rest = &part[part.find(&line).unwrap_or_else(|| panic!("{name}: {part}")) + line.len()..];
+        assert!(rest.trim_start_matches('"').starts_with(value), "{name}: {rest}");
+    }
+    assert_eq!(findings("t.yaml", &done.text), [""; 0]);
+    // On EC2 nobody tells it: the refusal says both ways on.
+    let on_ec2 = without.replace("FARGATE_SPOT", "mine").replace("FARGATE", "EC2");
+    let spot = Wishes {
+        capacity: Some("spot".to_owned()),
+        ..wishes("app")
+    };
+    let why = refusal("t.yaml", &on_ec2, &spot);
+    assert!(
+        why.contains("sidecar-deregister.json") && why.contains("HealthCheckPort 9911"),
+        "{why}"
+    );
+}
+
+#[test]
+fn on_demand_is_read_from_the_file() {
+    let long = BALANCED.replace("StopTimeout: 20", "StopTimeout: 120");
+    let why = refusal("t.yaml", &long, &wishes("app"));
+    assert!(
+        why.contains("leaves nothing of the 120 s of a Spot notice"),
+        "{why}"
+    );
+    for capacity in [
+        "LaunchType: FARGATE",
+        "CapacityProviderStrategy: [{CapacityProvider: FARGATE, Weight: 1}]",
+    ] {
+        let text = long.replace(
+            "CapacityProviderStrategy: [{CapacityProvider: FARGATE_SPOT, Weight: 1}]",
+            capacity,
+        );
+        let done = added("t.yaml", &text, &wishes("app")).unwrap();
+        let part = inserted(&text, &done.text);
+        assert!(
+            part.contains("Value: on-demand") && part.contains("StopTimeout: 90"),
+            "{part}"
+        );
+    }
+}
+
+#[test]
+fn containers_under_a_condition_are_depended_on_under_it() {
+    for conditional in [
+        "        - !If [Traced, {Name: envoy, Image: envoy:1, StopTimeout: 5}, !Ref AWS::NoValue]\n",
+        "        - Fn::If: [Traced, {Name: envoy, Image: envoy:1, StopTimeout: 5}, {Ref: AWS::NoValue}]\n",
+        "        - !If [Plain, !Ref AWS::NoValue, {Name: envoy, Image: envoy:1, StopTimeout: 5}]\n",
+    ] {
+        let text = TEMPLATE.replace("        # No more containers.\n", conditional);
+        let done = added("t.yaml", &text, &wishes("app")).unwrap();
+        let part = inserted(&text, &done.text);
+        assert!(
+            part.contains("- Fn::If:") && part.contains("ContainerName: envoy"),
+            "{part}"
+        );
+        assert_eq!(findings("t.yaml", &done.text), findings("t.yaml", &text));
+    }
+}
+
+#[test]
+fn what_was_wrong_before_is_told_and_a_wrong_order_refused() {
+    let blocking = PLAIN.replace(
+        "\"awslogs-group\": \"web\"",
+        "\"awslogs-group\": \"web\", \"mode\": \"blocking\"",
+    );
+    let story = added("a.json", &blocking, &wishes("app")).unwrap().story;
+    assert!(
+        story.contains("what was found before is found still:\n  PS050"),
+        "{story}"
+    );
+    let circle = PLAIN.replace(
+        "\"stopTimeout\": 25",
+        "\"stopTimeout\": 25, \"dependsOn\": [{\"containerName\": \"app\", \"condition\": \"START\"}]",
+    );
+    let why = refusal("a.json", &circle, &wishes("app"));
+    assert!(why.contains("mend this first:\n  PS003"), "{why}");
+}
+
+#[test]
+fn a_null_is_left_alone_and_not_copied() {
+    let text = PLAIN.replace("\"logDriver\"", "\"secretOptions\": null, \"logDriver\"");
+    let added = sidecar(&text, &wishes("app"));
+    assert_eq!(
+        added["logConfiguration"],
+        json!({"logDriver": "awslogs", "options": {"awslogs-group": "web"}})
+    );
+}
+
+#[test]
+fn under_host_networking_no_port_of_the_instance_is_taken() {
+    let host = PLAIN.replace("FARGATE", "EC2").replace("awsvpc", "host");
+    let added = sidecar(&host, &wishes("app"));
+    assert_eq!(setting(&added, "PRESTOP_LISTEN").as_deref(), Some("off"));
+    assert_eq!(added["healthCheck"], Value::Null);
+}
+
+#[test]
+fn in_compose_it_depends_on_whom_it_may() {
+    let text = "services:\n  app:\n    image: app:1\n    ports: [\"80:8080\"]\n    depends_on:\n      migrate: {condition: service_completed_successfully}\n  migrate:\n    image: app:1\n  proxy:\n    image: nginx\n  tools:\n    image: adminer\n    profiles: [debug]\n";
+    let done = added("compose.yaml", text, &wishes("app")).unwrap();
+    let part = inserted(text, &done.text);
+    assert!(
+        part.contains("depends_on: [app, proxy]") && part.contains("PRESTOP_WATCH: none"),
+        "{part}"
+    );
+    assert!(
+        done.story.contains("`migrate`, which has ended by then")
+            && done.story.contains("`tools`, which runs only where its profile"),
+        "{}",
+        done.story
     );
 }
 

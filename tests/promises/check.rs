@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::process::Stdio;
 
 use ecs_prestop::tools::check::output::{self, Format};
-use ecs_prestop::tools::check::{Checked, RULES, Selection, check, rules_document};
+use ecs_prestop::tools::check::{Checked, Persona, RULES, Selection, check, rules_document};
 use ecs_prestop::tools::source::{Problem, Source};
 use serde_json::{Value, json};
 
@@ -13,9 +13,22 @@ use crate::process::{binary, complaints, run};
 /// What a terminal has at least.
 const COLUMNS: usize = 80;
 
+/// All that the rules find, as with `--pedantic`.
 fn checked(name: &str, text: &str) -> Checked {
+    let selection = Selection {
+        persona: Persona::Pedantic,
+        ..Selection::default()
+    };
     let source = Source::new(name, text.to_owned(), true);
-    check(source, &Selection::default()).unwrap().unwrap()
+    check(source, &selection).unwrap().unwrap()
+}
+
+/// What everybody is told, and how many findings are left out.
+fn regular(name: &str, text: &str) -> (Vec<&'static str>, usize) {
+    let source = Source::new(name, text.to_owned(), true);
+    let file = check(source, &Selection::default()).unwrap().unwrap();
+    let ids = file.findings.iter().map(|finding| finding.rule.id).collect();
+    (ids, file.pedantic)
 }
 
 fn problem(name: &str, text: &str) -> Problem {
@@ -248,6 +261,18 @@ const BREAKAGES: &[Breakage] = &[
         let entry = sidecar(task).map(|sidecar| &mut sidecar["dependsOn"][0]);
         set(entry, "condition", json!("HEALTHY"))
     }),
+    ("PS008", |task| {
+        containers(task).push(json!({"name": "proxy", "image": "nginx:1", "memory": 32, "stopTimeout": 2}));
+        true
+    }),
+    ("PS008", |task| {
+        let name = app(task).map(|app| app["name"].clone()).unwrap_or_default();
+        containers(task).push(
+            json!({"name": "proxy", "image": "envoy:1", "memory": 32, "stopTimeout": 2,
+            "dependsOn": [{"containerName": name, "condition": "START"}]}),
+        );
+        true
+    }),
     ("PS010", |task| {
         // The default of 30 s must fit in for itself.
         setting(task, "PRESTOP_RESERVE", "60s") && remove(app(task), "stopTimeout")
@@ -359,6 +384,9 @@ const BREAKAGES: &[Breakage] = &[
         let restarts = sidecar(task).is_some_and(|sidecar| !sidecar["restartPolicy"].is_null());
         restarts && set(sidecar(task), "restartPolicy", json!({"enabled": true}))
     }),
+    ("PS046", |task| {
+        task["networkMode"] == "bridge" && set(Some(task), "networkMode", json!("host"))
+    }),
     ("PS050", |task| {
         let log = app(task).map(|app| &mut app["logConfiguration"]);
         log.is_some_and(|log| {
@@ -402,7 +430,7 @@ fn each_way_to_break_them_is_found_and_nothing_else_is() {
             }
         }
     }
-    let of_templates = ["PS051", "PS052", "PS053"];
+    let of_templates = ["PS051", "PS052", "PS053", "PS054"];
     for rule in &RULES {
         assert!(
             tried.contains_key(rule.id) || of_templates.contains(&rule.id),
@@ -410,6 +438,44 @@ fn each_way_to_break_them_is_found_and_nothing_else_is() {
             rule.id
         );
     }
+}
+
+#[test]
+fn what_is_mostly_right_as_it_is_is_counted_and_shown_only_to_who_asks() {
+    let app = |more: &str| {
+        format!(
+            "{{\"family\": \"a\", \"requiresCompatibilities\": [\"FARGATE\"], \"containerDefinitions\": [\n  {{\"name\": \"app\", \"image\": \"app:1\"{more}}}]}}"
+        )
+    };
+    assert_eq!(regular("a.json", &app("")), (vec![], 1));
+    assert_eq!(found("a.json", &app("")), ["PS010"]);
+    let node = app(", \"command\": [\"node\", \"x.js\"], \"stopTimeout\": 9");
+    assert_eq!(regular("a.json", &node), (vec![], 1));
+    assert_eq!(found("a.json", &node), ["PS021"]);
+    // A worker, a database: there is something to finish.
+    for evidence in [
+        ", \"command\": [\"bundle\", \"exec\", \"sidekiq\"]",
+        ", \"command\": [\"celery\", \"-A\", \"app\", \"worker\"]",
+        ", \"command\": [\"php\", \"artisan\", \"queue:work\"]",
+    ] {
+        let text = app(evidence);
+        assert!(regular("a.json", &text).0.contains(&"PS010"), "{text}");
+    }
+    for (from, to) in [("app:1", "postgres:16"), ("\"app\"", "\"email-worker\"")] {
+        let text = app("").replace(from, to);
+        assert_eq!(regular("a.json", &text), (vec!["PS010"], 0), "{text}");
+    }
+    let shown = output::text(
+        &[check(Source::new("a.json", app(""), true), &Selection::default())
+            .unwrap()
+            .unwrap()],
+        &[],
+        false,
+    );
+    assert_eq!(
+        shown,
+        "nothing found, 1 more with --pedantic, in 1 task definition of 1 file\n"
+    );
 }
 
 #[test]
@@ -438,17 +504,23 @@ fn each_way_to_break_the_template_is_found_and_nothing_else_is() {
             "      TargetGroupAttributes:\n        - Key: deregistration_delay.timeout_seconds\n          Value: !Ref DeregistrationDelay\n",
             "",
         ),
-        (
-            "PS052",
-            "HealthCheckPort: \"9911\"",
-            "HealthCheckPort: traffic-port",
-        ),
-        ("PS052", "HealthCheckPath: /ready", "HealthCheckPath: /healthz"),
         ("PS053", "MinimumHealthyPercent: 100", "MinimumHealthyPercent: 0"),
+        ("PS054", "Value: 0.0.0.0:9911", "Value: 127.0.0.1:9911"),
     ] {
         let broken = text.replacen(good, bad, 1);
         assert_ne!(broken, text, "{rule}: `{good}` is not in {name}");
         assert_eq!(found(&name, &broken), [rule], "{good} -> {bad}");
+    }
+    // ECS tells the load balancer before SIGTERM there: the sidecar has to serve on meanwhile.
+    for (good, bad) in [
+        ("HealthCheckPort: \"9911\"", "HealthCheckPort: traffic-port"),
+        ("HealthCheckPath: /ready", "HealthCheckPath: /healthz"),
+    ] {
+        let own = text.replacen(good, bad, 1);
+        assert_ne!(own, text);
+        assert_eq!(found(&name, &own), [""; 0], "{bad}");
+        let broken = own.replacen("Value: 15s", "Value: 0s", 1);
+        assert_eq!(found(&name, &broken), ["PS052"], "{bad}");
     }
 }
 

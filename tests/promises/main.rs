@@ -29,3 +29,4 @@ mod protection;
 mod readme;
 mod rehearsals;
 mod stand_in;
+mod stop_order;

@@ -4,12 +4,14 @@ use crate::core::step::parse_steps;
 use crate::tools::document::Node;
 use crate::tools::model::{Container, Network, Task};
 
-use super::definition::image;
 use super::tree::{Definition, Tree};
 use super::{Refusal, Wishes};
 
 /// What a rehearsal on a laptop gets: ECS's own default.
 const USUAL_STOP_S: u64 = 30;
+
+/// The tag that `docker/build` gives.
+const BUILT: &str = "ecs-prestop:dev";
 
 pub(super) fn definition<'a>(
     task: &Task<'a>,
@@ -24,15 +26,30 @@ pub(super) fn definition<'a>(
     }
     let drain = drain(app, wishes)?;
     let stop = format!("{}s", wishes.stop_timeout_s.unwrap_or(USUAL_STOP_S));
-    let image = image(app, wishes);
-    let story = format!(
-        "`{name}` is wired in: it depends on `{}`, drains by `{drain}`; its image is {image}",
-        app.name.text
+    let image = wishes.image.as_deref().unwrap_or(BUILT);
+    let (held, left_out) = dependencies(task, app);
+    let mut story = format!(
+        "`{name}` is wired in: it drains by `{drain}`, and depends on {}; its image is {image}",
+        held.iter()
+            .map(|name| format!("`{name}`"))
+            .collect::<Vec<_>>()
+            .join(", ")
     );
+    if wishes.image.is_none() {
+        story.push_str(", which docker/build makes (another: --image)");
+    }
+    for (service, why) in left_out {
+        story.push_str(&format!("; it does not depend on `{service}`, {why}"));
+    }
     let mut environment = vec![
         ("PRESTOP_DRAIN".to_owned(), Tree::text(drain.as_str())),
         ("PRESTOP_STOP_TIMEOUT".to_owned(), Tree::text(stop.as_str())),
+        // On a laptop there is no instance metadata to ask.
+        ("PRESTOP_WATCH".to_owned(), Tree::text("none")),
     ];
+    if let Some(seconds) = wishes.settle_s {
+        environment.push(("PRESTOP_SETTLE".to_owned(), Tree::text(format!("{seconds}s"))));
+    }
     if let Some(capacity) = &wishes.capacity {
         environment.push(("PRESTOP_CAPACITY".to_owned(), Tree::text(capacity.as_str())));
     }
@@ -41,7 +58,10 @@ pub(super) fn definition<'a>(
     }
     let mut fields = vec![
         ("image", Tree::text(image)),
-        ("depends_on", Tree::List(vec![Tree::text(app.name.text.as_ref())])),
+        (
+            "depends_on",
+            Tree::List(held.into_iter().map(Tree::text).collect()),
+        ),
         ("environment", Tree::Pairs(environment)),
         ("stop_grace_period", Tree::text(stop)),
         ("read_only", Tree::Flag(true)),
@@ -59,6 +79,29 @@ pub(super) fn definition<'a>(
     }
     let body = Tree::Fields(fields);
     Ok((Definition { name, body }, story))
+}
+
+/// The services that have to live through the drain, and those left out, with the reason.
+fn dependencies<'t>(task: &'t Task<'_>, app: &Container<'_>) -> (Vec<&'t str>, Vec<(&'t str, &'static str)>) {
+    let mut held = Vec::new();
+    let mut left_out = Vec::new();
+    for service in &task.containers {
+        let name = service.name.text.as_ref();
+        let is_app = std::ptr::eq(service.node, app.node);
+        // Compose refuses a dependency on a service whose profile is not asked for.
+        let optional = service
+            .node
+            .get("profiles")
+            .is_some_and(|node| !node.items().is_empty());
+        if !is_app && optional {
+            left_out.push((name, "which runs only where its profile is asked for"));
+        } else if task.ends_early(service) {
+            left_out.push((name, "which has ended by then"));
+        } else {
+            held.push(name);
+        }
+    }
+    (held, left_out)
 }
 
 fn drain(app: &Container<'_>, wishes: &Wishes) -> Result<String, Refusal> {

@@ -2,6 +2,8 @@
 
 use crate::core::deadline::{CEILING, MAX_RESERVE, Reserve};
 use crate::core::step::{DRAIN_LABEL, Step, parse_steps};
+use crate::core::url::HttpUrl;
+use crate::tools::document::Node;
 use crate::tools::model::{self, Container, Form, Host, Network, Task, Value};
 
 use super::tree::{Definition, Tree};
@@ -30,52 +32,69 @@ pub(super) fn definition<'a>(
     fits(task)?;
     let name = free_name(task)?;
     let drain = drain(task, app, wishes)?;
-    let times = times(task, app, wishes)?;
-    let mut environment = Vec::new();
-    let mut story = format!("`{name}` is wired in: it depends on `{}`", app.name.text);
-    if let Some((setting, words)) = drain {
-        environment.push(Tree::variable("PRESTOP_DRAIN", setting));
-        story.push_str(&format!(", drains by `{words}`"));
-    }
-    environment.push(Tree::variable(
-        "PRESTOP_STOP_TIMEOUT",
-        Tree::text(format!("{}s", times.stop_s)),
-    ));
-    if let Some(capacity) = &times.capacity {
-        environment.push(Tree::variable("PRESTOP_CAPACITY", Tree::text(capacity.as_str())));
-    }
-    if let Some(reserve_s) = times.reserve_s {
-        environment.push(Tree::variable(
-            "PRESTOP_RESERVE",
-            Tree::text(format!("{reserve_s}s")),
-        ));
-    }
+    let times = times(task, wishes)?;
     let steps = known_steps(wishes);
-    if task.network() == Network::Apart && steps.contains(&Step::Ack) {
-        environment.push(Tree::variable("PRESTOP_LISTEN", Tree::text("0.0.0.0:9911")));
+    let balancer = balancer(task, app, wishes, &times)?;
+    let listen = listen(task, &steps, &balancer);
+    let image = image(app, wishes)?;
+    let mut environment = Vec::new();
+    let mut set = |name: &str, value: Option<Tree>| {
+        environment.extend(value.map(|value| Tree::variable(name, value)));
+    };
+    let stop = format!("{}s", times.stop_s);
+    set("PRESTOP_DRAIN", drain.setting);
+    set("PRESTOP_STOP_TIMEOUT", Some(Tree::text(stop)));
+    set("PRESTOP_CAPACITY", times.capacity.map(Tree::text));
+    set("PRESTOP_RESERVE", times.reserve_s.map(seconds));
+    set("PRESTOP_SETTLE", balancer.settle.clone().map(Tree::text));
+    set(
+        "PRESTOP_DEREGISTER",
+        balancer.deregisters.then(|| Tree::text("true")),
+    );
+    set("PRESTOP_LISTEN", listen.map(Tree::text));
+    set("PRESTOP_READY_URL", balancer.ready_url.clone().map(Tree::text));
+    let mut story = format!("`{name}` is wired in: {}", drain.story);
+    if let Some(words) = &balancer.story {
+        story.push_str(&format!("; {words}"));
     }
-    let image = image(app, wishes);
     story.push_str(&format!(
-        ", and has {} s to do so; its image is {image}{}",
+        "; it has {} s to do so, and depends on {}; its image is {}{}",
         times.stop_s,
+        names(&dependencies(task)),
+        image.words,
         if wishes.image.is_some() {
             ""
         } else {
-            " (another: --image)"
+            ", in the registry of the app (another: --image)"
         }
     ));
+    for container in task
+        .containers
+        .iter()
+        .filter(|container| task.ends_early(container))
+    {
+        story.push_str(&format!(
+            "; it does not depend on `{}`, which has ended by then",
+            container.name.text
+        ));
+    }
     let mut fields = vec![
         ("name", Tree::text(name)),
-        ("image", Tree::text(image)),
+        ("image", image.tree),
         ("essential", Tree::Flag(false)),
-        ("dependsOn", dependencies(task, app, wishes)),
+        (
+            "dependsOn",
+            Tree::List(dependencies(task).into_iter().map(dependency).collect()),
+        ),
         ("stopTimeout", Tree::Number(times.stop_s)),
         ("environment", Tree::List(environment)),
-        (
+    ];
+    if listen != Some(OFF) {
+        fields.push((
             "healthCheck",
             Tree::Fields(vec![("command", Tree::texts(&["CMD", "/ecs-prestop", "health"]))]),
-        ),
-    ];
+        ));
+    }
     if task.on_fargate() == Some(true) {
         // On EC2 it takes agent 1.86.0, and a task that asks for more than an agent has is placed nowhere.
         fields.push((
@@ -109,6 +128,122 @@ pub(super) fn definition<'a>(
     }
     let body = Tree::Fields(fields);
     Ok((Definition { name, body }, story))
+}
+
+/// `PRESTOP_LISTEN` without endpoints.
+const OFF: &str = "off";
+
+/// Where others than the task's own containers reach the endpoints.
+const EVERYWHERE: &str = "0.0.0.0:9911";
+
+/// The port of the endpoints.
+const PORT: u16 = 9911;
+
+fn seconds(seconds: u64) -> Tree {
+    Tree::text(format!("{seconds}s"))
+}
+
+/// Who has to reach the sidecar's endpoints; `None` for its own task only.
+fn listen(task: &Task<'_>, steps: &[Step], balancer: &Balancer) -> Option<&'static str> {
+    let waits = steps.contains(&Step::Ack);
+    let on_host = task.network_mode.known().is_some_and(|mode| mode == "host");
+    if balancer.asks_the_sidecar || (waits && task.network() == Network::Apart) {
+        Some(EVERYWHERE)
+    } else if on_host && !waits {
+        // All tasks of an instance share its ports, and the second one would find this one taken.
+        Some(OFF)
+    } else {
+        None
+    }
+}
+
+/// How the load balancer learns that the task is about to end.
+#[derive(Default)]
+struct Balancer {
+    asks_the_sidecar: bool,
+    ready_url: Option<String>,
+    deregisters: bool,
+    settle: Option<String>,
+    story: Option<String>,
+}
+
+fn balancer(
+    task: &Task<'_>,
+    app: &Container<'_>,
+    wishes: &Wishes,
+    times: &Times,
+) -> Result<Balancer, Refusal> {
+    let groups = || task.services.iter().flat_map(|service| &service.target_groups);
+    let asking =
+        groups().find(|group| group.health_port.known().and_then(|port| port.parse().ok()) == Some(PORT));
+    let mut balancer = Balancer {
+        settle: wishes.settle_s.map(|seconds| format!("{seconds}s")),
+        ..Balancer::default()
+    };
+    if let Some(group) = asking {
+        balancer.asks_the_sidecar = true;
+        balancer.ready_url = wishes.ready_url.clone().or(own_health(task, app));
+        // Half of the time at most goes to the settle.
+        let longest = times.stop_s.saturating_sub(1) / 2;
+        let settle = group.unhealthy_after_s().unwrap_or(longest).min(longest);
+        balancer.settle.get_or_insert(format!("{settle}s"));
+        let asks = match &balancer.ready_url {
+            Some(url) => format!("`/ready` asks {url}"),
+            None => "`/ready` says yes from its start on (ask the app by --ready-url)".to_owned(),
+        };
+        balancer.story = Some(format!(
+            "the health check of `{}` asks the sidecar, which says no from the notice on and serves on for {settle} s, until \
+             that is noticed; {asks}; allow port {PORT} in the security group",
+            group.name
+        ));
+        return Ok(balancer);
+    }
+    let spot = times.capacity.as_deref() == Some("spot");
+    let Some(group) = groups().next().filter(|_| spot) else {
+        return Ok(balancer);
+    };
+    let on_fargate = task.on_fargate() == Some(true);
+    if !task.task_role.is_absent() {
+        balancer.deregisters = true;
+        balancer.story = Some(format!(
+            "on Spot it first takes the task out of `{}` itself (PRESTOP_DEREGISTER), for which the task role needs \
+             task-definitions/iam/sidecar-deregister.json",
+            group.name
+        ));
+    } else if on_fargate {
+        balancer.settle.get_or_insert("5s".to_owned());
+        balancer.story = Some(format!(
+            "on Fargate Spot ECS takes the task out of `{}` before SIGTERM, and the sidecar serves on meanwhile",
+            group.name
+        ));
+    } else {
+        return Err(Refusal::because(format!(
+            "nobody would tell `{}` that this Spot task is about to end: give the task a role with the policy \
+             task-definitions/iam/sidecar-deregister.json, or point the health check at the sidecar (HealthCheckPort 9911, \
+             HealthCheckPath /ready)",
+            group.name
+        )));
+    }
+    Ok(balancer)
+}
+
+/// What the app's own health check asks by HTTP, for the sidecar to ask in its place.
+fn own_health(task: &Task<'_>, app: &Container<'_>) -> Option<String> {
+    let words = app.health_check.known()?;
+    let mut words = words.iter().flat_map(|words| words.split_whitespace());
+    let url = words.find(|word| word.trim_matches(['"', '\'']).starts_with("http://"))?;
+    let url: HttpUrl = url.trim_matches(['"', '\'']).parse().ok()?;
+    let is_own = matches!(url.host(), "localhost" | "127.0.0.1");
+    if !is_own {
+        return None;
+    }
+    let host = match (app.name.literal, task.network()) {
+        (true, _) => app.name.text.as_ref(),
+        (false, Network::Shared) => "127.0.0.1",
+        (false, _) => return None,
+    };
+    let whole = url.to_string();
+    Some(whole.replacen(&format!("//{}", url.host()), &format!("//{host}"), 1))
 }
 
 /// Whether there can be a sidecar at all.
@@ -148,12 +283,24 @@ fn known_steps(wishes: &Wishes) -> Vec<Step> {
         .unwrap_or_default()
 }
 
-/// The setting, and the same for people. `None` where labels say it.
-fn drain<'a>(
-    task: &Task<'a>,
-    app: &Container<'a>,
-    wishes: &Wishes,
-) -> Result<Option<(Tree, String)>, Refusal> {
+/// What the sidecar does at a notice.
+struct Drain {
+    /// `PRESTOP_DRAIN`; `None` where labels say it.
+    setting: Option<Tree>,
+    /// The same for people.
+    story: String,
+}
+
+impl Drain {
+    fn by(setting: impl Into<String>, story: impl Into<String>) -> Drain {
+        Drain {
+            setting: Some(Tree::text(setting)),
+            story: story.into(),
+        }
+    }
+}
+
+fn drain(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Drain, Refusal> {
     if let Some(text) = &wishes.drain {
         let steps = parse_steps(text).map_err(|why| Refusal::because(format!("--drain: {why}")))?;
         let signals = steps.iter().any(|step| matches!(step, Step::Signal(_)));
@@ -162,14 +309,17 @@ fn drain<'a>(
                 "a signal step needs `pidMode: task`, which shares the processes of all containers: set it first if you want that",
             ));
         }
-        return Ok(Some((Tree::text(text.as_str()), text.clone())));
+        return Ok(Drain::by(text, format!("it drains by `{text}`")));
     }
     if task
         .containers
         .iter()
         .any(|container| container.labels.contains_key(DRAIN_LABEL))
     {
-        return Ok(None);
+        return Ok(Drain {
+            setting: None,
+            story: format!("it drains by what the labels {DRAIN_LABEL} say"),
+        });
     }
     // Loopback where the name is an expression: it is the same host there.
     let host = match (app.name.literal, task.network()) {
@@ -184,11 +334,14 @@ fn drain<'a>(
     };
     if let Some(port) = first_port(app) {
         let url = format!("http://{host}:{port}/drain");
-        return Ok(Some((Tree::text(url.as_str()), format!("POST {url}"))));
+        return Ok(Drain::by(&url, format!("it drains by `POST {url}`")));
     }
     if let (Form::CloudFormation, Some(parameter)) = (task.form, port_parameter(app)) {
         let url = format!("http://{host}:${{{parameter}}}/drain");
-        return Ok(Some((Tree::Sub(url.clone()), format!("POST {url}"))));
+        return Ok(Drain {
+            story: format!("it drains by `POST {url}`"),
+            setting: Some(Tree::Sub(url)),
+        });
     }
     Err(Refusal::because(format!(
         "`{}` lists no port, so how it drains is not known: give --drain, such as `--drain 'POST http://{host}:8080/drain'`, \
@@ -211,12 +364,17 @@ struct Times {
 }
 
 /// How the 120 s are shared between the drain and those that stop after it.
-fn times(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Times, Refusal> {
-    let own = task.stop_timeout_s(app).unwrap_or(model::DEFAULT_STOP_TIMEOUT_S);
-    let (_, later) = task.stop_after(app);
-    let after = own + later;
+fn times(task: &Task<'_>, wishes: &Wishes) -> Result<Times, Refusal> {
+    let (chain, after) = task.longest_stop();
+    let chain = names(&chain);
     let spot = matches!(task.host(), Host::Goes(_));
-    let capacity = wishes.capacity.clone().or(spot.then(|| "spot".to_owned()));
+    let told = match task.host() {
+        Host::Goes(_) => Some("spot".to_owned()),
+        // A launch type or a capacity provider says so.
+        Host::Stays => Some("on-demand".to_owned()),
+        Host::MayGo | Host::Unknown => None,
+    };
+    let capacity = wishes.capacity.clone().or(told);
     let on_demand = capacity.as_deref() == Some("on-demand");
     if on_demand && spot {
         return Err(Refusal::because(
@@ -229,9 +387,8 @@ fn times(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Times,
         Some(seconds) => seconds,
         None if left < LEAST_STOP_S => {
             return Err(Refusal::because(format!(
-                "`{}` and what stops after it take {after} s, which leaves nothing of the 120 s of a Spot notice: lower their \
-                 stopTimeout, or say --capacity on-demand if this task never runs on Spot",
-                app.name.text
+                "the stops of {chain} take {after} s, which leaves nothing of the 120 s of a Spot notice: lower their \
+                 stopTimeout, or say --capacity on-demand if this task never runs on Spot"
             )));
         }
         None => left.min(USUAL_STOP_S) as u64,
@@ -239,8 +396,7 @@ fn times(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Times,
     let wanted = after > Reserve::DEFAULT.get().as_secs_f64() && !on_demand;
     if wanted && after > MAX_RESERVE.as_secs_f64() {
         return Err(Refusal::because(format!(
-            "`{}` and what stops after it take {after} s; no more than {} s can be kept for them: lower their stopTimeout",
-            app.name.text,
+            "the stops of {chain} take {after} s; no more than {} s can be kept for them: lower their stopTimeout",
             MAX_RESERVE.as_secs()
         )));
     }
@@ -251,53 +407,108 @@ fn times(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Times,
     })
 }
 
-/// The app, whoever else is drained, and the log router.
-fn dependencies<'a>(task: &Task<'a>, app: &Container<'a>, wishes: &Wishes) -> Tree {
-    let mut names = vec![&app.name];
+/// Everybody that has to live through the drain, in front of the app and behind it: all but those that
+/// have ended by then. What stops together with the sidecar is gone while the app still answers.
+fn dependencies<'t, 'a>(task: &'t Task<'a>) -> Vec<&'t Container<'a>> {
+    let mut held: Vec<&Container<'a>> = Vec::new();
     for container in &task.containers {
-        let labelled = wishes.drain.is_none() && container.labels.contains_key(DRAIN_LABEL);
-        let called = known_steps(wishes).iter().any(|step| match step {
-            Step::Call(call) => container.name.text == call.url.host(),
-            Step::Signal(signal) => container.name.text == signal.container.as_str(),
-            Step::Ack => false,
-        });
-        let routes = container.firelens.is_some() && logs_through_firelens(app);
-        let known = names.iter().any(|name| name.text == container.name.text);
-        if (labelled || called || routes) && !known {
-            names.push(&container.name);
+        let known = held
+            .iter()
+            .any(|other| other.name.text == container.name.text && other.condition == container.condition);
+        if !known && container.name.text != model::NAMELESS && !task.ends_early(container) {
+            held.push(container);
         }
     }
-    let entry = |name: &&model::Name<'a>| {
-        let name = if name.literal {
-            Tree::text(name.text.as_ref())
-        } else {
-            Tree::of(name.node)
-        };
-        Tree::Fields(vec![("containerName", name), ("condition", Tree::text("START"))])
+    held
+}
+
+fn dependency(container: &Container<'_>) -> Tree {
+    let name = if container.name.literal {
+        Tree::text(container.name.text.as_ref())
+    } else {
+        Tree::of(container.name.node)
     };
-    Tree::List(names.iter().map(entry).collect())
+    let entry = Tree::Fields(vec![("containerName", name), ("condition", Tree::text("START"))]);
+    match container.condition {
+        Some(condition) => Tree::under(condition, entry),
+        None => entry,
+    }
 }
 
-fn logs_through_firelens(container: &Container<'_>) -> bool {
-    let driver = container.log.as_ref().and_then(|log| log.driver.known());
-    driver.is_some_and(|driver| driver == "awsfirelens")
+/// Names for people.
+fn names(containers: &[&Container<'_>]) -> String {
+    let names: Vec<String> = containers
+        .iter()
+        .map(|container| format!("`{}`", container.name.text))
+        .collect();
+    names.join(", ")
 }
 
-/// `ecs-prestop` where the app's image comes from, if that is a private registry of ECR.
-pub(super) fn image(app: &Container<'_>, wishes: &Wishes) -> String {
+/// The sidecar's image, as it is written and as it is told.
+pub(super) struct Image {
+    pub(super) tree: Tree,
+    pub(super) words: String,
+}
+
+/// What everybody may push to: an image of this name there is not ours.
+const PUBLIC: [&str; 11] = [
+    "docker.elastic.co",
+    "docker.io",
+    "gcr.io",
+    "ghcr.io",
+    "lscr.io",
+    "mcr.microsoft.com",
+    "nvcr.io",
+    "public.ecr.aws",
+    "quay.io",
+    "registry.gitlab.com",
+    "registry.k8s.io",
+];
+
+/// What `--image` says, else `ecs-prestop` in the app's own registry. A bare name would be pulled from a
+/// public library, where anybody may put one.
+fn image(app: &Container<'_>, wishes: &Wishes) -> Result<Image, Refusal> {
     if let Some(image) = &wishes.image {
-        return image.clone();
+        return Ok(Image {
+            tree: Tree::text(image),
+            words: image.clone(),
+        });
     }
     let own = concat!("ecs-prestop:", env!("CARGO_PKG_VERSION"));
-    let registry = app
-        .image
-        .known()
+    let node = app.image.node();
+    let substituted = node.and_then(model::substitution);
+    let text = substituted
+        .or(app.image.known().map(AsRef::as_ref))
+        .or(node.and_then(Node::text));
+    let registry = text
         .and_then(|image| image.split_once('/'))
         .map(|(registry, _)| registry);
-    match registry.filter(|registry| registry.contains(".dkr.ecr.")) {
-        Some(registry) => format!("{registry}/{own}"),
-        None => own.to_owned(),
+    match registry.filter(|registry| is_private(registry)) {
+        Some(registry) => {
+            let image = format!("{registry}/{own}");
+            Ok(Image {
+                tree: if substituted.is_some() {
+                    Tree::Sub(image.clone())
+                } else {
+                    Tree::text(image.as_str())
+                },
+                words: image,
+            })
+        }
+        None => Err(Refusal::because(format!(
+            "where the sidecar's image is cannot be told from that of `{}`: push what `docker/build` makes to a registry of \
+             yours, and say --image REGISTRY/{own}",
+            app.name.text
+        ))),
     }
+}
+
+/// Whether the first part of an image's name is a registry of one's own (Docker reference, *docker image
+/// tag*: a host has a dot or a port).
+fn is_private(registry: &str) -> bool {
+    (registry.contains(['.', ':']) || registry.contains(".dkr.ecr."))
+        && !PUBLIC.contains(&registry)
+        && !registry.starts_with("localhost")
 }
 
 /// A signal needs the rights of the process that gets it; everything else needs none.

@@ -241,8 +241,10 @@ impl Writer {
         }
         match tree {
             Tree::List(items) if items.iter().any(|item| self.entries(item).is_some()) => {
-                let item =
-                    |item: &Tree| format!("\n{deeper}- {}", self.yaml_fields(item, &format!("{deeper}  ")));
+                let item = |item: &Tree| match self.entries(item) {
+                    Some(_) => format!("\n{deeper}- {}", self.yaml_fields(item, &format!("{deeper}  "))),
+                    None => format!("\n{deeper}- {}", self.yaml_word(item)),
+                };
                 items.iter().map(item).collect()
             }
             Tree::List(items) => {

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use similar::TextDiff;
 
-use super::check::{self, Selection};
+use super::check::{self, Located, Persona, Selection, Severity};
 use super::document;
 use super::model::{self, Container, Form, NoTask, Task};
 use super::source::Source;
@@ -39,6 +39,10 @@ pub struct Wishes {
     pub stop_timeout_s: Option<u64>,
     /// `PRESTOP_CAPACITY`
     pub capacity: Option<String>,
+    /// `PRESTOP_SETTLE` in whole seconds.
+    pub settle_s: Option<u64>,
+    /// `PRESTOP_READY_URL`
+    pub ready_url: Option<String>,
 }
 
 /// What became of a document.
@@ -100,8 +104,11 @@ pub fn add(source: &Source, wishes: &Wishes) -> Result<Added, Refusal> {
             "the list of containers is written in a way that cannot be added to: write one container a line",
         )
     })?;
-    verify(source, &text, task, sidecar.name)?;
-    Ok(Added { text, story })
+    let rest = verify(source, &text, task, sidecar.name)?;
+    Ok(Added {
+        text,
+        story: format!("{story}{rest}"),
+    })
 }
 
 /// The task and the container that `--to` names.
@@ -116,10 +123,15 @@ fn find<'t, 'a>(
         let name = &container.name;
         name.text == wishes.to || (!name.literal && model::reference(name.node) == Some(&wishes.to))
     };
-    let mut found = chosen.filter_map(|task| Some((task, task.containers.iter().find(is_it)?)));
+    let mut found = chosen
+        .clone()
+        .filter_map(|task| Some((task, task.containers.iter().find(is_it)?)));
     let names = |list: &mut dyn Iterator<Item = String>| list.collect::<Vec<_>>().join(", ");
     match (found.next(), found.next()) {
-        (Some(only), None) => Ok(only),
+        (Some((task, container)), None) => {
+            is_the_app(task, container, wishes)?;
+            Ok((task, container))
+        }
         (Some((first, _)), Some((second, _))) => Err(Refusal::because(format!(
             "`{}` and `{}` both have a container `{}`: say which with --task",
             first.name, second.name, wishes.to
@@ -137,6 +149,34 @@ fn find<'t, 'a>(
             )))
         }
     }
+}
+
+/// A helper is not drained: the answer names who is.
+fn is_the_app(task: &Task<'_>, container: &Container<'_>, wishes: &Wishes) -> Result<(), Refusal> {
+    let is_helper = container.only_observes()
+        || task.ends_early(container)
+        || container.needed_as().is_some()
+        || task.is_proxy(container);
+    let apps: Vec<_> = task.apps().collect();
+    if !is_helper || wishes.drain.is_some() || apps.iter().any(|app| std::ptr::eq(*app, container)) {
+        return Ok(());
+    }
+    let what = if container.only_observes() {
+        "only watches the others"
+    } else if task.ends_early(container) {
+        "has ended before the task stops"
+    } else {
+        "is what the app needs, not the app"
+    };
+    let names: Vec<String> = apps
+        .iter()
+        .map(|app| format!("`--to {}`", app.name.text))
+        .collect();
+    Err(Refusal::because(format!(
+        "`{}` {what}: say {}",
+        container.name.text,
+        names.join(" or ")
+    )))
 }
 
 /// A sidecar that is there is left as it is.
@@ -185,6 +225,19 @@ fn already(
             "--stop-timeout",
             wishes.stop_timeout_s.map(|wish| seconds == Some(wish as f64)),
         ),
+        (
+            "--settle",
+            wishes
+                .settle_s
+                .map(|wish| says("PRESTOP_SETTLE").is_some_and(|there| there == format!("{wish}s"))),
+        ),
+        (
+            "--ready-url",
+            wishes
+                .ready_url
+                .as_deref()
+                .map(|wish| says("PRESTOP_READY_URL").is_some_and(|there| there == wish)),
+        ),
     ]
     .into_iter()
     .find(|(_, same)| *same == Some(false));
@@ -199,40 +252,63 @@ fn already(
     })
 }
 
-/// Reads the result as `check` does: the sidecar must bring no finding of its own.
-fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<(), Refusal> {
+/// Reads the result as `check` does: the sidecar must bring no finding of its own, and the order of the
+/// task has to be right. What else is found in it is told.
+fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<String, Refusal> {
     if !only_more_by_one(source, text, task, name) {
         return Err(Refusal::because(
             "this file is written in a way that cannot be added to without changing more of it: write one container a line",
         ));
     }
-    let found = |text: &str| -> Result<Vec<(&'static str, String)>, Refusal> {
+    let selection = Selection {
+        persona: Persona::Pedantic,
+        ..Selection::default()
+    };
+    let found = |text: &str| -> Result<Vec<Located>, Refusal> {
         let copy = Source::new(&source.name, text.to_owned(), true);
-        let checked =
-            check::check(copy, &Selection::default()).map_err(|why| Refusal::because(why.to_string()))?;
-        let findings = checked.into_iter().flat_map(|checked| checked.findings);
-        Ok(findings
-            .map(|finding| (finding.rule.id, finding.message))
-            .collect())
+        let checked = check::check(copy, &selection).map_err(|why| Refusal::because(why.to_string()))?;
+        Ok(checked.into_iter().flat_map(|checked| checked.findings).collect())
     };
     let before = found(&source.text)?;
-    let new: Vec<_> = found(text)?
-        .into_iter()
-        .filter(|finding| !before.contains(finding))
-        .collect();
-    if new.is_empty() {
-        return Ok(());
+    let is_old = |finding: &Located| {
+        let same = |old: &Located| old.rule.id == finding.rule.id && old.path == finding.path;
+        before.iter().any(same)
+    };
+    let (old, new): (Vec<_>, Vec<_>) = found(text)?.into_iter().partition(is_old);
+    let list = |findings: &[Located]| -> String {
+        let one = |finding: &Located| format!("\n  {}: {}", finding.rule.id, finding.message);
+        findings.iter().take(MAX_TOLD).map(one).collect()
+    };
+    if !new.is_empty() {
+        return Err(Refusal::because(format!(
+            "the sidecar would not be right in `{}`:{}",
+            task.name,
+            list(&new)
+        )));
     }
-    let list: Vec<String> = new
-        .iter()
-        .map(|(rule, message)| format!("\n  {rule}: {message}"))
+    // A task that cannot start or stop in its order gains nothing by a sidecar.
+    let (wrong, rest): (Vec<_>, Vec<_>) = old
+        .into_iter()
+        .partition(|finding| finding.rule.is_about_order() && finding.severity == Severity::Error);
+    if !wrong.is_empty() {
+        return Err(Refusal::because(format!(
+            "`{}` is not right without the sidecar either; mend this first:{}",
+            task.name,
+            list(&wrong)
+        )));
+    }
+    let regular: Vec<_> = rest
+        .into_iter()
+        .filter(|finding| finding.persona == Persona::Regular)
         .collect();
-    Err(Refusal::because(format!(
-        "the sidecar would not be right in `{}`:{}",
-        task.name,
-        list.concat()
-    )))
+    Ok(match regular.len() {
+        0 => String::new(),
+        _ => format!("\nwhat was found before is found still:{}", list(&regular)),
+    })
 }
+
+/// As many old findings as somebody reads; `check` has them all.
+const MAX_TOLD: usize = 5;
 
 /// Whether the new text has the sidecar in that task, and says the same as before everywhere else.
 fn only_more_by_one(source: &Source, text: &str, task: &Task<'_>, name: &str) -> bool {
@@ -262,7 +338,7 @@ pub fn command() -> Command {
         .arg(Arg::new("file").value_name("FILE").required(true).help("The file, or `-` for standard input"))
         .arg(option("to", "CONTAINER", "The container that is to be drained").required(true))
         .arg(option("task", "NAME", "Which task definition of a template, by its logical ID"))
-        .arg(option("image", "IMAGE", "The sidecar's image; else `ecs-prestop` in the registry of the app's"))
+        .arg(option("image", "IMAGE", "The sidecar's image; else `ecs-prestop` in the private registry of the app's image"))
         .arg(option("drain", "STEPS", "PRESTOP_DRAIN; else POST /drain at the container's first port"))
         .arg(
             option("stop-timeout", "DURATION", "The sidecar's stopTimeout, 2s to 120s; else what the app leaves of 120 s, at most 90 s")
@@ -272,6 +348,11 @@ pub fn command() -> Command {
             option("capacity", "CAPACITY", "PRESTOP_CAPACITY, where the file does not tell: on-demand or spot")
                 .value_parser(["on-demand", "spot"]),
         )
+        .arg(
+            option("settle", "DURATION", "PRESTOP_SETTLE: how long to serve on before the first step; else what a health check takes to notice")
+                .value_parser(settle),
+        )
+        .arg(option("ready-url", "URL", "PRESTOP_READY_URL, where a health check asks the sidecar; else what the container's own health check asks"))
         .arg(flag("diff", "Prints what would change instead of the whole document"))
         .arg(flag("in-place", "Writes the file instead of printing it"))
         .after_help("Changes nothing but the sidecar. Exits 0 if it is wired in, 1 if that cannot be done right, 2 if the file cannot be read.")
@@ -285,6 +366,16 @@ fn stop_timeout(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "allowed are whole seconds from 2s to 120s, such as 90s or 1m30s".to_owned())
 }
 
+fn settle(text: &str) -> Result<u64, String> {
+    let seconds = crate::config::duration(text).map(|duration| duration.as_secs_f64());
+    seconds
+        .filter(|seconds| (0.0..=60.0).contains(seconds) && seconds.fract() == 0.0)
+        .map(|seconds| seconds as u64)
+        .ok_or_else(|| {
+            "allowed are whole seconds from 0s to 60s, half of the most that a drain has".to_owned()
+        })
+}
+
 /// Runs `add`.
 pub fn main(matches: &ArgMatches) -> ExitCode {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
@@ -295,6 +386,8 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
         drain: text("drain"),
         stop_timeout_s: matches.get_one::<u64>("stop-timeout").copied(),
         capacity: text("capacity"),
+        settle_s: matches.get_one::<u64>("settle").copied(),
+        ready_url: text("ready-url"),
     };
     let path = text("file").unwrap_or_default();
     let done = Source::read(&path)

@@ -1,6 +1,7 @@
 //! The sidecar's definition before it is written in a document's own style.
 
 use crate::tools::document::{Kind, Node};
+use crate::tools::model::Condition;
 
 /// A value to be written.
 #[derive(Clone, Debug)]
@@ -39,8 +40,10 @@ impl Tree {
             Kind::String(text) => Tree::text(text.as_ref()),
             Kind::List(items) => Tree::List(items.iter().map(Tree::of).collect()),
             Kind::Map(entries) => {
+                // A field without a value is as if it were not there: it need not be said again.
                 let pairs = entries
                     .iter()
+                    .filter(|entry| !matches!(entry.value.kind, Kind::Null) || entry.value.tag.is_some())
                     .map(|entry| (entry.key.to_string(), Tree::of(&entry.value)));
                 Tree::Pairs(pairs.collect())
             }
@@ -49,6 +52,18 @@ impl Tree {
             Some(tag) => Tree::Tagged(tag.to_string(), Box::new(tree)),
             None => tree,
         }
+    }
+
+    /// What is there only under a condition of the template.
+    pub(super) fn under(condition: Condition<'_>, tree: Tree) -> Tree {
+        let nothing = Tree::Pairs(vec![("Ref".to_owned(), Tree::text("AWS::NoValue"))]);
+        let [yes, no] = if condition.holds {
+            [tree, nothing]
+        } else {
+            [nothing, tree]
+        };
+        let list = Tree::List(vec![Tree::text(condition.name), yes, no]);
+        Tree::Pairs(vec![("Fn::If".to_owned(), list)])
     }
 
     /// `{"name": …, "value": …}`

@@ -3,7 +3,7 @@
 use crate::tools::document::{Node, Span};
 use crate::tools::source::{Position, Source};
 
-use super::{Rule, Severity};
+use super::{Persona, Rule, Severity};
 
 /// Something that a rule found.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub struct Finding<'a> {
     pub rule: &'static Rule,
     /// The rule's, unless this one matters less or more.
     pub severity: Severity,
+    /// The rule's, unless there is a reason to tell everybody or only some.
+    pub persona: Persona,
     /// What is wrong here, with names and values.
     pub message: String,
     /// What to point at.
@@ -28,6 +30,8 @@ pub struct Located {
     pub rule: &'static Rule,
     /// How much it matters.
     pub severity: Severity,
+    /// Who is told.
+    pub persona: Persona,
     /// What is wrong here.
     pub message: String,
     /// What to point at, within one line.
@@ -79,6 +83,7 @@ impl<'a> Findings<'a> {
         self.list.push(Finding {
             rule: self.rule,
             severity: self.rule.severity,
+            persona: self.rule.persona,
             message: message.into(),
             span,
             node,
@@ -93,6 +98,12 @@ impl<'a> Finding<'a> {
     /// Matters less or more than its rule says.
     pub fn severity(&mut self, severity: Severity) -> &mut Finding<'a> {
         self.severity = severity;
+        self
+    }
+
+    /// For others than the rule says.
+    pub fn persona(&mut self, persona: Persona) -> &mut Finding<'a> {
+        self.persona = persona;
         self
     }
 
@@ -113,6 +124,7 @@ impl<'a> Finding<'a> {
         Located {
             rule: self.rule,
             severity: self.severity,
+            persona: self.persona,
             message: self.message,
             span,
             start: source.position(span.start),

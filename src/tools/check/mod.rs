@@ -48,6 +48,15 @@ impl Severity {
     }
 }
 
+/// Who wants to be told of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persona {
+    /// Everybody: somebody would act on it.
+    Regular,
+    /// Who asks for all that is true, by `--pedantic`.
+    Pedantic,
+}
+
 /// One file, and what the rules found in it.
 #[derive(Debug)]
 pub struct Checked {
@@ -59,6 +68,8 @@ pub struct Checked {
     pub findings: Vec<Located>,
     /// Findings beyond the bound, which are not kept.
     pub more: usize,
+    /// Findings that only `--pedantic` shows.
+    pub pedantic: usize,
 }
 
 /// What to leave out.
@@ -68,6 +79,8 @@ pub struct Selection {
     pub ignored: Vec<&'static str>,
     /// The lowest severity that is shown.
     pub severity: Severity,
+    /// Whose findings are shown.
+    pub persona: Persona,
 }
 
 impl Default for Selection {
@@ -75,6 +88,7 @@ impl Default for Selection {
         Selection {
             ignored: Vec::new(),
             severity: Severity::Note,
+            persona: Persona::Regular,
         }
     }
 }
@@ -112,6 +126,9 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
         finding.severity >= selection.severity
             && !comments.silence(finding.rule.id, source.position(finding.span.start).line)
     });
+    let found = all.len();
+    all.retain(|finding| selection.persona == Persona::Pedantic || finding.persona == Persona::Regular);
+    let pedantic = found - all.len();
     all.sort_by_key(|finding| (finding.span, finding.rule.id));
     let more = all.len().saturating_sub(MAX_FINDINGS);
     all.truncate(MAX_FINDINGS);
@@ -125,6 +142,7 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
         tasks,
         findings,
         more,
+        pedantic,
     }))
 }
 
@@ -161,6 +179,12 @@ pub fn command() -> Command {
                 .value_parser(["note", "warning", "error"])
                 .default_value("note")
                 .help("The least that is shown: note, warning or error"),
+        )
+        .arg(
+            Arg::new("pedantic")
+                .long("pedantic")
+                .action(ArgAction::SetTrue)
+                .help("Shows also what is true but mostly right as it is"),
         )
         .arg(
             Arg::new("ignore")
@@ -220,6 +244,11 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
             Some("error") => Severity::Error,
             Some("warning") => Severity::Warning,
             _ => Severity::Note,
+        },
+        persona: if matches.get_flag("pedantic") {
+            Persona::Pedantic
+        } else {
+            Persona::Regular
         },
     };
     let paths: Vec<String> = matches

@@ -85,6 +85,7 @@ fn container<'a>(name: Name<'a>, node: &'a Node<'a>) -> Container<'a> {
     };
     Container {
         node,
+        condition: None,
         name,
         image: absent(fields.text("image"), elsewhere, node),
         essential: Value::Unknown(node),
@@ -98,6 +99,7 @@ fn container<'a>(name: Name<'a>, node: &'a Node<'a>) -> Container<'a> {
         secrets: Vec::new(),
         // `expose` and `ports` are for others; containers of one network reach every port.
         ports: Value::Unknown(node),
+        speaks_http2: false,
         log: fields.object("logging").map(log),
         firelens: None,
         health_check: match fields.object("healthcheck") {

@@ -19,10 +19,9 @@ mod stops;
 mod template;
 
 pub use capacity::Host;
-pub use fields::reference;
+pub use fields::{reference, substitution};
 pub use forms::{NoTask, tasks};
 pub use sidecar::{Sidecar, Steps};
-pub use stops::DEFAULT_STOP_TIMEOUT_S;
 pub use template::{Service, TargetGroup};
 
 /// More containers than any task may have: 10 (developer guide, *Service quotas*). What stands behind
@@ -149,6 +148,8 @@ pub struct Task<'a> {
 pub struct Container<'a> {
     /// Its object.
     pub node: &'a Node<'a>,
+    /// The condition of a template under which it is there; `None` where it always is.
+    pub condition: Option<Condition<'a>>,
     /// Its name; equal expressions are equal names.
     pub name: Name<'a>,
     /// `image`
@@ -173,6 +174,8 @@ pub struct Container<'a> {
     pub secrets: Vec<Name<'a>>,
     /// `portMappings`: what the container listens on.
     pub ports: Value<'a, Vec<u16>>,
+    /// Whether a port of `portMappings` says `appProtocol: http2` or `grpc`.
+    pub speaks_http2: bool,
     /// `logConfiguration`
     pub log: Option<Log<'a>>,
     /// `firelensConfiguration`: this is the log router.
@@ -195,6 +198,15 @@ pub struct Container<'a> {
     pub more_labels: bool,
     /// `restartPolicy`: whether it is enabled, and the exit codes that are left alone.
     pub restarts: Value<'a, Vec<i64>>,
+}
+
+/// A condition of a template, and whether it has to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition<'a> {
+    /// Its name under `Conditions`.
+    pub name: &'a str,
+    /// `false` behind the second branch of an `!If`.
+    pub holds: bool,
 }
 
 /// A name and where it stands.

@@ -50,6 +50,77 @@ const OBSERVERS: [&str; 16] = [
     "xray-daemon",
 ];
 
+/// The names under which they run where the image is somebody's own build.
+const OBSERVER_NAMES: [&str; 14] = [
+    "adot",
+    "cloudwatch",
+    "cwagent",
+    "datadog",
+    "firelens",
+    "fluentbit",
+    "log-router",
+    "logrouter",
+    "log_router",
+    "newrelic",
+    "otel",
+    "promtail",
+    "splunk",
+    "xray",
+];
+
+/// Words of a command that start a process which takes jobs from a queue.
+const WORKERS: [&str; 22] = [
+    "arq",
+    "celery",
+    "celeryd",
+    "consume",
+    "consumer",
+    "delayed_job",
+    "dramatiq",
+    "faktory-worker",
+    "good_job",
+    "horizon",
+    "huey_consumer",
+    "jobs:work",
+    "messenger:consume",
+    "queue:listen",
+    "queue:work",
+    "que",
+    "resque",
+    "resque:work",
+    "rq",
+    "shoryuken",
+    "sidekiq",
+    "solid_queue:start",
+];
+
+/// Parts of a container's name that say the same.
+const WORKER_NAMES: [&str; 7] = [
+    "celery",
+    "consumer",
+    "consumers",
+    "sidekiq",
+    "worker",
+    "workers",
+    "queue",
+];
+
+/// What speaks something else than requests and answers: no `quiet` is to be read from its connections.
+const NO_REQUESTS: [&str; 12] = [
+    "eclipse-mosquitto",
+    "kafka",
+    "mariadb",
+    "memcached",
+    "mongo",
+    "mysql",
+    "nats",
+    "postgres",
+    "rabbitmq",
+    "redis",
+    "valkey",
+    "zookeeper",
+];
+
 /// Subcommands of our own image that are no sidecar.
 const TOOLS: [&str; 6] = ["sample", "simulate", "rehearse", "health", "check", "add"];
 
@@ -81,12 +152,90 @@ impl<'a> Container<'a> {
             .map(|(_, what)| *what)
     }
 
-    fn only_observes(&self) -> bool {
-        // An image that is an expression says nothing; the name of its container may.
-        let image = self.image.known().unwrap_or(&self.name.text);
-        self.firelens.is_some() || OBSERVERS.iter().any(|part| image.contains(part))
+    /// Whether it only watches the others: losing it loses no request.
+    pub fn only_observes(&self) -> bool {
+        // An image that is an expression or somebody's own says nothing; the name of its container may.
+        let named = |text: &str, parts: &[&str]| parts.iter().any(|part| text.contains(part));
+        let name = self.name.text.to_ascii_lowercase();
+        self.firelens.is_some()
+            || self.image.known().is_some_and(|image| named(image, &OBSERVERS))
+            || named(&name, &OBSERVERS)
+            || named(&name, &OBSERVER_NAMES)
+    }
+
+    /// Whether it takes jobs, told by its command or its name.
+    pub fn is_worker(&self) -> bool {
+        let words = self.arguments().unwrap_or_default();
+        let worker = |word: &str| {
+            let base = word.rsplit('/').next().unwrap_or(word);
+            let stem = base.split('.').next().unwrap_or(base);
+            WORKERS.contains(&base) || WORKER_NAMES.contains(&stem)
+        };
+        words
+            .iter()
+            .flat_map(|words| words.split_whitespace())
+            .any(worker)
+            || self
+                .name
+                .text
+                .split(['-', '_', '.'])
+                .any(|part| WORKER_NAMES.iter().any(|known| part.eq_ignore_ascii_case(known)))
+    }
+
+    /// Whether it keeps data or messages: a database, a cache, a broker.
+    pub fn keeps_data(&self) -> bool {
+        let name = self.image_name().unwrap_or(&self.name.text);
+        NO_REQUESTS.contains(&name)
+    }
+
+    /// What has something to finish, if that is known.
+    pub fn finishes(&self) -> Option<&'static str> {
+        if self.keeps_data() {
+            Some("keeps data")
+        } else if self.is_worker() {
+            Some("works on jobs")
+        } else {
+            None
+        }
+    }
+
+    /// Whether a variable, an argument or a link of this container names another, or the local port on
+    /// which such a thing listens.
+    pub fn mentions(&self, other: &Container<'_>) -> bool {
+        let name = other.name.text.as_ref();
+        let port = NEEDED_PORTS
+            .iter()
+            .find(|(image, _)| other.image_name() == Some(image))
+            .map(|(_, port)| *port);
+        let says = |text: &str| {
+            let host = |host: &str| {
+                text.split(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c))
+                    .any(|word| word == host)
+            };
+            host(name)
+                || (port.is_some_and(|port| text.contains(port)) && (host("localhost") || host("127.0.0.1")))
+        };
+        let values = self
+            .environment
+            .iter()
+            .filter_map(|variable| variable.value.known());
+        let words = self.arguments().unwrap_or_default();
+        values.map(AsRef::as_ref).chain(words).any(says)
     }
 }
+
+/// The ports on which they listen unless told otherwise.
+const NEEDED_PORTS: [(&str, &str); 9] = [
+    ("mariadb", ":3306"),
+    ("memcached", ":11211"),
+    ("mongo", ":27017"),
+    ("mysql", ":3306"),
+    ("nats", ":4222"),
+    ("postgres", ":5432"),
+    ("rabbitmq", ":5672"),
+    ("redis", ":6379"),
+    ("valkey", ":6379"),
+];
 
 impl<'a> Task<'a> {
     /// The sidecars; one, where all is well.
@@ -101,7 +250,21 @@ impl<'a> Task<'a> {
             container.is_essential() && container.needed_as().is_none() && !self.is_proxy(container)
         });
         let apps: Vec<_> = apps.collect();
-        let all = if apps.is_empty() {
+        // What others are to reach is the app, be it a database.
+        let called = |container: &Container<'_>| {
+            container.ports.known().is_some_and(|ports| !ports.is_empty())
+                || container.ports.known().is_none()
+        };
+        let is_for_a_database = !apps.is_empty()
+            && !apps.iter().any(|app| called(app))
+            && self
+                .workers()
+                .any(|container| container.keeps_data() && called(container));
+        let all = if is_for_a_database {
+            self.workers()
+                .filter(|container| container.keeps_data() && called(container))
+                .collect()
+        } else if apps.is_empty() {
             self.workers().collect()
         } else {
             apps

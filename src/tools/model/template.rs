@@ -53,6 +53,36 @@ pub struct TargetGroup<'a> {
     pub health_path: Value<'a, Text<'a>>,
     /// `HealthCheckPort`; without one, the port of the traffic.
     pub health_port: Value<'a, Text<'a>>,
+    /// `HealthCheckIntervalSeconds`
+    pub health_interval_s: Value<'a, u64>,
+    /// `UnhealthyThresholdCount`
+    pub unhealthy_threshold: Value<'a, u64>,
+    /// `Protocol`
+    pub protocol: Value<'a, Text<'a>>,
+    /// `ProtocolVersion`
+    pub protocol_version: Value<'a, Text<'a>>,
+}
+
+impl TargetGroup<'_> {
+    /// How long a failing health check takes to be noticed, in seconds; `None` where that is not told.
+    /// An interval is 30 s and a threshold 2 unless said otherwise (Elastic Load Balancing API reference,
+    /// CreateTargetGroup).
+    pub fn unhealthy_after_s(&self) -> Option<u64> {
+        let interval = self.health_interval_s.or_default(30)?;
+        Some(interval.saturating_mul(self.unhealthy_threshold.or_default(2)?))
+    }
+
+    /// Whether its clients speak HTTP/2 or gRPC to the app.
+    pub fn speaks_http2(&self) -> bool {
+        let version = self.protocol_version.known();
+        version.is_some_and(|version| matches!(version.as_ref(), "HTTP2" | "GRPC"))
+    }
+
+    /// Whether it belongs to a Network Load Balancer.
+    pub fn is_network(&self) -> bool {
+        let protocol = self.protocol.known();
+        protocol.is_some_and(|protocol| matches!(protocol.as_ref(), "TCP" | "TLS" | "UDP" | "TCP_UDP"))
+    }
 }
 
 /// Every task definition of a template.
@@ -110,7 +140,7 @@ fn service<'a>(
     };
     let launch_type = fields.text("launchType");
     let on_fargate_by_type = launch_type.known().is_some_and(|word| word == "FARGATE");
-    let (balancers, _) = fields.items("loadBalancers");
+    let (balancers, _) = fields.possible_items("loadBalancers");
     Service {
         name: &entry.key,
         at: entry.key_span,
@@ -180,6 +210,10 @@ fn target_group<'a>(entry: &'a Entry<'a>, node: &'a Node<'a>) -> TargetGroup<'a>
         },
         health_path: fields.text("healthCheckPath"),
         health_port: fields.text("healthCheckPort"),
+        health_interval_s: fields.whole("healthCheckIntervalSeconds"),
+        unhealthy_threshold: fields.whole("unhealthyThresholdCount"),
+        protocol: fields.text("protocol"),
+        protocol_version: fields.text("protocolVersion"),
     }
 }
 

@@ -198,11 +198,15 @@ fn summary(checked: &[Checked], problems: &[Problem]) -> String {
             parts.push(counted(count, severity.as_str()));
         }
     }
-    let found = if parts.is_empty() {
+    let mut found = if parts.is_empty() {
         "nothing found".to_owned()
     } else {
         parts.join(", ")
     };
+    let pedantic: usize = checked.iter().map(|file| file.pedantic).sum();
+    if pedantic > 0 {
+        found.push_str(&format!(", {pedantic} more with --pedantic,"));
+    }
     let mut line = format!(
         "{found} in {} of {}",
         counted(tasks, "task definition"),

@@ -5,7 +5,7 @@
 
 use crate::tools::model::{Form, Task};
 
-use super::{Findings, Severity};
+use super::{Findings, Persona, Severity};
 
 mod examples;
 mod order;
@@ -26,6 +26,8 @@ pub struct Rule {
     pub name: &'static str,
     /// What its findings are, unless one says otherwise.
     pub severity: Severity,
+    /// Whom its findings are for, unless one says otherwise.
+    pub persona: Persona,
     /// Whether it makes sense for a compose file, too.
     pub compose: bool,
     /// What goes wrong.
@@ -47,8 +49,15 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// Whether it is about the order in which containers start and stop: PS001 to PS009.
+    pub fn is_about_order(&self) -> bool {
+        self.id < "PS010"
+    }
+}
+
 /// All of them, by their ids.
-pub static RULES: [Rule; 34] = [
+pub static RULES: [Rule; 37] = [
     order::sidecar_before_app::RULE,
     order::app_before_sidecar::RULE,
     order::circle::RULE,
@@ -56,6 +65,7 @@ pub static RULES: [Rule; 34] = [
     order::log_router::RULE,
     order::needed::RULE,
     order::condition::RULE,
+    order::stops_with_sidecar::RULE,
     time::stop_timeout_missing::RULE,
     time::stop_timeout_range::RULE,
     time::stop_timeout_on_spot::RULE,
@@ -77,10 +87,12 @@ pub static RULES: [Rule; 34] = [
     sidecar::memory::RULE,
     sidecar::task_role::RULE,
     sidecar::restarts::RULE,
+    sidecar::host_port::RULE,
     surroundings::blocking_log::RULE,
     surroundings::deregistration_delay::RULE,
     surroundings::green_health_check::RULE,
     surroundings::minimum_healthy::RULE,
+    surroundings::loopback_health_check::RULE,
     surroundings::names::RULE,
     surroundings::types::RULE,
 ];
@@ -109,7 +121,11 @@ mod tests {
 
     fn found(text: &str) -> Vec<&'static str> {
         let source = Source::new("example", text.to_owned(), true);
-        let checked = check(source, &Selection::default()).unwrap().unwrap();
+        let selection = Selection {
+            persona: Persona::Pedantic,
+            ..Selection::default()
+        };
+        let checked = check(source, &selection).unwrap().unwrap();
         checked.findings.iter().map(|finding| finding.rule.id).collect()
     }
 

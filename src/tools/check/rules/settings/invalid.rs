@@ -1,7 +1,7 @@
 use crate::config::unknown_name;
 use crate::core::step::DRAIN_LABEL;
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Sidecar, Steps, Task};
 
 /// What `run` would say at start, said before the deployment.
@@ -9,6 +9,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS030",
     name: "the sidecar would refuse its settings",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: true,
     why: "The sidecar checks all its settings before it starts, and exits with 78 when one is unknown, out of bounds \
           or missing. A label that cannot be used is left out, and its container is not drained.",

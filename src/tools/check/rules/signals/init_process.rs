@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
 use super::pid1::{First, first};
@@ -12,6 +12,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS021",
     name: "PID 1 neither handles SIGTERM nor reaps children by itself",
     severity: Severity::Note,
+    persona: Persona::Pedantic,
     compose: true,
     why: "The kernel drops a signal to PID 1 that has no handler. A Node.js, Python, PHP or Perl program without a \
           SIGTERM handler, which anywhere else would end at once, then runs on until SIGKILL; and nobody reaps the \

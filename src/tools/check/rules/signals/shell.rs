@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use crate::tools::check::rules::examples::{Example, PLAIN};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::document::Node;
 use crate::tools::model::{Container, Task, Value};
 
@@ -12,6 +12,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS020",
     name: "a shell as PID 1 swallows SIGTERM",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: true,
     why: "SIGTERM goes to the first process of the container only. A shell that waits for a command does not hand \
           it on, and as PID 1 it does not even end: the app goes on until SIGKILL. npm, yarn and pnpm start the app \

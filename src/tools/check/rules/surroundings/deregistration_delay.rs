@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Host, Sidecar, Task};
 
 /// Where the target group does not say.
@@ -13,6 +13,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS051",
     name: "the deregistration delay is longer than Spot gives",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "A request may run on for as long as the deregistration delay, but a Spot task is gone 120 s after its notice. \
           The default is 300 s. A sidecar that deregisters the task waits for half of its own time at most.",

@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
 /// A gap in every deployment.
@@ -7,6 +7,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS053",
     name: "a deployment stops all tasks before it starts new ones",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "`MinimumHealthyPercent` is what must go on running during a deployment, as a share of the desired count and \
           rounded up. At 0 all tasks may be stopped before a new one runs, however well each of them drains.",

@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::document::{Kind, Node};
 use crate::tools::model::{Form, Task};
 
@@ -52,6 +52,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS061",
     name: "a value of the wrong type",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: false,
     why: "The ECS API is strict: `\"stopTimeout\": \"30\"` and `{\"value\": 8080}` are refused. CloudFormation is not, so \
           templates are not looked at.",

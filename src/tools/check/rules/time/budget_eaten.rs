@@ -3,7 +3,7 @@ use std::time::Duration;
 use crate::core::deadline::CEILING;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::rules::seconds;
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Host, Sidecar, Task};
 
 /// Less than this is no drain.
@@ -14,6 +14,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS015",
     name: "settle time or reserve eat the budget of the drain",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: true,
     why: "A drain has what is left of the stop timeout, or of the 120 s of a Spot notice less PRESTOP_RESERVE, once \
           PRESTOP_SETTLE is over. The settle time is cut to half of that.",
