@@ -303,7 +303,7 @@ const BREAKAGES: &[Breakage] = &[
     }),
     ("PS020", |task| {
         set(app(task), "entryPoint", json!(["/bin/bash", "-lc"]));
-        set(app(task), "command", json!(["cd /srv && ./app"]))
+        set(app(task), "command", json!(["cd /srv && ./app | tee log"]))
     }),
     ("PS020", |task| set(app(task), "command", json!(["npm", "start"]))),
     ("PS021", |task| {

@@ -28,5 +28,6 @@ mod notices;
 mod protection;
 mod readme;
 mod rehearsals;
+mod shells;
 mod stand_in;
 mod stop_order;

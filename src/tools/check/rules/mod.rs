@@ -11,7 +11,7 @@ mod examples;
 mod order;
 mod settings;
 mod sidecar;
-mod signals;
+pub mod signals;
 mod surroundings;
 mod time;
 

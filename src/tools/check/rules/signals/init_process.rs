@@ -2,7 +2,7 @@ use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
-use super::pid1::{First, first};
+use super::pid1::First;
 
 /// Programs that leave SIGTERM to the kernel's default unless the program asks for it.
 const LEAVE_IT: [&str; 8] = ["node", "nodejs", "deno", "php", "perl", "python", "tail", "sleep"];
@@ -37,7 +37,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
         if task.ends_early(container) || container.init.or_default(false) != Some(false) {
             continue;
         }
-        let Some(First::Program(program)) = container.arguments().as_deref().and_then(first) else {
+        let Some((_, First::Program(program))) = super::first_process(container) else {
             continue;
         };
         let versionless = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');

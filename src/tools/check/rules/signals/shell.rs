@@ -5,7 +5,7 @@ use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::document::Node;
 use crate::tools::model::{Container, Task, Value};
 
-use super::pid1::{Ends, First, first};
+use super::pid1::{First, Stays};
 
 /// SIGTERM goes to the shell, and ends there.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -15,19 +15,21 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     persona: Persona::Regular,
     compose: true,
     why: "SIGTERM goes to the first process of the container only. A shell that waits for a command does not hand \
-          it on, and as PID 1 it does not even end: the app goes on until SIGKILL. npm, yarn and pnpm start the app \
-          through a shell, and whether a signal passes depends on their version. An init process does not mend it: \
-          then the shell ends, and the app is killed with it.",
+          it on, and as PID 1 it does not even end: the app goes on until SIGKILL. dash, the `sh` of Debian and Ubuntu, \
+          stays for every command without `exec`; bash and BusyBox (Alpine) make room for the last command of a list \
+          (`a && b`, `a; b`), but not behind a pipe, a here-document or a trap, nor bash for one with a redirection. npm, \
+          yarn and pnpm start the app through a shell, `go run`, Maven and Gradle as a child; whether a signal passes \
+          depends on their version. An init process does not mend it: then the shell ends, and the app is killed with it.",
     mend: "Start the app itself (`[\"node\", \"server.js\"]`), or begin the script's last command with `exec`: \
            `sh -c \"migrate && exec node server.js\"`. \
            A loop needs a `trap`.",
-    source: "pid_namespaces(7); Docker build checks, JSONArgsRecommended; AWS containers blog, Graceful shutdowns with \
+    source: "Tried with bash 5.2.15, dash 0.5.12 and BusyBox 1.35; pid_namespaces(7); Docker build checks, JSONArgsRecommended; AWS containers blog, Graceful shutdowns with \
              ECS; nodejs/docker-node, Best Practices, CMD; npm/cli #6547",
     example: Example {
         passing: PLAIN,
         breaking: (
             "[\"java\", \"-jar\", \"app.jar\"]",
-            "[\"sh\", \"-c\", \"./migrate && java -jar app.jar\"]",
+            "[\"sh\", \"-c\", \"java -jar app.jar | tee log\"]",
         ),
     },
     check,
@@ -37,29 +39,31 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
     // Containers of one YAML anchor share their script.
     let mut seen = BTreeSet::new();
     for container in &task.containers {
-        let Some(words) = container.arguments().filter(|_| !task.ends_early(container)) else {
+        if task.ends_early(container) {
+            continue;
+        }
+        let Some((words, first)) = super::first_process(container) else {
             continue;
         };
-        let Some(first) = first(&words) else { continue };
         let name = &container.name.text;
         let unless = super::unless_entry_point(container);
         let (word, severity, message, label) = match first {
             First::Shell {
                 shell,
                 script,
-                ends: Ends::AsOneCommand,
+                stays: Stays::Perhaps,
             } => (
                 script,
                 Severity::Note,
                 format!(
-                    "`{name}` starts its app through `{shell} -c`: whether SIGTERM reaches it depends on the shell"
+                    "`{name}` starts its app through `{shell} -c`: Debian's `sh` keeps SIGTERM from it, Alpine's does not"
                 ),
-                "write `exec` before it",
+                "`exec` the last command",
             ),
             First::Shell {
                 shell,
                 script,
-                ends: Ends::WithCommand,
+                stays: Stays::ForCommand,
             } => (
                 script,
                 Severity::Warning,
@@ -69,12 +73,12 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             First::Shell {
                 shell,
                 script,
-                ends: Ends::WithLoop,
+                stays: Stays::InLoop,
             } => (
                 script,
                 Severity::Warning,
                 format!(
-                    "`{shell}` is the first process of `{name}`{unless}, and its loop goes on after SIGTERM"
+                    "`{shell}` is the first process of `{name}`{unless}, and goes on waiting after SIGTERM"
                 ),
                 "`trap 'exit 0' TERM` first",
             ),
