@@ -11,7 +11,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::core::deadline::{CEILING, Limits, MAX_RESERVE, MIN_STOP_TIMEOUT, Reserve, StopTimeout};
@@ -23,6 +22,7 @@ use crate::sidecar::watch::items::Item;
 
 mod problem;
 
+pub use crate::core::duration::parse as duration;
 pub use problem::Problem;
 
 const PREFIX: &str = "PRESTOP_";
@@ -39,6 +39,9 @@ const NEEDS_AGENT: &str = "needs the agent's endpoint, which ECS sets in ECS_AGE
 
 const NEEDS_A_WAY: &str = "nobody can say that the app is busy: PRESTOP_LISTEN is `off`, so there is no `/protect`; set \
                            PRESTOP_BUSY_URL, or let PRESTOP_LISTEN be";
+
+/// Load balancers take a moment to look away, and one second of silence proves nothing before that.
+pub const SETTLE_BEFORE_QUIET: Duration = Duration::from_secs(5);
 
 /// A header line that any server takes.
 const MAX_TOKEN: usize = 4096;
@@ -79,7 +82,7 @@ pub const SETTINGS: [Setting; 17] = {
         setting(
             "DRAIN",
             "",
-            "the steps, in order, separated by commas: `[METHOD] URL`, `ack` or `signal NAME CONTAINER`",
+            "the steps, in order, separated by commas: `quiet`, `sleep DURATION`, `[METHOD] URL`, `ack` or `signal NAME CONTAINER [nowait]`; without it the docker labels, else `quiet`",
         ),
         setting(
             "STOP_TIMEOUT",
@@ -94,7 +97,7 @@ pub const SETTINGS: [Setting; 17] = {
         setting(
             "SETTLE",
             "0s",
-            "how long to go on serving after a notice before the first step; 0s to 120s, at most half of the time to the deadline",
+            "how long to go on serving after a notice before the first step; 0s to 120s, at most half of the time to the deadline; 5s where it is not set, on ECS, before a `quiet` step",
         ),
         setting(
             "CAPACITY",
@@ -262,20 +265,6 @@ pub fn unknown_name(name: &str) -> Option<Problem> {
     })
 }
 
-/// A duration as people write it: `90s`, `1m30s`, `1500ms`; a bare number is seconds. `None` where it
-/// is none, or negative.
-pub fn duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | 'µ');
-    if !text.starts_with(|c: char| c.is_ascii_digit()) || !text.chars().all(plain) {
-        return None;
-    }
-    let bare = text.ends_with(|c: char| c.is_ascii_digit());
-    let with_unit = if bare { format!("{text}s") } else { text.to_owned() };
-    let parsed: SignedDuration = with_unit.parse().ok()?;
-    Duration::try_from(parsed).ok()
-}
-
 /// What was given, and what is wrong with it so far.
 struct Given<'a> {
     problems: Vec<Problem>,
@@ -293,6 +282,11 @@ impl Given<'_> {
         let aws = aws::clients::Settings::read(|name| self.environment.get(name).cloned());
         let reserve = self.duration("RESERVE", 10, Duration::ZERO..=MAX_RESERVE);
         let settle = self.duration("SETTLE", 0, Duration::ZERO..=CEILING);
+        let on_ecs = self.environment.contains_key("ECS_CONTAINER_METADATA_URI_V4");
+        let settle_before_quiet = match self.value("SETTLE") {
+            None if on_ecs => SETTLE_BEFORE_QUIET,
+            _ => settle,
+        };
         let capacity = self.choice(
             "CAPACITY",
             Capacity::Auto,
@@ -323,6 +317,7 @@ impl Given<'_> {
                     reserve: Reserve::new(reserve).unwrap_or(Reserve::DEFAULT),
                 },
                 settle,
+                settle_before_quiet,
                 after_drain,
                 aws: AwsPolicy {
                     deregister,

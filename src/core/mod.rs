@@ -2,16 +2,18 @@
 //!
 //! - [`notice`]: why the task must stop, and when its host ends
 //! - [`deadline`]: the arithmetic of the 120 seconds
-//! - [`task`], [`url`]: plain data that the rest speaks of
-//! - [`step`]: what is done to drain; the plan
+//! - [`task`], [`url`], [`duration`]: plain data that the rest speaks of
+//! - [`step`], [`plan`]: what is done to drain, and in which order
 //! - [`lifecycle`]: the state machine of a shutdown, (event, now) → commands
 //! - [`leases`]: the owner of all protection leases, a state machine likewise
 //! - [`timeline`]: what happened and when
 
 pub mod deadline;
+pub mod duration;
 pub mod leases;
 pub mod lifecycle;
 pub mod notice;
+pub mod plan;
 pub mod step;
 pub mod task;
 pub mod timeline;

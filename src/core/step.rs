@@ -1,32 +1,70 @@
-//! What is done to drain: the grammar of a step, and the plan made of steps.
+//! What is done to drain: the grammar of a step.
 //!
-//! A plan comes from `PRESTOP_DRAIN` or, without it, from the docker labels `prestop.drain` and
-//! `prestop.order` of the task's containers. It knows nothing of how a step is carried out.
+//! It knows nothing of how a step is carried out, nor of where it comes from; see
+//! [`plan`](crate::core::plan) for that.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
-use crate::core::task::{Container, Task};
+use crate::core::deadline::CEILING;
+use crate::core::duration;
 use crate::core::url::{HttpUrl, UrlError};
-
-/// The label that holds a container's own step.
-pub const DRAIN_LABEL: &str = "prestop.drain";
-/// The label that holds its place: an integer, lower goes first.
-pub const ORDER_LABEL: &str = "prestop.order";
 
 /// A task definition holds at most 10 containers (ECS developer guide, *service quotas*); more
 /// steps than that are a mistake, and each costs memory while it runs.
 pub const MAX_STEPS: usize = 32;
 
+/// The `for` of a `quiet` step that has none. Chunks of an answer that come half a second apart are
+/// common, a whole second is not.
+pub const DEFAULT_SILENCE: Duration = Duration::from_secs(1);
+
+/// A jiffy is up to 10 ms, and a look costs some milliseconds: less could not be told from a pause.
+pub const MIN_SILENCE: Duration = Duration::from_millis(100);
+
+/// An app with more ports than that is meant as a whole: `quiet` without a port.
+pub const MAX_PORTS: usize = 16;
+
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Wait until the app owes nobody an answer.
+    Quiet(QuietStep),
+    /// Serve on for that long.
+    Sleep(Duration),
     /// An HTTP drain call.
     Call(Call),
     /// Wait until somebody posts to `/drained`.
     Ack,
     /// Send a signal to a container's main process and wait until it has ended.
     Signal(SignalStep),
+}
+
+/// Which connections are waited for, and how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuietStep {
+    /// Only silence counts, not the direction of the last byte: for protocols whose clients send
+    /// unasked.
+    pub moves: bool,
+    /// Connections accepted on these ports, from inside the task, too; where it is empty, those from
+    /// outside on any port.
+    pub ports: Vec<u16>,
+    /// How long no byte may have moved.
+    pub silence: Duration,
+    /// The most that the step takes.
+    pub within: Option<Duration>,
+}
+
+impl Default for QuietStep {
+    /// `quiet`, with nothing behind it.
+    fn default() -> QuietStep {
+        QuietStep {
+            moves: false,
+            ports: Vec::new(),
+            silence: DEFAULT_SILENCE,
+            within: None,
+        }
+    }
 }
 
 /// A signal to the main process of a container; needs a PID namespace in common.
@@ -36,6 +74,8 @@ pub struct SignalStep {
     pub signal: SignalName,
     /// The container's name.
     pub container: String,
+    /// Whether the process is expected to end of it.
+    pub waits: bool,
 }
 
 /// The signals by which programs are told to end or to finish. SIGKILL and SIGSTOP are no way to
@@ -49,17 +89,19 @@ pub enum SignalName {
     Usr1,
     Usr2,
     Term,
+    Tstp,
     Winch,
 }
 
 impl SignalName {
-    const ALL: [(SignalName, &str, u32); 7] = [
+    const ALL: [(SignalName, &str, u32); 8] = [
         (SignalName::Hup, "HUP", 1),
         (SignalName::Int, "INT", 2),
         (SignalName::Quit, "QUIT", 3),
         (SignalName::Usr1, "USR1", 10),
         (SignalName::Usr2, "USR2", 12),
         (SignalName::Term, "TERM", 15),
+        (SignalName::Tstp, "TSTP", 20),
         (SignalName::Winch, "WINCH", 28),
     ];
 
@@ -137,10 +179,33 @@ impl Method {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Step::Quiet(step) => step.fmt(f),
+            Step::Sleep(length) => write!(f, "sleep {length:?}"),
             Step::Call(Call { method, url }) => write!(f, "{} {url}", method.as_str()),
             Step::Ack => f.write_str("ack"),
-            Step::Signal(step) => write!(f, "signal {} {}", step.signal.as_str(), step.container),
+            Step::Signal(step) => {
+                let nowait = if step.waits { "" } else { " nowait" };
+                write!(f, "signal {} {}{nowait}", step.signal.as_str(), step.container)
+            }
         }
+    }
+}
+
+/// As it would be written, without what is the default.
+impl fmt::Display for QuietStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("quiet")?;
+        if self.moves {
+            f.write_str(" moves")?;
+        }
+        for port in &self.ports {
+            write!(f, " :{port}")?;
+        }
+        if self.silence != DEFAULT_SILENCE {
+            write!(f, " for {:?}", self.silence)?;
+        }
+        self.within
+            .map_or(Ok(()), |within| write!(f, " within {within:?}"))
     }
 }
 
@@ -148,11 +213,52 @@ impl fmt::Display for Step {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
     /// Nothing between two commas, or an empty label.
-    #[error("a step is empty: write `[METHOD] URL`, `ack` or `signal NAME CONTAINER`")]
+    #[error(
+        "a step is empty: write `quiet`, `sleep DURATION`, `[METHOD] URL`, `ack` or `signal NAME CONTAINER`"
+    )]
     Empty,
     /// The first word is none of those that start a step.
-    #[error("`{0}` is not a step: write `[METHOD] URL` (http://…), `ack` or `signal NAME CONTAINER`")]
+    #[error(
+        "`{0}` is not a step: write `quiet`, `sleep DURATION`, `[METHOD] URL` (http://…), `ack` or `signal NAME \
+         CONTAINER`"
+    )]
     Unknown(String),
+    /// A word that a `quiet` step does not have, or has already.
+    #[error(
+        "`{0}` has no place there: write `quiet [moves] [:PORT …] [for DURATION] [within DURATION]`, ports separated by \
+         spaces, such as `quiet :8080 for 2s within 20s`"
+    )]
+    Quiet(String),
+    /// Not a port.
+    #[error(
+        "`{0}` is not a port: write `:` and a number of 1 to 65535, such as `:8080`; at most {MAX_PORTS} of them"
+    )]
+    Port(String),
+    /// A duration that is none, or beyond its bounds.
+    #[error(
+        "`{value}` is not a duration for `{word}`: allowed is {least:?} to {most:?}, such as 90s, 1m30s or 1500ms; a \
+         bare number is seconds"
+    )]
+    Duration {
+        /// The word in front of it.
+        word: &'static str,
+        /// As written.
+        value: String,
+        /// The least.
+        least: Duration,
+        /// The most.
+        most: Duration,
+    },
+    /// A `quiet` step that cannot become quiet.
+    #[error(
+        "`within {within:?}` is over before `for {silence:?}` can be seen: write a longer `within` or a shorter `for`"
+    )]
+    TooShort {
+        /// What bounds the step.
+        within: Duration,
+        /// The silence that is waited for.
+        silence: Duration,
+    },
     /// A method that no drain call has.
     #[error("`{0}` is not a method of a drain call: GET, POST, PUT, PATCH or DELETE")]
     Method(String),
@@ -168,10 +274,10 @@ pub enum StepError {
     #[error("`{0}` stands behind a complete step: steps are separated by commas (a comma in a URL is %2C)")]
     Trailing(String),
     /// A signal that no drain is asked for by.
-    #[error("`{0}` is not a signal to drain by: HUP, INT, QUIT, USR1, USR2, TERM or WINCH")]
+    #[error("`{0}` is not a signal to drain by: HUP, INT, QUIT, USR1, USR2, TERM, TSTP or WINCH")]
     Signal(String),
     /// A signal for nobody.
-    #[error("`{0}` does not say which container: write `signal NAME CONTAINER`")]
+    #[error("`{0}` does not say which container: write `signal NAME CONTAINER [nowait]`")]
     NoContainer(String),
     /// `prestop.order` is not an integer.
     #[error("`{0}` is not an integer")]
@@ -190,12 +296,14 @@ impl FromStr for Step {
 }
 
 /// `own_host`: the container whose label this is, which a URL may leave out.
-fn parse_step(text: &str, own_host: Option<&str>) -> Result<Step, StepError> {
+pub(super) fn parse_step(text: &str, own_host: Option<&str>) -> Result<Step, StepError> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let (method, url, rest) = match words.as_slice() {
         [] => return Err(StepError::Empty),
         ["ack"] => return Ok(Step::Ack),
         ["ack", more, ..] => return Err(StepError::Trailing((*more).to_owned())),
+        ["quiet", rest @ ..] => return parse_quiet(rest).map(Step::Quiet),
+        ["sleep", rest @ ..] => return parse_sleep(rest).map(Step::Sleep),
         ["signal", rest @ ..] => return parse_signal(text, rest, own_host).map(Step::Signal),
         [url, rest @ ..] if looks_like_url(url) => (Method::Post, *url, rest),
         [method, url, rest @ ..] if looks_like_url(url) => (parse_method(method)?, *url, rest),
@@ -221,7 +329,64 @@ fn parse_step(text: &str, own_host: Option<&str>) -> Result<Step, StepError> {
     Ok(Step::Call(Call { method, url }))
 }
 
+fn parse_quiet(words: &[&str]) -> Result<QuietStep, StepError> {
+    let mut step = QuietStep::default();
+    let mut silence = None;
+    let mut words = words.iter().copied();
+    while let Some(word) = words.next() {
+        match word {
+            "moves" if !step.moves => step.moves = true,
+            "for" if silence.is_none() => {
+                silence = Some(parse_duration("for", words.next(), MIN_SILENCE)?);
+            }
+            "within" if step.within.is_none() => {
+                step.within = Some(parse_duration("within", words.next(), MIN_SILENCE)?);
+            }
+            port if port.starts_with(':') => {
+                let number = port[1..].parse().ok().filter(|number| *number != 0);
+                let number = number.filter(|_| step.ports.len() < MAX_PORTS);
+                step.ports
+                    .push(number.ok_or_else(|| StepError::Port(port.to_owned()))?);
+            }
+            other => return Err(StepError::Quiet(other.to_owned())),
+        }
+    }
+    step.ports.sort_unstable();
+    step.ports.dedup();
+    step.silence = silence.unwrap_or(DEFAULT_SILENCE);
+    match step.within {
+        Some(within) if within <= step.silence => Err(StepError::TooShort {
+            within,
+            silence: step.silence,
+        }),
+        _ => Ok(step),
+    }
+}
+
+fn parse_sleep(words: &[&str]) -> Result<Duration, StepError> {
+    match words {
+        [_, more, ..] => Err(StepError::Trailing((*more).to_owned())),
+        words => parse_duration("sleep", words.first().copied(), Duration::from_millis(1)),
+    }
+}
+
+fn parse_duration(word: &'static str, text: Option<&str>, least: Duration) -> Result<Duration, StepError> {
+    let text = text.unwrap_or_default();
+    duration::parse(text)
+        .filter(|length| (least..=CEILING).contains(length))
+        .ok_or_else(|| StepError::Duration {
+            word,
+            value: text.to_owned(),
+            least,
+            most: CEILING,
+        })
+}
+
 fn parse_signal(text: &str, words: &[&str], own_name: Option<&str>) -> Result<SignalStep, StepError> {
+    let (words, waits) = match words {
+        [words @ .., "nowait"] => (words, false),
+        words => (words, true),
+    };
     let (name, container) = match (words, own_name) {
         ([name, container], _) => (*name, *container),
         ([name], Some(own)) => (*name, own),
@@ -231,6 +396,7 @@ fn parse_signal(text: &str, words: &[&str], own_name: Option<&str>) -> Result<Si
     Ok(SignalStep {
         signal: SignalName::parse(name).ok_or_else(|| StepError::Signal(name.to_owned()))?,
         container: container.to_owned(),
+        waits,
     })
 }
 
@@ -257,163 +423,21 @@ pub fn parse_steps(text: &str) -> Result<Vec<Step>, StepError> {
     Ok(steps)
 }
 
-/// A step with its place in the plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedStep {
-    /// From 1, in the order of the plan; part of the idempotency key.
-    pub number: usize,
-    /// Lower goes first; equal ones go together.
-    pub order: i64,
-    /// The container whose label this is.
-    pub container: Option<String>,
-    /// What to do.
-    pub step: Step,
-}
-
-impl PlannedStep {
-    /// The container that this step is for: the one whose label it is, or whose name it calls.
-    pub fn container_in<'a>(&self, task: &'a Task) -> Option<&'a Container> {
-        match (&self.container, &self.step) {
-            (Some(name), _) => task.container(name),
-            (None, Step::Call(call)) => task.container_behind(call.url.host()),
-            (None, Step::Signal(step)) => task.container(&step.container),
-            (None, Step::Ack) => None,
-        }
-    }
-}
-
-/// At least one step, sorted by order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan(Vec<PlannedStep>);
-
-impl Plan {
-    /// The plan of `PRESTOP_DRAIN`: one step after the other. `None` without a step.
-    pub fn from_setting(steps: &[Step]) -> Option<Plan> {
-        let ordered = steps
-            .iter()
-            .zip(0_i64..)
-            .map(|(step, order)| (order, None, step.clone()));
-        Plan::numbered(ordered.collect())
-    }
-
-    /// The plan of the containers' labels, and what is wrong with those that are left out. `None`
-    /// without a usable one.
-    pub fn from_labels(task: &Task) -> (Option<Plan>, Vec<LabelError>) {
-        let mut steps = Vec::new();
-        let mut errors = Vec::new();
-        for container in &task.containers {
-            let Some(text) = container.labels.get(DRAIN_LABEL) else {
-                continue;
-            };
-            let step = parse_step(text, Some(&container.name))
-                .map_err(|why| LabelError::new(container, DRAIN_LABEL, why));
-            let order = match container.labels.get(ORDER_LABEL) {
-                None => Ok(0),
-                Some(text) => text
-                    .trim()
-                    .parse()
-                    .map_err(|_| LabelError::new(container, ORDER_LABEL, StepError::Order(text.clone()))),
-            };
-            match (step, order) {
-                (Ok(step), Ok(order)) => steps.push((order, Some(container.name.clone()), step)),
-                (step, order) => errors.extend(step.err().into_iter().chain(order.err())),
-            }
-        }
-        steps.sort_by_key(|(order, ..)| *order);
-        steps.truncate(MAX_STEPS);
-        (Plan::numbered(steps), errors)
-    }
-
-    fn numbered(steps: Vec<(i64, Option<String>, Step)>) -> Option<Plan> {
-        let planned: Vec<PlannedStep> = steps
-            .into_iter()
-            .zip(1..)
-            .map(|((order, container, step), number)| PlannedStep {
-                number,
-                order,
-                container,
-                step,
-            })
-            .collect();
-        (!planned.is_empty()).then_some(Plan(planned))
-    }
-
-    /// All steps, lower orders first.
-    pub fn steps(&self) -> &[PlannedStep] {
-        &self.0
-    }
-
-    /// The lowest order above `order`, or the lowest of all.
-    pub fn next_order(&self, order: Option<i64>) -> Option<i64> {
-        self.0
-            .iter()
-            .map(|step| step.order)
-            .find(|next| order.is_none_or(|order| *next > order))
-    }
-}
-
-/// A label that cannot be used, and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("label `{label}` of container `{container}`: {why}")]
-pub struct LabelError {
-    container: String,
-    label: &'static str,
-    why: StepError,
-}
-
-impl LabelError {
-    /// Whose label it is.
-    pub fn container(&self) -> &str {
-        &self.container
-    }
-
-    /// Which label.
-    pub fn label(&self) -> &'static str {
-        self.label
-    }
-
-    fn new(container: &Container, label: &'static str, why: StepError) -> LabelError {
-        LabelError {
-            container: container.name.clone(),
-            label,
-            why,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn texts(plan: &Plan) -> Vec<String> {
-        plan.steps()
-            .iter()
-            .map(|s| format!("{} {} {}", s.number, s.order, s.step))
-            .collect()
-    }
-
-    fn container(name: &str, labels: &[(&str, &str)]) -> Container {
-        Container {
-            name: name.to_owned(),
-            labels: labels
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                .collect(),
-            ..Container::default()
-        }
-    }
-
     #[test]
     fn steps_are_separated_by_commas_and_post_is_the_default() {
         let steps = parse_steps("http://app/drain, GET http://app:81/stop ,ack,signal SIGQUIT web").unwrap();
-        let plan = Plan::from_setting(&steps).unwrap();
+        let texts: Vec<String> = steps.iter().map(ToString::to_string).collect();
         assert_eq!(
-            texts(&plan),
+            texts,
             [
-                "1 0 POST http://app/drain",
-                "2 1 GET http://app:81/stop",
-                "3 2 ack",
-                "4 3 signal QUIT web"
+                "POST http://app/drain",
+                "GET http://app:81/stop",
+                "ack",
+                "signal QUIT web"
             ]
         );
     }
@@ -432,7 +456,25 @@ mod tests {
             ("signal QUIT", "which container"),
             ("signal", "which container"),
             ("signal QUIT nginx now", "`now` stands behind"),
+            ("signal QUIT nowait", "which container"),
+            ("signal QUIT nginx nowait now", "stands behind a complete step"),
             (":8080/drain", "starts with http://"),
+            ("sleep", "`` is not a duration for `sleep`"),
+            ("sleep soon", "`soon` is not a duration for `sleep`"),
+            ("sleep 0", "1ms to 120s"),
+            ("sleep 121s", "1ms to 120s"),
+            ("sleep 1s 2s", "`2s` stands behind"),
+            ("quiet 8080", "`8080` has no place there: write `quiet [moves]"),
+            ("quiet moves moves", "`moves` has no place there"),
+            ("quiet for 1s for 2s", "`for` has no place there"),
+            ("quiet :0", "`:0` is not a port"),
+            ("quiet :http", "`:http` is not a port"),
+            ("quiet :65536", "`:65536` is not a port"),
+            ("quiet for", "`` is not a duration for `for`"),
+            ("quiet for 99ms", "100ms to 120s"),
+            ("quiet within 3m", "`3m` is not a duration for `within`"),
+            ("quiet within 1s", "write a longer `within` or a shorter `for`"),
+            ("quiet for 2s within 2s", "is over before `for 2s`"),
         ] {
             let message = parse_steps(text).unwrap_err().to_string();
             assert!(message.contains(part), "{text:?} gave {message:?}, not {part:?}");
@@ -441,51 +483,31 @@ mod tests {
     }
 
     #[test]
-    fn labels_make_a_plan_by_their_order_and_may_leave_the_host_out() {
-        let task = Task {
-            containers: vec![
-                container("db", &[(DRAIN_LABEL, "ack"), (ORDER_LABEL, "5")]),
-                container("app", &[(DRAIN_LABEL, "POST :8080/drain")]),
-                container("web", &[(DRAIN_LABEL, "http://web/quit"), (ORDER_LABEL, " -1 ")]),
-                container("log", &[]),
-            ],
-            ..Task::default()
-        };
-        let (plan, errors) = Plan::from_labels(&task);
-        let plan = plan.unwrap();
-        assert_eq!(errors, []);
+    fn quiet_sleep_and_signals_that_are_not_waited_for_read_back_as_they_were_written() {
+        for (written, canonical) in [
+            ("quiet", "quiet"),
+            ("quiet for 1s", "quiet"),
+            ("quiet  moves", "quiet moves"),
+            ("quiet :8443 :8080 :8080", "quiet :8080 :8443"),
+            (
+                "quiet within 1m30s for 1500ms :80 moves",
+                "quiet moves :80 for 1.5s within 90s",
+            ),
+            ("sleep 15", "sleep 15s"),
+            ("sleep 250ms", "sleep 250ms"),
+            ("signal SIGTSTP worker nowait", "signal TSTP worker nowait"),
+        ] {
+            let step: Step = written.parse().unwrap();
+            assert_eq!(step.to_string(), canonical, "{written}");
+            assert_eq!(canonical.parse::<Step>().unwrap(), step, "{written}");
+        }
+        let seventeen = (1..=17)
+            .map(|port| format!(":{port}"))
+            .collect::<Vec<_>>()
+            .join(" ");
         assert_eq!(
-            texts(&plan),
-            [
-                "1 -1 POST http://web/quit",
-                "2 0 POST http://app:8080/drain",
-                "3 5 ack"
-            ]
-        );
-        assert_eq!(plan.next_order(None), Some(-1));
-        assert_eq!(plan.next_order(Some(0)), Some(5));
-        assert_eq!(plan.next_order(Some(5)), None);
-    }
-
-    #[test]
-    fn a_label_that_is_wrong_is_named_and_the_others_stand() {
-        let task = Task {
-            containers: vec![
-                container("a", &[(DRAIN_LABEL, "POST"), (ORDER_LABEL, "first")]),
-                container("b", &[(DRAIN_LABEL, "ack")]),
-            ],
-            ..Task::default()
-        };
-        let (plan, errors) = Plan::from_labels(&task);
-        assert_eq!(texts(&plan.unwrap()), ["1 0 ack"]);
-        let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        assert!(
-            messages[0].contains("label `prestop.drain` of container `a`"),
-            "{messages:?}"
-        );
-        assert!(
-            messages[1].contains("label `prestop.order` of container `a`: `first`"),
-            "{messages:?}"
+            format!("quiet {seventeen}").parse::<Step>(),
+            Err(StepError::Port(":17".to_owned()))
         );
     }
 }

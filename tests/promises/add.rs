@@ -256,7 +256,7 @@ fn where_it_cannot_be_right_it_refuses_and_says_why() {
         (
             PLAIN.replace("\"portMappings\": [{\"containerPort\": 8080}],", ""),
             wishes("app"),
-            "give --drain",
+            "no container lists a port",
         ),
         (
             PLAIN.replace("25", "115"),
@@ -335,6 +335,109 @@ fn in_place_and_diff_are_what_they_say() {
             .status
             .code(),
         Some(2)
+    );
+}
+
+#[test]
+fn the_drain_is_what_is_known_to_work() {
+    let drained = |text: &str| setting(&sidecar(text, &wishes("app")), "PRESTOP_DRAIN").unwrap();
+    assert_eq!(drained(PLAIN), "quiet");
+    let port = |more: &str| {
+        PLAIN.replace(
+            "{\"containerPort\": 8080}",
+            &format!("{{\"containerPort\": 8080, {more}}}"),
+        )
+    };
+    assert_eq!(drained(&port("\"appProtocol\": \"grpc\"")), "quiet moves");
+    assert_eq!(drained(&port("\"appProtocol\": \"http\"")), "quiet");
+    let on_ec2 = PLAIN.replace("FARGATE", "EC2");
+    assert_eq!(drained(&on_ec2.replace("awsvpc", "bridge")), "sleep 15s");
+    assert_eq!(drained(&on_ec2.replace("awsvpc", "host")), "quiet :8080");
+    let shared = PLAIN.replace("\"cpu\"", "\"pidMode\": \"task\",\n  \"cpu\"");
+    assert_eq!(
+        drained(&shared.replace("FARGATE", "EC2").replace("awsvpc", "bridge")),
+        "quiet"
+    );
+    // Each has its own way to finish; nothing that speaks FastCGI, MySQL or Redis gets HTTP or a look.
+    let image = |text: &str, image: &str| {
+        text.replace("111122223333.dkr.ecr.eu-central-1.amazonaws.com/app:1", image)
+    };
+    for (own, apart, together) in [
+        ("nginx:1.27", "quiet", "signal QUIT app"),
+        ("php:8.3-fpm", "quiet", "signal QUIT app"),
+        ("httpd:2.4", "quiet", "signal WINCH app"),
+        ("redis:7", "sleep 5s", "signal TERM app"),
+        ("mysql:8", "sleep 5s", "signal TERM app"),
+        ("postgres:16", "sleep 5s", "signal INT app"),
+    ] {
+        assert_eq!(drained(&image(PLAIN, own)), apart, "{own}");
+        assert_eq!(drained(&image(&shared, own)), together, "{own}");
+    }
+    let template = BALANCED.replace(
+        "HealthCheckPath: /health\n",
+        "HealthCheckPath: /health\n      ProtocolVersion: GRPC\n",
+    );
+    assert!(
+        added("t.yaml", &template, &wishes("app"))
+            .unwrap()
+            .text
+            .contains("Value: quiet moves")
+    );
+    let labelled = PLAIN.replace(
+        "\"image\"",
+        "\"dockerLabels\": {\"prestop.drain\": \"POST :8080/stop\"}, \"image\"",
+    );
+    assert_eq!(
+        setting(&sidecar(&labelled, &wishes("app")), "PRESTOP_DRAIN"),
+        None
+    );
+}
+
+#[test]
+fn settle_is_written_where_somebody_says_it() {
+    let settled = Wishes {
+        settle_s: Some(20),
+        ..wishes("app")
+    };
+    assert_eq!(
+        setting(&sidecar(PLAIN, &settled), "PRESTOP_SETTLE").as_deref(),
+        Some("20s")
+    );
+    assert_eq!(setting(&sidecar(PLAIN, &wishes("app")), "PRESTOP_SETTLE"), None);
+    let long = Wishes {
+        settle_s: Some(60),
+        ..wishes("app")
+    };
+    assert!(refusal("a.json", PLAIN, &long).contains("PS015"));
+}
+
+#[test]
+fn in_compose_it_looks_from_within_the_network_of_the_app() {
+    let one = |service: &str| {
+        let text = format!("services:\n  app:\n    {service}\n");
+        added("compose.yaml", &text, &wishes("app")).map(|done| inserted(&text, &done.text).to_owned())
+    };
+    let part = one("image: app:1").unwrap();
+    assert!(
+        part.contains("PRESTOP_DRAIN: quiet") && part.contains("network_mode: service:app"),
+        "{part}"
+    );
+    let part = one("image: redis:7").unwrap();
+    assert!(
+        part.contains("PRESTOP_DRAIN: sleep 5s") && !part.contains("network_mode"),
+        "{part}"
+    );
+    let part = one("{image: app:1, network_mode: host, ports: ['8080']}").unwrap();
+    assert!(
+        part.contains("PRESTOP_DRAIN: quiet :8080") && part.contains("network_mode: host"),
+        "{part}"
+    );
+    let why = one("{image: app:1, command: [bundle, exec, sidekiq]}")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        why.contains("works on jobs") && why.contains("--drain ack"),
+        "{why}"
     );
 }
 

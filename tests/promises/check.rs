@@ -292,6 +292,9 @@ const BREAKAGES: &[Breakage] = &[
     ("PS014", |task| remove(sidecar(task), "stopTimeout")),
     ("PS015", |task| setting(task, "PRESTOP_SETTLE", "70s")),
     ("PS015", |task| {
+        setting(task, "PRESTOP_SETTLE", "0s") && setting(task, "PRESTOP_DRAIN", "sleep 60s, sleep 61s")
+    }),
+    ("PS015", |task| {
         let on_demand = sidecar(task).is_some_and(|sidecar| sidecar.to_string().contains("on-demand"));
         setting(task, "PRESTOP_SETTLE", "0s") && !on_demand && setting(task, "PRESTOP_RESERVE", "110s") && {
             set(sidecar(task), "stopTimeout", json!(5));
@@ -327,9 +330,11 @@ const BREAKAGES: &[Breakage] = &[
     }),
     ("PS030", |task| setting(task, "PRESTOP_RESERVE", "2h")),
     ("PS030", |task| setting(task, "PRESTOP_STOPTIMEOUT", "90s")),
-    ("PS030", |task| {
-        let from_labels = drain(task).is_empty();
-        !from_labels && setting(task, "PRESTOP_DRAIN", "")
+    ("PS036", |task| {
+        task["networkMode"] == "bridge" && {
+            remove(Some(task), "pidMode");
+            setting(task, "PRESTOP_DRAIN", "quiet")
+        }
     }),
     ("PS030", |task| {
         let labelled = containers(task)

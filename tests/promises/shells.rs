@@ -9,7 +9,7 @@ use ecs_prestop::tools::check::rules::signals::script::{Fate, Shell, fate};
 const APP: &str = "/usr/bin/readlink /proc/self";
 
 /// Scripts in which `APP` stands for the app, which would run for long.
-const SCRIPTS: [&str; 40] = [
+const SCRIPTS: [&str; 48] = [
     "APP",
     "A=b APP",
     "APP 2>&1",
@@ -27,6 +27,14 @@ const SCRIPTS: [&str; 40] = [
     "true && \\\n APP",
     "false || APP",
     "set -e; export A=b; APP",
+    "set -e; cd / && APP",
+    "true; true; true && APP",
+    "true; true\ntrue && APP",
+    "true;\ntrue && APP",
+    "true && true; APP",
+    "true && true &&\ntrue && APP",
+    "true; false || APP",
+    "true &\ntrue && APP",
     "if true; then true; fi; APP",
     "for a in 1; do true; done; APP",
     "if true; then APP; fi",

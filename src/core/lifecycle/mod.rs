@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::core::deadline::{CEILING, Limits, StopTimeout};
 use crate::core::notice::{Cause, Notice, Reason};
-use crate::core::step::{MAX_STEPS, Plan, PlannedStep, Step};
+use crate::core::plan::{Plan, PlannedStep};
+use crate::core::step::{MAX_STEPS, Step};
 use crate::core::timeline::{AwsCall, Outcome, Timeline, What, millis};
 
 pub use report::{Report, StepReport};
@@ -22,10 +23,22 @@ pub struct Policy {
     pub limits: Limits,
     /// How long to serve on before the first step.
     pub settle: Duration,
+    /// The same where the plan has a `quiet` step; another only where the first is not set.
+    pub settle_before_quiet: Duration,
     /// What follows a drain that no SIGTERM asked for.
     pub after_drain: AfterDrain,
     /// What AWS is asked for beside the drain.
     pub aws: AwsPolicy,
+}
+
+impl Policy {
+    /// How long to serve on before the first step of that plan.
+    pub fn settle_of(&self, plan: Option<&Plan>) -> Duration {
+        match plan {
+            Some(plan) if plan.quiets().next().is_some() => self.settle_before_quiet,
+            _ => self.settle,
+        }
+    }
 }
 
 /// What AWS is asked for beside the drain.
@@ -352,7 +365,7 @@ impl Lifecycle {
         if !known {
             self.ask_aws_about(notice.reason, first_notice, now, commands);
         }
-        let settle = self.policy.settle.min(left / 2);
+        let settle = self.settle().min(left / 2);
         if let Some(leaving) = &mut self.leaving {
             *leaving = (*leaving).min(now + left / 2);
         }
@@ -373,10 +386,25 @@ impl Lifecycle {
 
     fn adopt(&mut self, plan: Plan, now: Instant) {
         self.steps = vec![StepState::Pending; plan.steps().len()];
+        let before = self.settle();
         self.plan = Some(plan);
+        if let (Phase::Settling { until }, Some(budget)) = (&mut self.phase, &self.budget) {
+            // Only now is it known whether there is a `quiet` step.
+            let most = budget.deadline.saturating_duration_since(budget.first) / 2;
+            let settle = self.policy.settle_of(self.plan.as_ref()).min(most);
+            if settle > before {
+                *until = budget.first + settle;
+                let for_ms = millis(until.saturating_duration_since(now));
+                self.timeline.record(now, What::Settle { for_ms });
+            }
+        }
         for container in std::mem::take(&mut self.early_acks) {
             self.acknowledge(container, now);
         }
+    }
+
+    fn settle(&self) -> Duration {
+        self.policy.settle_of(self.plan.as_ref())
     }
 
     fn start(&mut self, order: i64, now: Instant, commands: &mut Vec<Command>) {
@@ -402,7 +430,9 @@ impl Lifecycle {
             match step.step {
                 Step::Ack if acked => self.end_step(step.number, acknowledged(), now),
                 Step::Ack => {}
-                Step::Call(_) | Step::Signal(_) => commands.push(Command::Start(step)),
+                Step::Quiet(_) | Step::Sleep(_) | Step::Call(_) | Step::Signal(_) => {
+                    commands.push(Command::Start(step))
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Lifecycle, Phase, StepState};
 use crate::core::notice::Reason;
-use crate::core::step::Plan;
+use crate::core::plan::Plan;
 use crate::core::timeline::{Moment, Outcome, millis};
 
 /// A shutdown as people and programs read it.

@@ -22,6 +22,7 @@ fn policy(stop_timeout: u64, reserve: u64, settle: u64) -> Policy {
             reserve: Reserve::new(Duration::from_secs(reserve)).unwrap(),
         },
         settle: Duration::from_secs(settle),
+        settle_before_quiet: Duration::from_secs(settle),
         after_drain: AfterDrain::Wait,
         aws: AwsPolicy::default(),
     }

@@ -14,7 +14,8 @@ use tokio::time::{Instant as Clock, sleep};
 
 use crate::core::lifecycle::Progress;
 use crate::core::notice::{Action, Reason};
-use crate::core::step::{Call, Method, PlannedStep};
+use crate::core::plan::PlannedStep;
+use crate::core::step::{Call, Method};
 use crate::core::timeline::Outcome;
 use crate::core::url::HttpUrl;
 use crate::sidecar::http::{Answer, Ask, Trouble};

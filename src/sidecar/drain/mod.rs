@@ -17,7 +17,8 @@ use tokio::sync::watch;
 
 use crate::core::lifecycle::Progress;
 use crate::core::notice::Notice;
-use crate::core::step::{PlannedStep, Step};
+use crate::core::plan::PlannedStep;
+use crate::core::step::Step;
 use crate::core::task::{Identity, Task};
 use crate::core::timeline::Outcome;
 use crate::sidecar::http::Network;
@@ -70,6 +71,12 @@ impl Drain {
     pub async fn carry_out(self, planned: PlannedStep) -> Outcome {
         match &planned.step {
             Step::Call(call) => call::carry_out(&self, &planned, call).await,
+            // At the deadline it is dropped like any other.
+            Step::Sleep(length) => {
+                tokio::time::sleep(*length).await;
+                Outcome::Drained(format!("{length:?} have passed"))
+            }
+            Step::Quiet(_) => Outcome::Failed("not yet".to_owned()),
             Step::Signal(step) => signal::carry_out(&self, &planned, step).await,
             Step::Ack => Outcome::Failed("an ack is waited for, not carried out".to_owned()),
         }

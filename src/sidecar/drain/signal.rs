@@ -1,7 +1,7 @@
 //! A signal to the main process of another container, for apps whose graceful signal is not SIGTERM
 //! or whose shell would swallow it.
 //!
-//! The step is done when the process that got the signal has ended.
+//! The step is done when the process that got the signal has ended; with `nowait`, when it has got it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,8 @@ use tokio::time::sleep;
 
 use super::Drain;
 use super::processes::{Process, Processes};
-use crate::core::step::{PlannedStep, SignalName, SignalStep};
+use crate::core::plan::PlannedStep;
+use crate::core::step::{SignalName, SignalStep};
 use crate::core::task::Task;
 use crate::core::timeline::Outcome;
 
@@ -63,7 +64,8 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, step: &Signa
         return Outcome::Failed(format!("{}: {} is no process id", planned.step, target.pid));
     };
     match kill_process(pid, number_of(step.signal)) {
-        Ok(()) => {}
+        Ok(()) if step.waits => {}
+        Ok(()) => return Outcome::Drained(format!("process {} ({}) has got it", target.pid, target.name)),
         Err(Errno::SRCH) => return Outcome::Drained("the process had ended already".to_owned()),
         Err(why) => return Outcome::Failed(format!("{}: {}", planned.step, forbidden(target, why))),
     }
@@ -98,6 +100,7 @@ fn number_of(signal: SignalName) -> Signal {
         SignalName::Usr1 => Signal::USR1,
         SignalName::Usr2 => Signal::USR2,
         SignalName::Term => Signal::TERM,
+        SignalName::Tstp => Signal::TSTP,
         SignalName::Winch => Signal::WINCH,
     }
 }

@@ -15,7 +15,7 @@ use crate::config::{Capacity, Config};
 use crate::core::deadline::CEILING;
 use crate::core::lifecycle::{Code, Command, Event, Lifecycle, Report};
 use crate::core::notice::{Notice, Reason};
-use crate::core::step::Plan;
+use crate::core::plan::Plan;
 use crate::core::task::Task;
 use crate::core::timeline::{Outcome, millis};
 use crate::sidecar::aws::task_metadata;

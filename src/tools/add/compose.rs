@@ -1,6 +1,6 @@
 //! What the sidecar's service looks like in a compose file.
 
-use crate::core::step::parse_steps;
+use crate::core::step::{Step, parse_steps};
 use crate::tools::document::Node;
 use crate::tools::model::{Container, Network, Task};
 
@@ -53,7 +53,9 @@ pub(super) fn definition<'a>(
     if let Some(capacity) = &wishes.capacity {
         environment.push(("PRESTOP_CAPACITY".to_owned(), Tree::text(capacity.as_str())));
     }
-    if drain.split(',').any(|step| step.trim() == "ack") && task.network() != Network::Shared {
+    let steps = parse_steps(&drain).unwrap_or_default();
+    let looks = steps.iter().any(|step| matches!(step, Step::Quiet(_)));
+    if steps.contains(&Step::Ack) && task.network() != Network::Shared && !looks {
         environment.push(("PRESTOP_LISTEN".to_owned(), Tree::text("0.0.0.0:9911")));
     }
     let mut fields = vec![
@@ -68,14 +70,18 @@ pub(super) fn definition<'a>(
         ("cap_drop", Tree::texts(&["ALL"])),
         ("security_opt", Tree::texts(&["no-new-privileges:true"])),
     ];
-    if let Some(node) = app.node.get("networks") {
-        // The names only: an address or an alias of the app's is not the sidecar's.
-        let names = node.entries().iter().map(|entry| Tree::text(entry.key.as_ref()));
-        let listed = node.items().iter().map(Tree::of);
-        fields.push(("networks", Tree::List(names.chain(listed).collect())));
-    }
-    if let Some(node) = app.node.get("network_mode") {
-        fields.push(("network_mode", Tree::of(node)));
+    match app.node.get("network_mode") {
+        Some(node) => fields.push(("network_mode", Tree::of(node))),
+        // What the app's connections are is seen from within its network only.
+        None if looks => fields.push(("network_mode", Tree::text(format!("service:{}", app.name.text)))),
+        None => {
+            if let Some(node) = app.node.get("networks") {
+                // The names only: an address or an alias of the app's is not the sidecar's.
+                let names = node.entries().iter().map(|entry| Tree::text(entry.key.as_ref()));
+                let listed = node.items().iter().map(Tree::of);
+                fields.push(("networks", Tree::List(names.chain(listed).collect())));
+            }
+        }
     }
     let body = Tree::Fields(fields);
     Ok((Definition { name, body }, story))
@@ -109,20 +115,24 @@ fn drain(app: &Container<'_>, wishes: &Wishes) -> Result<String, Refusal> {
         parse_steps(text).map_err(|why| Refusal::because(format!("--drain: {why}")))?;
         return Ok(text.clone());
     }
-    // On the host's network there are no names of services.
+    if app.keeps_data() {
+        return Ok("sleep 5s".to_owned());
+    }
+    let name = app.name.text.as_ref();
+    let port = port(app.node);
+    // On the host's network everything else of the laptop is in sight, too.
     let on_host = app.node.get("network_mode").and_then(Node::text) == Some("host");
-    let name = if on_host {
-        "127.0.0.1"
-    } else {
-        app.name.text.as_ref()
-    };
-    port(app.node)
-        .map(|port| format!("POST http://{name}:{port}/drain"))
-        .ok_or_else(|| {
-            Refusal::because(format!(
-                "`{name}` lists no port, so how it drains is not known: give --drain, such as `--drain 'POST http://{name}:8080/drain'`"
-            ))
-        })
+    match port {
+        Some(port) if on_host => Ok(format!("quiet :{port}")),
+        None if on_host => Err(Refusal::because(format!(
+            "`{name}` lists no port: say which is the app's, such as `--drain 'quiet :8080'`"
+        ))),
+        None if app.is_worker() => Err(Refusal::because(format!(
+            "`{name}` lists no port and works on jobs, so how it drains is not known: give --drain, such as `--drain ack` or \
+             `--drain 'sleep 15s'`"
+        ))),
+        Some(_) | None => Ok("quiet".to_owned()),
+    }
 }
 
 /// The container's side of the first of `ports` or `expose`: `8080`, `80:8080`, `127.0.0.1:80:8080/tcp`,

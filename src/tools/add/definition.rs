@@ -1,10 +1,11 @@
 //! What the sidecar's container looks like in a given task definition.
 
 use crate::core::deadline::{CEILING, MAX_RESERVE, Reserve};
-use crate::core::step::{DRAIN_LABEL, Step, parse_steps};
+use crate::core::plan::DRAIN_LABEL;
+use crate::core::step::{Step, parse_steps};
 use crate::core::url::HttpUrl;
 use crate::tools::document::Node;
-use crate::tools::model::{self, Container, Form, Host, Network, Task, Value};
+use crate::tools::model::{self, Container, Host, Network, TargetGroup, Task, Value};
 
 use super::tree::{Definition, Tree};
 use super::{Refusal, Wishes, first_port};
@@ -33,7 +34,7 @@ pub(super) fn definition<'a>(
     let name = free_name(task)?;
     let drain = drain(task, app, wishes)?;
     let times = times(task, wishes)?;
-    let steps = known_steps(wishes);
+    let steps = drain.steps();
     let balancer = balancer(task, app, wishes, &times)?;
     let listen = listen(task, &steps, &balancer);
     let image = image(app, wishes)?;
@@ -275,14 +276,6 @@ fn free_name(task: &Task<'_>) -> Result<&'static str, Refusal> {
         })
 }
 
-fn known_steps(wishes: &Wishes) -> Vec<Step> {
-    wishes
-        .drain
-        .as_deref()
-        .and_then(|text| parse_steps(text).ok())
-        .unwrap_or_default()
-}
-
 /// What the sidecar does at a notice.
 struct Drain {
     /// `PRESTOP_DRAIN`; `None` where labels say it.
@@ -292,6 +285,14 @@ struct Drain {
 }
 
 impl Drain {
+    fn steps(&self) -> Vec<Step> {
+        let text = match &self.setting {
+            Some(Tree::Text(text)) => text,
+            _ => return Vec::new(),
+        };
+        parse_steps(text).unwrap_or_default()
+    }
+
     fn by(setting: impl Into<String>, story: impl Into<String>) -> Drain {
         Drain {
             setting: Some(Tree::text(setting)),
@@ -321,40 +322,95 @@ fn drain(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Drain,
             story: format!("it drains by what the labels {DRAIN_LABEL} say"),
         });
     }
-    // Loopback where the name is an expression: it is the same host there.
-    let host = match (app.name.literal, task.network()) {
-        (true, _) => app.name.text.as_ref(),
-        (false, Network::Shared) => "127.0.0.1",
-        (false, _) => {
-            return Err(Refusal::because(format!(
-                "the name of `{}` is not in this file: give --drain",
-                app.name.text
-            )));
-        }
-    };
-    if let Some(port) = first_port(app) {
-        let url = format!("http://{host}:{port}/drain");
-        return Ok(Drain::by(&url, format!("it drains by `POST {url}`")));
+    let name = &app.name.text;
+    let shares_processes = !task.pid_mode.is_absent();
+    if let Some(signal) = stop_signal(app).filter(|_| shares_processes && app.name.literal) {
+        let step = format!("signal {signal} {name}");
+        let story =
+            format!("it sends SIG{signal}, by which `{name}` finishes what it has, and waits for its end");
+        return Ok(Drain::by(step, story));
     }
-    if let (Form::CloudFormation, Some(parameter)) = (task.form, port_parameter(app)) {
-        let url = format!("http://{host}:${{{parameter}}}/drain");
-        return Ok(Drain {
-            story: format!("it drains by `POST {url}`"),
-            setting: Some(Tree::Sub(url)),
-        });
+    if app.keeps_data() {
+        return Ok(Drain::by(
+            SHORT_SLEEP,
+            format!("it serves on for 5 s, since `{name}` is not asked by requests that could be waited for"),
+        ));
     }
-    Err(Refusal::because(format!(
-        "`{}` lists no port, so how it drains is not known: give --drain, such as `--drain 'POST http://{host}:8080/drain'`, \
-         `--drain ack` or `--drain 'signal QUIT {host}'`",
-        app.name.text
-    )))
+    if task.network() == Network::Apart && !shares_processes {
+        return Ok(Drain::by(
+            SLEEP,
+            "it serves on for 15 s, since under bridge networking it does not see the app's connections (with `pidMode: task` \
+             or awsvpc it waits until no answer is owed)",
+        ));
+    }
+    if task.network_mode.known().is_some_and(|mode| mode == "host") {
+        let port = first_port(app).ok_or_else(|| {
+            Refusal::because(format!(
+                "`{name}` lists no port, and under host networking the connections of the whole instance are in sight: say \
+                 which port is the app's, such as `--drain 'quiet :8080'`"
+            ))
+        })?;
+        return Ok(Drain::by(
+            format!("quiet :{port}"),
+            format!("it waits until no answer is owed on port {port}"),
+        ));
+    }
+    if !somebody_listens(task) {
+        return Err(Refusal::because(format!(
+            "no container lists a port, so how `{name}` drains is not known: give --drain, such as `--drain quiet` if it \
+             listens for requests, `--drain 'sleep 15s'`, `--drain ack` or `--drain 'signal TERM {name}'` for a worker"
+        )));
+    }
+    let moves = app.speaks_http2
+        || task
+            .services
+            .iter()
+            .flat_map(|service| &service.target_groups)
+            .any(TargetGroup::speaks_http2);
+    Ok(if moves {
+        Drain::by(
+            "quiet moves",
+            "it waits until no byte moves on the app's connections any more",
+        )
+    } else {
+        Drain::by("quiet", "it waits until the app owes nobody an answer")
+    })
 }
 
-/// `ContainerPort: !Ref AppPort`
-fn port_parameter<'a>(app: &Container<'a>) -> Option<&'a str> {
-    let mapping = app.ports.node()?.items().first()?;
-    let parameter = model::reference(mapping.get("ContainerPort")?)?;
-    (!parameter.contains("::")).then_some(parameter)
+/// How long to serve on where connections are not in sight: what load balancers and clients need to look
+/// away, and most requests to be answered.
+const SLEEP: &str = "sleep 15s";
+
+/// The same for what is asked by a task's neighbours only.
+const SHORT_SLEEP: &str = "sleep 5s";
+
+/// The signal by which an image's program finishes what it has: its own STOPSIGNAL where that is not
+/// SIGTERM (Docker Official Images, nginx, php (fpm) and httpd, their Dockerfiles).
+fn stop_signal(app: &Container<'_>) -> Option<&'static str> {
+    let image = app.image.known()?;
+    match app.image_name()? {
+        "nginx" | "openresty" => Some("QUIT"),
+        "php" if image.contains("fpm") => Some("QUIT"),
+        "httpd" => Some("WINCH"),
+        "mariadb" | "memcached" | "mongo" | "mysql" | "rabbitmq" | "redis" | "valkey" => Some("TERM"),
+        // PostgreSQL's fast shutdown: SIGTERM would wait for every client.
+        "postgres" => Some("INT"),
+        _ => None,
+    }
+}
+
+/// Whether some container of the task is there to be called.
+fn somebody_listens(task: &Task<'_>) -> bool {
+    let called = task.services.iter().any(|service| service.is_called);
+    let lists = |container: &Container<'_>| match container.ports.known() {
+        Some(ports) => !ports.is_empty(),
+        None => !container.ports.is_absent(),
+    };
+    called
+        || task
+            .containers
+            .iter()
+            .any(|container| !container.only_observes() && lists(container))
 }
 
 struct Times {
@@ -515,7 +571,7 @@ fn is_private(registry: &str) -> bool {
 fn user(task: &Task<'_>, steps: &[Step]) -> String {
     let target = steps.iter().find_map(|step| match step {
         Step::Signal(signal) => task.container(&signal.container),
-        Step::Call(_) | Step::Ack => None,
+        _ => None,
     });
     match target.map(|target| target.user.known()) {
         Some(Some(user)) => user.to_string(),

@@ -151,6 +151,38 @@ pub(super) const APART: &str = r#"{
 }
 "#;
 
+/// A web app on EC2 under bridge networking, where nobody sees the other's processes.
+pub(super) const UNSHARED: &str = r#"{
+  "family": "web",
+  "requiresCompatibilities": ["EC2"],
+  "networkMode": "bridge",
+  "containerDefinitions": [
+    {
+      "name": "app",
+      "image": "app:1",
+      "memory": 256,
+      "portMappings": [{"containerPort": 8080}],
+      "stopTimeout": 25
+    },
+    {
+      "name": "prestop",
+      "image": "ecs-prestop:0.1.0",
+      "essential": false,
+      "dependsOn": [{"containerName": "app", "condition": "START"}],
+      "stopTimeout": 60,
+      "environment": [
+        {"name": "PRESTOP_DRAIN", "value": "sleep 15s"},
+        {"name": "PRESTOP_STOP_TIMEOUT", "value": "60s"},
+        {"name": "PRESTOP_RESERVE", "value": "25s"}
+      ],
+      "healthCheck": {"command": ["CMD", "/ecs-prestop", "health"]},
+      "readonlyRootFilesystem": true,
+      "memory": 32
+    }
+  ]
+}
+"#;
+
 /// A template with all that stands around a task.
 pub(super) const TEMPLATE: &str = r"Resources:
   Task:

@@ -57,7 +57,7 @@ impl Rule {
 }
 
 /// All of them, by their ids.
-pub static RULES: [Rule; 37] = [
+pub static RULES: [Rule; 38] = [
     order::sidecar_before_app::RULE,
     order::app_before_sidecar::RULE,
     order::circle::RULE,
@@ -81,6 +81,7 @@ pub static RULES: [Rule; 37] = [
     settings::apart::RULE,
     settings::token_in_plain_text::RULE,
     settings::ack_without_endpoint::RULE,
+    settings::quiet_unseen::RULE,
     sidecar::essential::RULE,
     sidecar::health_check::RULE,
     sidecar::writable_root::RULE,

@@ -76,7 +76,7 @@ fn drained<'t>(task: &'t Task<'_>, sidecar: &Sidecar<'_, '_>) -> BTreeSet<&'t st
             (Some(container), _) => Some(container.as_str()),
             (None, Step::Call(call)) => Some(call.url.host()),
             (None, Step::Signal(signal)) => Some(signal.container.as_str()),
-            (None, Step::Ack) => None,
+            (None, Step::Ack | Step::Quiet(_) | Step::Sleep(_)) => None,
         });
     let own = sidecar.container.name.text.as_ref();
     names

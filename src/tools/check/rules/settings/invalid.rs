@@ -1,5 +1,4 @@
 use crate::config::unknown_name;
-use crate::core::step::DRAIN_LABEL;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Sidecar, Steps, Task};
@@ -36,7 +35,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             }
         }
         let labels = match &sidecar.steps {
-            Steps::Known(_, labels) | Steps::None(labels) => labels.as_slice(),
+            Steps::Known(_, labels) => labels.as_slice(),
             Steps::Unknown => &[],
         };
         for error in labels {
@@ -44,17 +43,6 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             let label = container.and_then(|container| container.labels.get(error.label()));
             let node = label.map_or(sidecar.container.name.node, |(_, node)| node);
             findings.at(node, error.to_string());
-        }
-        if matches!(&sidecar.steps, Steps::None(labels) if labels.is_empty()) {
-            findings
-                .at(
-                    sidecar.container.name.node,
-                    format!(
-                        "`{}` has nothing to do: there is neither PRESTOP_DRAIN nor a label {DRAIN_LABEL}",
-                        sidecar.container.name.text
-                    ),
-                )
-                .label("refuses to start");
         }
     }
 }

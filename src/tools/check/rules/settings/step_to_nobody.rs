@@ -30,7 +30,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             let name = match &planned.step {
                 Step::Call(call) if is_container_name(call.url.host()) => call.url.host(),
                 Step::Signal(signal) => &signal.container,
-                Step::Call(_) | Step::Ack => continue,
+                Step::Call(_) | Step::Ack | Step::Quiet(_) | Step::Sleep(_) => continue,
             };
             // Compose has names of its own for a service: aliases, container_name, links.
             if task.container(name).is_some() || task.form == Form::Compose {

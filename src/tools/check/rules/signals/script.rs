@@ -2,8 +2,9 @@
 //! room for that command (`exec`), or stays as PID 1 and keeps its signals.
 //!
 //! Tried with bash 5.2, dash 0.5.12 and the ash of BusyBox 1.35 (`tests/promises/shells.rs` tries it
-//! again): bash and ash make room for the last simple command of a list, dash for none without `exec`. A
-//! script is read only as far as that takes: its commands, and what stands between them.
+//! again): bash and ash make room for the last simple command of a list, dash for none without `exec`. In bash
+//! `a; b && c` on one line is a list within a list, for which it stays. A script is read only as far as that
+//! takes: its commands, and what stands between them.
 
 /// A shell, as far as it differs in this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,13 @@ pub fn fate<'a>(shell: Shell, script: &'a str) -> Fate<'a> {
     let stays = last.piped || last.negated || last.in_background || last.fed || is_function;
     let makes_room = match shell {
         Shell::Dash => false,
-        Shell::Bash => last.kind == Kind::Simple && !last.redirected && !last.behind_background && !stays,
+        Shell::Bash => {
+            last.kind == Kind::Simple
+                && !last.redirected
+                && !last.behind_background
+                && !last.in_a_mixed_list
+                && !stays
+        }
         Shell::Ash => !script.ends_with_newline && !stays,
     };
     if makes_room {
@@ -117,6 +124,8 @@ struct Element<'a> {
     in_background: bool,
     /// Behind a command that was put into the background.
     behind_background: bool,
+    /// `a; b && c` on one line, which bash takes for a list within a list.
+    in_a_mixed_list: bool,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +157,8 @@ impl<'a> Script<'a> {
         let mut element = Element::default();
         let mut words: Vec<&'a str> = Vec::new();
         let mut tokens = Tokens::of(text).peekable();
-        let mut after_background = false;
+        let mut before = "\n";
+        let mut semicolon_on_line = false;
         while let Some(token) = tokens.next() {
             match token {
                 Token::Redirection(fed) => {
@@ -206,7 +216,12 @@ impl<'a> Script<'a> {
                         open.pop();
                         continue;
                     }
-                    if !open.is_empty() || (element.words.is_empty() && element.kind == Kind::Simple) {
+                    if !open.is_empty() {
+                        continue;
+                    }
+                    if element.words.is_empty() && element.kind == Kind::Simple {
+                        // Behind `&&` a line goes on in the next.
+                        semicolon_on_line &= !(between == "\n" && !matches!(before, "&&" | "||"));
                         continue;
                     }
                     if between == "|" {
@@ -214,8 +229,11 @@ impl<'a> Script<'a> {
                         continue;
                     }
                     element.in_background = between == "&";
-                    element.behind_background = after_background;
-                    after_background = element.in_background;
+                    element.behind_background = before == "&";
+                    element.in_a_mixed_list = semicolon_on_line && matches!(before, "&&" | "||");
+                    semicolon_on_line =
+                        between != "\n" && (semicolon_on_line || matches!(between, ";" | "&"));
+                    before = between;
                     script.elements.push(std::mem::take(&mut element));
                 }
             }
@@ -330,12 +348,8 @@ fn word_length(text: &str) -> usize {
             (None, '"' | '\'' | '`') => quote = Some(c),
             (Some(open), _) if open == c => quote = None,
             (_, '$') if quote != Some('\'') => {
-                if characters
-                    .next_if(|(_, next)| matches!(next, '(' | '{'))
-                    .is_some()
-                {
-                    depth += 1;
-                }
+                let opens = characters.next_if(|(_, next)| matches!(next, '(' | '{'));
+                depth += usize::from(opens.is_some());
             }
             (_, '(') if depth > 0 => depth += 1,
             (_, ')' | '}') if depth > 0 => depth -= 1,

@@ -60,6 +60,8 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
 fn limit(task: &Task<'_>) -> Option<(u64, String)> {
     let deregisters = Sidecar::all(task).find(|sidecar| sidecar.says("PRESTOP_DEREGISTER", "true"));
     if let Some(sidecar) = deregisters
+        // Before a `quiet` it waits only until its targets are `draining`.
+        && !sidecar.waits_for_quiet()
         && !sidecar.is_unknown("PRESTOP_STOP_TIMEOUT")
         && let Ok(config) = &sidecar.settings
     {

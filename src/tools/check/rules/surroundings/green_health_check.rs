@@ -46,7 +46,11 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             continue;
         }
         // There ECS takes the target out before it sends SIGTERM, and somebody has to serve on meanwhile.
-        if task.on_fargate() == Some(true) && config.policy.settle >= ENOUGH_ON_FARGATE {
+        if task.on_fargate() == Some(true)
+            && sidecar
+                .settle(task)
+                .is_none_or(|settle| settle >= ENOUGH_ON_FARGATE)
+        {
             continue;
         }
         for group in task.services.iter().flat_map(|service| &service.target_groups) {
