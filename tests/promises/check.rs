@@ -301,6 +301,24 @@ const BREAKAGES: &[Breakage] = &[
             setting(task, "PRESTOP_STOP_TIMEOUT", "5s")
         }
     }),
+    ("PS016", |task| {
+        set(
+            app(task),
+            "command",
+            json!(["bundle", "exec", "sidekiq", "-t", "300"]),
+        )
+    }),
+    ("PS016", |task| {
+        let variables = json!([{"name": "SPRING_LIFECYCLE_TIMEOUT_PER_SHUTDOWN_PHASE", "value": "5m"}]);
+        set(app(task), "environment", variables)
+    }),
+    ("PS016", |task| {
+        set(
+            app(task),
+            "command",
+            json!(["nginx", "-g", "worker_shutdown_timeout 150s; daemon off;"]),
+        )
+    }),
     ("PS020", |task| {
         set(app(task), "command", json!(["sh", "-c", "migrate; app"]))
     }),
@@ -601,6 +619,44 @@ fn compose_files_are_checked_where_a_rule_makes_sense_there() {
         .collect();
     // The loopback of another container, the default of 10 s, no dependency, a shell.
     assert_eq!(said, ["PS020 4", "PS001 6", "PS014 6", "PS033 9"]);
+}
+
+#[test]
+fn the_own_limit_of_an_app_is_held_against_what_its_container_has() {
+    let compose = |service: &str| {
+        found(
+            "compose.yaml",
+            &format!("services:\n  app:\n    image: app:1\n{service}"),
+        )
+    };
+    // Sidekiq takes 25 s by itself, compose gives 10.
+    assert_eq!(compose("    command: bundle exec sidekiq\n"), ["PS016"]);
+    assert_eq!(compose("    command: bundle exec sidekiq -t 8\n"), [""; 0]);
+    assert_eq!(
+        compose("    command: bundle exec sidekiq\n    stop_grace_period: 30s\n"),
+        [""; 0]
+    );
+    assert_eq!(compose("    command: gunicorn app:app\n"), [""; 0]);
+    assert_eq!(
+        compose("    command: gunicorn --graceful-timeout=60 app:app\n"),
+        ["PS016"]
+    );
+    assert_eq!(
+        compose("    environment: {GUNICORN_CMD_ARGS: '--graceful-timeout 60'}\n"),
+        ["PS016"]
+    );
+    assert_eq!(
+        compose("    environment: {N8N_GRACEFUL_SHUTDOWN_TIMEOUT: 60}\n    stop_grace_period: 70s\n"),
+        [""; 0]
+    );
+    assert_eq!(
+        compose("    command: celery -A a worker --time-limit 3600\n"),
+        ["PS016"]
+    );
+    assert_eq!(
+        compose("    command: celery -A a worker --time-limit ${LIMIT}\n"),
+        [""; 0]
+    );
 }
 
 #[test]

@@ -286,9 +286,8 @@ struct Drain {
 
 impl Drain {
     fn steps(&self) -> Vec<Step> {
-        let text = match &self.setting {
-            Some(Tree::Text(text)) => text,
-            _ => return Vec::new(),
+        let Some(Tree::Text(text)) = &self.setting else {
+            return Vec::new();
         };
         parse_steps(text).unwrap_or_default()
     }

@@ -57,7 +57,7 @@ impl Rule {
 }
 
 /// All of them, by their ids.
-pub static RULES: [Rule; 38] = [
+pub static RULES: [Rule; 39] = [
     order::sidecar_before_app::RULE,
     order::app_before_sidecar::RULE,
     order::circle::RULE,
@@ -72,6 +72,7 @@ pub static RULES: [Rule; 38] = [
     time::stops_in_sum::RULE,
     time::stop_timeout_differs::RULE,
     time::budget_eaten::RULE,
+    time::own_limit::RULE,
     signals::shell::RULE,
     signals::init_process::RULE,
     signals::signal_step::RULE,

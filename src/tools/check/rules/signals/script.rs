@@ -221,7 +221,7 @@ impl<'a> Script<'a> {
                     }
                     if element.words.is_empty() && element.kind == Kind::Simple {
                         // Behind `&&` a line goes on in the next.
-                        semicolon_on_line &= !(between == "\n" && !matches!(before, "&&" | "||"));
+                        semicolon_on_line &= between != "\n" || matches!(before, "&&" | "||");
                         continue;
                     }
                     if between == "|" {
