@@ -772,6 +772,90 @@ fn exit_codes_are_0_1_and_2() {
 }
 
 #[test]
+fn what_an_image_starts_is_read_from_its_dockerfile_or_from_what_docker_says() {
+    let directory = std::env::temp_dir().join(format!("ecs-prestop-images-{}", std::process::id()));
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let said = |arguments: &[&str]| {
+        let output = run(&[&["check", "--format", "github"], arguments].concat(), &[]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let compose = write(
+        "web/compose.yaml",
+        "services:\n  app:\n    build: {context: app}\n",
+    );
+    // The shell form, by the shell of its base; the exec form.
+    for (dockerfile, part) in [
+        (
+            "FROM node:20\nCMD node x.js\n",
+            "`sh` is the first process of `app` (Dockerfile:2)",
+        ),
+        ("FROM node:20-alpine\nCMD node x.js\n", ""),
+        ("FROM node:20\nCMD [\"node\", \"x.js\"]\n", ""),
+        (
+            "FROM node:20\n\nCMD [\"yarn\", \"start\"]\n",
+            "`app` starts its app through `yarn` (Dockerfile:3)",
+        ),
+        (
+            "FROM golang:1\nCMD [\"go\", \"run\", \".\"]\n",
+            "through `go` (Dockerfile:2)",
+        ),
+        (
+            "FROM node:20\nCOPY run.sh /\nENTRYPOINT [\"/run.sh\"]\n",
+            "`run.sh` is the first process of `app` (Dockerfile:3)",
+        ),
+        (
+            "FROM node:20\nENTRYPOINT [\"/exec.sh\"]\nCMD [\"node\", \"x\"]\n",
+            "",
+        ),
+        (
+            "FROM node:20\nENTRYPOINT [\"/exec.sh\"]\nCMD [\"npm\", \"start\"]\n",
+            "through `npm`",
+        ),
+    ] {
+        write("web/app/run.sh", "#!/bin/sh\nset -e\nmigrate\nnode x.js\n");
+        write(
+            "web/app/exec.sh",
+            "#!/bin/sh\nset -e\nif [ \"$1\" = shell ]; then exec sh; fi\nexec gosu app \"$@\"\n",
+        );
+        write("web/app/Dockerfile", dockerfile);
+        let found = said(&[&compose]);
+        assert!(
+            found.contains(part) && found.is_empty() == part.is_empty(),
+            "{dockerfile}: {found}"
+        );
+    }
+    // Beside a task definition, for the one app whose image is one's own.
+    write("Dockerfile", "FROM python:3\nCMD python app.py\n");
+    let task = |image: &str| {
+        format!(
+            "{{\"family\": \"a\", \"containerDefinitions\": [{{\"name\": \"app\", \"image\": \"{image}\", \"stopTimeout\": 9}}]}}"
+        )
+    };
+    let own = write(".aws/task.json", &task("<IMAGE>"));
+    assert!(said(&[&own]).contains("(Dockerfile:2)"));
+    let other = write("other.json", &task("nginx"));
+    assert_eq!(said(&[&other]), "");
+    // And by what Docker says.
+    let inspected = write(
+        "image.json",
+        r#"[{"RepoTags": ["nginx"], "Config": {"Entrypoint": null, "Cmd": ["npm", "start"]}}]"#,
+    );
+    assert!(said(&[&other, "--image-config", &inspected]).contains("through `npm` (nginx)"));
+    assert_eq!(
+        run(&["check", &other, "--image-config", &other], &[])
+            .status
+            .code(),
+        Some(2)
+    );
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn standard_input_is_a_file_too() {
     let mut child = binary()
         .args(["check", "-"])

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::document;
-use super::model::{self, NoTask};
+use super::model::{self, ImageConfig, NoTask};
 use super::source::{self, Problem, Source};
 
 mod finding;
 mod ignore;
+mod image;
 pub mod output;
 mod pages;
 pub mod rules;
@@ -81,6 +82,8 @@ pub struct Selection {
     pub severity: Severity,
     /// Whose findings are shown.
     pub persona: Persona,
+    /// What is known of images besides.
+    pub images: Vec<ImageConfig>,
 }
 
 impl Default for Selection {
@@ -89,6 +92,7 @@ impl Default for Selection {
             ignored: Vec::new(),
             severity: Severity::Note,
             persona: Persona::Regular,
+            images: Vec::new(),
         }
     }
 }
@@ -105,12 +109,13 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
         Ok((root, _)) => root,
         Err(why) => return Err(source.problem(why.at, why.message)),
     };
-    let tasks = match model::tasks(&root) {
+    let mut tasks = match model::tasks(&root) {
         Ok(tasks) => tasks,
         Err(_) if !source.named => return Ok(None),
         Err(NoTask::Foreign { message, at }) => return Err(source.problem(at, message)),
         Err(NoTask::Empty) => Vec::new(),
     };
+    image::attach(&mut tasks, &source, &selection.images);
     let mut all = Vec::new();
     for task in &tasks {
         for rule in &RULES {
@@ -196,6 +201,13 @@ pub fn command() -> Command {
                 .help("Leaves a rule out, such as PS012; in YAML `# ecs-prestop: ignore PS012` does so on a line"),
         )
         .arg(
+            Arg::new("image-config")
+                .long("image-config")
+                .value_name("FILE")
+                .action(ArgAction::Append)
+                .help("What `docker image inspect IMAGE` prints: what the image starts, for containers that do not say it"),
+        )
+        .arg(
             Arg::new("list")
                 .long("list")
                 .action(ArgAction::SetTrue)
@@ -235,7 +247,20 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
 }
 
 fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode> {
+    let mut images = Vec::new();
+    for path in matches.get_many::<String>("image-config").into_iter().flatten() {
+        let read = Source::read(path)
+            .and_then(|source| model::of_inspect(&source.text).map_err(|message| source.problem(0, message)));
+        match read {
+            Ok(list) => images.extend(list),
+            Err(problem) => {
+                eprintln!("ecs-prestop: --image-config: {problem}");
+                return Ok(ExitCode::from(2));
+            }
+        }
+    }
     let selection = Selection {
+        images,
         ignored: matches
             .get_many::<&'static str>("ignore")
             .map(|ids| ids.copied().collect())

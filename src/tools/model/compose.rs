@@ -86,6 +86,7 @@ fn container<'a>(name: Name<'a>, node: &'a Node<'a>) -> Container<'a> {
     Container {
         node,
         condition: None,
+        starts: None,
         name,
         image: absent(fields.text("image"), elsewhere, node),
         essential: Value::Unknown(node),

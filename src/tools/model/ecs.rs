@@ -99,6 +99,7 @@ fn container<'a>(form: Form, node: &'a Node<'a>) -> Container<'a> {
     Container {
         node,
         condition: None,
+        starts: None,
         name: fields.name("name").unwrap_or(Name {
             text: Text::Borrowed(NAMELESS),
             literal: false,

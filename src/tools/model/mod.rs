@@ -13,6 +13,7 @@ mod compose;
 mod ecs;
 mod fields;
 mod forms;
+mod image;
 mod roles;
 mod sidecar;
 mod stops;
@@ -21,6 +22,7 @@ mod template;
 pub use capacity::Host;
 pub use fields::{reference, substitution};
 pub use forms::{NoTask, tasks};
+pub use image::{ImageConfig, of_dockerfile, of_inspect};
 pub use sidecar::{Sidecar, Steps};
 pub use template::{Service, TargetGroup};
 
@@ -162,6 +164,8 @@ pub struct Container<'a> {
     pub more_dependencies: bool,
     /// `stopTimeout` in seconds.
     pub stop_timeout_s: Value<'a, f64>,
+    /// What its image starts by itself, where that is at hand.
+    pub starts: Option<ImageConfig>,
     /// `entryPoint`
     pub entry_point: Value<'a, Vec<Text<'a>>>,
     /// `command`
@@ -351,15 +355,21 @@ impl<'a> Container<'a> {
         Some(last.split(':').next().unwrap_or(last))
     }
 
-    /// What its first process is started as: entry point and command together. `None` where either is
-    /// unknown, or the image decides.
+    /// What its first process is started as: entry point and command together, its image's where the file
+    /// has none of its own. `None` where either is unknown, or the image decides and is not at hand.
     pub fn arguments(&self) -> Option<Vec<&str>> {
         let mut words: Vec<&str> = Vec::new();
-        for part in [&self.entry_point, &self.command] {
-            match part {
-                Value::Absent => {}
-                Value::Unknown(_) => return None,
-                Value::Known(list, _) => words.extend(list.iter().map(AsRef::as_ref)),
+        // An entry point of the file's own leaves nothing of the image's (Docker Engine API, Entrypoint).
+        let image = self.starts.as_ref().filter(|_| self.entry_point.is_absent());
+        for (part, by_image) in [
+            (&self.entry_point, image.map(|image| &image.entry_point)),
+            (&self.command, image.map(|image| &image.command)),
+        ] {
+            match (part, by_image) {
+                (Value::Absent, Some(by_image)) => words.extend(by_image.iter().map(String::as_str)),
+                (Value::Absent, None) => {}
+                (Value::Unknown(_), _) => return None,
+                (Value::Known(list, _), _) => words.extend(list.iter().map(AsRef::as_ref)),
             }
         }
         (!words.is_empty()).then_some(words)

@@ -49,7 +49,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
                     format!(
                         "`{program}` is PID 1 of `{}`{}: without a handler of its own it ignores SIGTERM",
                         container.name.text,
-                        super::unless_entry_point(container)
+                        super::by_whom(container)
                     ),
                 )
                 .label("no init process before it");

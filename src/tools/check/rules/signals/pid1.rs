@@ -61,6 +61,10 @@ pub(super) fn first<'a>(words: &[&'a str], sh: Option<Shell>) -> Option<First<'a
     if GROUP_INITS.contains(&name) {
         return None;
     }
+    // They take another user's rights and make room for what stands behind the name.
+    if matches!(name, "gosu" | "su-exec") {
+        return first(rest.get(1..).unwrap_or_default(), sh);
+    }
     if INITS.contains(&name) {
         let options = rest.iter().take_while(|word| word.starts_with('-'));
         if options.clone().any(|word| *word == "-g") {
@@ -84,6 +88,55 @@ pub(super) fn first<'a>(words: &[&'a str], sh: Option<Shell>) -> Option<First<'a
         return Some(First::Runner(name));
     }
     Some(First::Program(name))
+}
+
+/// The first process where one of the words is a script whose text is at hand. The kernel starts a shell for
+/// it, and that one stays for every command without `exec`.
+pub(super) fn first_behind_script<'a>(
+    words: &[&'a str],
+    name: &'a str,
+    text: &'a str,
+    sh: Option<Shell>,
+) -> Option<First<'a>> {
+    if words
+        .first()
+        .is_some_and(|word| GROUP_INITS.contains(&base_name(word)))
+    {
+        return None;
+    }
+    let at = words.iter().position(|word| *word == name)?;
+    let rest = &words[at + 1..];
+    let shell = |stays| {
+        Some(First::Shell {
+            shell: base_name(name),
+            script: name,
+            stays,
+        })
+    };
+    match fate(Shell::Dash, text) {
+        // `exec "$@"` is what stands behind the script.
+        Fate::MakesRoom(words)
+            if words
+                .iter()
+                .any(|word| word.contains("$@") || word.contains("$*")) =>
+        {
+            let before: Vec<&str> = words
+                .into_iter()
+                .take_while(|word| !word.contains(['@', '*']))
+                .collect();
+            first(
+                &unquoted(&before)
+                    .into_iter()
+                    .chain(rest.iter().copied())
+                    .collect::<Vec<_>>(),
+                sh,
+            )
+        }
+        Fate::MakesRoom(words) => first(&unquoted(&words), sh),
+        Fate::StaysForCommand => shell(Stays::ForCommand),
+        Fate::StaysInLoop => shell(Stays::InLoop),
+        Fate::Unclear => None,
+    }
 }
 
 fn base_name(program: &str) -> &str {
@@ -267,7 +320,7 @@ mod tests {
             ("cd /app && npm start", Some(First::Runner("npm"))),
             (
                 "if [ -n \"$A\" ]; then exec a; else exec b; fi",
-                Some(First::Program("a")),
+                Some(First::Program("b")),
             ),
             ("trap 'kill $!' TERM; node x & wait", None),
             ("mc mb data; exit 0", None),

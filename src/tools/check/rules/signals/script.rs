@@ -41,8 +41,8 @@ pub fn fate<'a>(shell: Shell, script: &'a str) -> Fate<'a> {
     if script.traps {
         return Fate::Unclear;
     }
-    // Mostly at the end, or in each branch before it.
-    if let Some(words) = script.simple.iter().find(|words| words[0] == "exec") {
+    // Mostly at the end; one in a branch before it is for a special case.
+    if let Some(words) = script.simple.iter().rfind(|words| words[0] == "exec") {
         let rest = words.get(1..).unwrap_or_default();
         return match rest {
             // It only redirects the shell itself.

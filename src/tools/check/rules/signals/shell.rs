@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::document::Node;
-use crate::tools::model::{Container, Task, Value};
+use crate::tools::model::{Container, Form, Task, Value};
 
 use super::pid1::{First, Stays};
 
@@ -46,7 +46,12 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             continue;
         };
         let name = &container.name.text;
-        let unless = super::unless_entry_point(container);
+        let by = super::by_whom(container);
+        let of_image = if container.starts.is_some() {
+            by.as_str()
+        } else {
+            ""
+        };
         let (word, severity, message, label) = match first {
             First::Shell {
                 shell,
@@ -56,7 +61,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
                 script,
                 Severity::Note,
                 format!(
-                    "`{name}` starts its app through `{shell} -c`: Debian's `sh` keeps SIGTERM from it, Alpine's does not"
+                    "`{name}` starts its app through `{shell} -c`{of_image}: Debian's `sh` keeps SIGTERM from it, Alpine's does not"
                 ),
                 "`exec` the last command",
             ),
@@ -67,7 +72,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             } => (
                 script,
                 Severity::Warning,
-                format!("`{shell}` is the first process of `{name}`{unless}, and keeps SIGTERM from its app"),
+                format!("`{shell}` is the first process of `{name}`{by}, and keeps SIGTERM from its app"),
                 "`exec` the last command",
             ),
             First::Shell {
@@ -77,22 +82,24 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             } => (
                 script,
                 Severity::Warning,
-                format!(
-                    "`{shell}` is the first process of `{name}`{unless}, and goes on waiting after SIGTERM"
-                ),
+                format!("`{shell}` is the first process of `{name}`{by}, and goes on waiting after SIGTERM"),
                 "`trap 'exit 0' TERM` first",
             ),
             First::Runner(runner) => (
                 words.first().copied().unwrap_or(runner),
                 Severity::Warning,
-                format!("`{name}` starts its app through `{runner}`: SIGTERM may not reach it"),
+                format!("`{name}` starts its app through `{runner}`{of_image}: SIGTERM may not reach it"),
                 "start the app itself",
             ),
             First::Program(_) => continue,
         };
         let node = place(container, word);
         if seen.insert(node.span) {
-            findings.at(node, message).severity(severity).label(label);
+            let finding = findings.at(node, message);
+            finding.severity(severity).label(label);
+            if task.form == Form::Compose && is_for_development(&words) {
+                finding.persona(Persona::Pedantic);
+            }
         }
     }
 }
@@ -106,5 +113,19 @@ fn place<'a>(container: &Container<'a>, word: &str) -> &'a Node<'a> {
             return node.items().get(index).unwrap_or(node);
         }
     }
-    container.name.node
+    let own = container.node.get("build").or(container.image.node());
+    own.unwrap_or(container.name.node)
+}
+
+/// Whether a command is for a laptop, where nobody waits for requests to end.
+fn is_for_development(words: &[&str]) -> bool {
+    let mut words = words.iter().flat_map(|words| words.split_whitespace());
+    words.any(|word| {
+        matches!(
+            word,
+            "dev" | "develop" | "watch" | "--watch" | "--reload" | "--debug" | "nodemon" | "serve"
+        ) || word.starts_with("dev:")
+            || word.ends_with(":dev")
+            || word.ends_with(":watch")
+    })
 }
