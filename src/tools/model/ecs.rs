@@ -40,7 +40,8 @@ pub(super) fn task<'a>(
         system: platform.map_or(Value::Absent, |platform| platform.text("operatingSystemFamily")),
         proxy: fields
             .object("proxyConfiguration")
-            .map_or(Value::Absent, |proxy| proxy.text("containerName")),
+            .map_or(Value::Absent, |proxy| proxy.text("containerName"))
+            .and_then(|name| (!name.is_empty()).then_some(name)),
         services: Vec::new(),
         short_hops: Vec::new(),
     }
@@ -173,13 +174,16 @@ fn implied<'a>(fields: &Fields<'a>) -> impl Iterator<Item = Dependency<'a>> {
     let (links, _) = fields.items("links");
     let (volumes, _) = fields.items("volumesFrom");
     let form = fields.form;
-    let linked = links.into_iter().map(move |item| {
-        let mut name = name(form, item);
-        if let (true, Some((own, _alias))) = (name.literal, name.text.split_once(':')) {
-            name.text = Text::Owned(own.to_owned());
-        }
-        name
-    });
+    let linked = links
+        .into_iter()
+        .filter(|item| item.text() != Some(""))
+        .map(move |item| {
+            let mut name = name(form, item);
+            if let (true, Some((own, _alias))) = (name.literal, name.text.split_once(':')) {
+                name.text = Text::Owned(own.to_owned());
+            }
+            name
+        });
     let sources = volumes
         .into_iter()
         .filter_map(move |item| Fields::of(form, item).name("sourceContainer"));

@@ -99,7 +99,10 @@ impl<'a> Fields<'a> {
 
     /// A name, which may be an expression: two equal expressions are one name.
     pub(super) fn name(&self, name: &str) -> Option<Name<'a>> {
-        self.node(name).map(|node| self::name(self.form, node))
+        // What the AWS CLI's skeleton leaves empty names nobody.
+        self.node(name)
+            .filter(|node| node.text() != Some(""))
+            .map(|node| self::name(self.form, node))
     }
 }
 

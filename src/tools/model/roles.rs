@@ -105,6 +105,31 @@ const WORKER_NAMES: [&str; 7] = [
     "queue",
 ];
 
+/// Parts of a container's name, and words of its command, behind which it ends by itself.
+const ONE_OFF: [&str; 18] = [
+    "bootstrap",
+    "build",
+    "builder",
+    "collectstatic",
+    "init",
+    "lint",
+    "migrate",
+    "migration",
+    "migrations",
+    "migrator",
+    "restore",
+    "seed",
+    "seeder",
+    "setup",
+    "studio",
+    "test",
+    "tests",
+    "upgrade",
+];
+
+/// A command with more words does something else besides.
+const SHORT: usize = 4;
+
 /// What speaks something else than requests and answers: no `quiet` is to be read from its connections.
 const NO_REQUESTS: [&str; 12] = [
     "eclipse-mosquitto",
@@ -166,6 +191,13 @@ impl<'a> Container<'a> {
     /// Whether it takes jobs, told by its command or its name.
     pub fn is_worker(&self) -> bool {
         let words = self.arguments().unwrap_or_default();
+        // Celery's scheduler starts jobs and works on none.
+        let schedules = |word: &str| matches!(word, "beat" | "scheduler" | "flower");
+        let named = |word: &str| self.name.text.split(['-', '_', '.']).any(|part| part == word);
+        if words.iter().any(|word| schedules(word)) || named("beat") || named("scheduler") || named("flower")
+        {
+            return false;
+        }
         let worker = |word: &str| {
             let base = word.rsplit('/').next().unwrap_or(word);
             let stem = base.split('.').next().unwrap_or(base);
@@ -180,6 +212,14 @@ impl<'a> Container<'a> {
                 .text
                 .split(['-', '_', '.'])
                 .any(|part| WORKER_NAMES.iter().any(|known| part.eq_ignore_ascii_case(known)))
+    }
+
+    /// Whether it is there for a while only, told by its name or its command: there is nothing to finish.
+    pub fn is_one_off(&self) -> bool {
+        let known = |word: &str| ONE_OFF.iter().any(|known| word.eq_ignore_ascii_case(known));
+        let by_name = self.name.text.split(['-', '_', '.', ' ']).any(known);
+        let words = self.arguments().unwrap_or_default();
+        by_name || (words.len() <= SHORT && words.iter().any(|word| known(word)))
     }
 
     /// Whether it keeps data or messages: a database, a cache, a broker.

@@ -8,7 +8,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     name: "a dependency on a container that is not there",
     severity: Severity::Error,
     persona: Persona::Regular,
-    compose: true,
+    compose: false,
     why: "ECS refuses the task definition: `Cannot depend on container + 'x' because it does not exist`.",
     mend: "Name a container of this task definition.",
     source: "Amazon ECS API reference, ContainerDependency, containerName",

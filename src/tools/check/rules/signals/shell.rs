@@ -39,7 +39,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
     // Containers of one YAML anchor share their script.
     let mut seen = BTreeSet::new();
     for container in &task.containers {
-        if task.ends_early(container) {
+        if task.ends_early(container) || container.is_one_off() {
             continue;
         }
         let Some((words, first)) = super::first_process(container) else {

@@ -31,7 +31,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
 
 fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
     for container in &task.containers {
-        if container.is_sidecar() || task.ends_early(container) {
+        if container.is_sidecar() || task.ends_early(container) || container.is_one_off() {
             continue;
         }
         let (Some(given), Some(own)) = (task.stop_timeout_s(container), own_limit(container)) else {
