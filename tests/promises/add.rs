@@ -566,7 +566,7 @@ const BALANCED: &str = "Resources:
     Type: AWS::ECS::Service
     Properties:
       TaskDefinition: !Ref Task
-      CapacityProviderStrategy: [{CapacityProvider: FARGATE_SPOT, Weight: 1}]
+      CapacityProviderStrategy: [{CapacityProvider: FARGATE, Base: 1}, {CapacityProvider: FARGATE_SPOT, Weight: 1}]
       LoadBalancers: [{ContainerName: app, ContainerPort: 8080, TargetGroupArn: !Ref TargetGroup}]
 ";
 
@@ -640,7 +640,7 @@ fn on_demand_is_read_from_the_file() {
         "CapacityProviderStrategy: [{CapacityProvider: FARGATE, Weight: 1}]",
     ] {
         let text = long.replace(
-            "CapacityProviderStrategy: [{CapacityProvider: FARGATE_SPOT, Weight: 1}]",
+            "CapacityProviderStrategy: [{CapacityProvider: FARGATE, Base: 1}, {CapacityProvider: FARGATE_SPOT, Weight: 1}]",
             capacity,
         );
         let done = added("t.yaml", &text, &wishes("app")).unwrap();

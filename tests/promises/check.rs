@@ -453,7 +453,9 @@ fn each_way_to_break_them_is_found_and_nothing_else_is() {
             }
         }
     }
-    let of_templates = ["PS051", "PS052", "PS053", "PS054"];
+    let of_templates = [
+        "PS051", "PS052", "PS053", "PS054", "PS055", "PS056", "PS057", "PS058",
+    ];
     for rule in &RULES {
         assert!(
             tried.contains_key(rule.id) || of_templates.contains(&rule.id),
@@ -529,6 +531,16 @@ fn each_way_to_break_the_template_is_found_and_nothing_else_is() {
         ),
         ("PS053", "MinimumHealthyPercent: 100", "MinimumHealthyPercent: 0"),
         ("PS054", "Value: 0.0.0.0:9911", "Value: 127.0.0.1:9911"),
+        (
+            "PS056",
+            "        - CapacityProvider: FARGATE\n          Base: 1\n          Weight: 0\n",
+            "",
+        ),
+        (
+            "PS058",
+            "Protocol: HTTP\n      HealthCheckPort",
+            "Protocol: TCP\n      HealthCheckPort",
+        ),
     ] {
         let broken = text.replacen(good, bad, 1);
         assert_ne!(broken, text, "{rule}: `{good}` is not in {name}");
@@ -545,6 +557,58 @@ fn each_way_to_break_the_template_is_found_and_nothing_else_is() {
         let broken = own.replacen("Value: 15s", "Value: 0s", 1);
         assert_eq!(found(&name, &broken), ["PS052"], "{bad}");
     }
+}
+
+#[test]
+fn a_template_of_instances_alone_is_checked_too() {
+    let template = "Resources:\n  Group:\n    Type: AWS::AutoScaling::LaunchConfiguration\n    Properties:\n      SpotPrice: !If [Spot, '0.1', !Ref AWS::NoValue]\n      UserData: !Sub |\n        echo ECS_CLUSTER=web >>/etc/ecs/ecs.config\n";
+    assert_eq!(found("t.yaml", template), ["PS055"]);
+    let drained = template.replace(
+        "ECS_CLUSTER=web",
+        "ECS_CLUSTER=web ECS_ENABLE_SPOT_INSTANCE_DRAINING=true",
+    );
+    assert_eq!(found("t.yaml", &drained), [""; 0]);
+    let on_demand = template.replace("      SpotPrice: !If [Spot, '0.1', !Ref AWS::NoValue]\n", "");
+    assert_eq!(found("t.yaml", &on_demand), [""; 0]);
+    let no_ecs = template.replace("ECS_CLUSTER=web", "hello");
+    assert_eq!(found("t.yaml", &no_ecs), [""; 0]);
+}
+
+#[test]
+fn the_agents_own_stop_timeout_is_read_from_user_data() {
+    let (name, text) = examples()
+        .into_iter()
+        .find(|(name, _)| name.ends_with("fargate-spot.yaml"))
+        .unwrap();
+    // On EC2 it holds where a container has none: told 90 s, the sidecar would have 40.
+    let on_ec2 = text
+        .replace("[FARGATE]", "[EC2]")
+        .replace("CapacityProvider: FARGATE_SPOT", "CapacityProvider: ec2")
+        .replace("CapacityProvider: FARGATE", "CapacityProvider: ec2")
+        .replacen("          StopTimeout: 90\n", "", 1);
+    let with = |user_data: &str| {
+        format!(
+            "{on_ec2}  Instances:\n    Type: AWS::EC2::LaunchTemplate\n    Properties: {{LaunchTemplateData: {{UserData: '{user_data}'}}}}\n"
+        )
+    };
+    let at = on_ec2.find("\nOutputs:").unwrap_or(on_ec2.len());
+    let template = |user_data: &str| {
+        let part = with(user_data)[on_ec2.len()..].to_owned();
+        format!("{}\n{part}{}", &on_ec2[..at], &on_ec2[at..])
+    };
+    let said = |text: &str| {
+        let findings = checked(&name, text).findings;
+        findings
+            .iter()
+            .find(|finding| finding.rule.id == "PS014")
+            .map(|finding| finding.message.clone())
+    };
+    let message = said(&template("ECS_CLUSTER=web ECS_CONTAINER_STOP_TIMEOUT=40s")).unwrap();
+    assert!(
+        message.contains("the stop timeout of `prestop` is 40 s"),
+        "{message}"
+    );
+    assert!(said(&template("ECS_CLUSTER=web")).unwrap().contains("is 30 s"));
 }
 
 #[test]

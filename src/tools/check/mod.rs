@@ -141,7 +141,10 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
         .into_iter()
         .map(|finding| finding.locate(&source, &root))
         .collect();
-    let tasks = tasks.len();
+    let tasks = tasks
+        .iter()
+        .filter(|task| task.more_containers || !task.containers.is_empty())
+        .count();
     Ok(Some(Checked {
         source,
         tasks,
@@ -153,9 +156,14 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
 
 /// A cheap look that spares a directory's other files.
 fn may_hold_tasks(text: &str) -> bool {
-    ["containerDefinitions", "AWS::ECS::TaskDefinition", "services"]
-        .iter()
-        .any(|word| text.contains(word))
+    [
+        "containerDefinitions",
+        "AWS::ECS::TaskDefinition",
+        "services",
+        "ECS_CLUSTER",
+    ]
+    .iter()
+    .any(|word| text.contains(word))
 }
 
 /// The command line of `check`.

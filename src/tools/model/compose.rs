@@ -65,6 +65,9 @@ pub(super) fn task<'a>(root: &'a Node<'a>, services: &'a Node<'a>, at: Span) -> 
         proxy: Value::Absent,
         services: Vec::new(),
         short_hops: Vec::new(),
+        instances: Vec::new(),
+        agent_stop_timeout_s: None,
+        scheduled_on_spot: Vec::new(),
     }
 }
 

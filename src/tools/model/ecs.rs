@@ -44,6 +44,9 @@ pub(super) fn task<'a>(
             .and_then(|name| (!name.is_empty()).then_some(name)),
         services: Vec::new(),
         short_hops: Vec::new(),
+        instances: Vec::new(),
+        agent_stop_timeout_s: None,
+        scheduled_on_spot: Vec::new(),
     }
 }
 

@@ -24,7 +24,7 @@ pub use fields::{reference, substitution};
 pub use forms::{NoTask, tasks};
 pub use image::{ImageConfig, of_dockerfile, of_inspect};
 pub use sidecar::{Sidecar, Steps};
-pub use template::{Service, TargetGroup};
+pub use template::{Instances, Scheduled, Service, TargetGroup};
 
 /// More containers than any task may have: 10 (developer guide, *Service quotas*). What stands behind
 /// them is not looked at, so that no file can make the rules slow.
@@ -143,6 +143,12 @@ pub struct Task<'a> {
     pub services: Vec<Service<'a>>,
     /// The instances of the template that answer IMDS with a hop limit of 1.
     pub short_hops: Vec<&'a Node<'a>>,
+    /// What starts the instances of the template; only the first of its tasks has them.
+    pub instances: Vec<Instances<'a>>,
+    /// `ECS_CONTAINER_STOP_TIMEOUT` of those instances.
+    pub agent_stop_timeout_s: Option<f64>,
+    /// What starts it on Spot by the clock or by an event.
+    pub scheduled_on_spot: Vec<Scheduled<'a>>,
 }
 
 /// A container, or a service of compose.

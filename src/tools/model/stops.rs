@@ -56,7 +56,8 @@ impl<'a> Task<'a> {
     pub fn stop_timeout_s(&self, container: &Container<'a>) -> Option<f64> {
         let default = match self.form {
             Form::Compose => DEFAULT_GRACE.as_secs_f64(),
-            _ => DEFAULT_STOP_TIMEOUT_S,
+            _ if self.on_fargate() == Some(true) => DEFAULT_STOP_TIMEOUT_S,
+            _ => self.agent_stop_timeout_s.unwrap_or(DEFAULT_STOP_TIMEOUT_S),
         };
         container.stop_timeout_s.or_default(default)
     }

@@ -26,6 +26,10 @@ pub struct Service<'a> {
     pub on_fargate: bool,
     /// Whether it says that all its capacity is on demand.
     pub on_demand: bool,
+    /// Whether it says that none of it is.
+    pub only_spot: bool,
+    /// How long clients keep an address of its tasks, in seconds, and where Cloud Map is told so.
+    pub dns_ttl_s: Option<(u64, &'a Node<'a>)>,
     /// `DesiredCount`
     pub desired: Value<'a, u64>,
     /// Whether others call it: by a load balancer, by service discovery or Service Connect.
@@ -85,6 +89,26 @@ impl TargetGroup<'_> {
     }
 }
 
+/// What starts instances of a cluster: a launch template or a launch configuration.
+#[derive(Clone, Debug)]
+pub struct Instances<'a> {
+    /// Its logical ID.
+    pub name: &'a str,
+    /// Where that stands.
+    pub at: Span,
+    /// Its properties.
+    pub node: &'a Node<'a>,
+    /// Whether they may be Spot Instances.
+    pub spot: bool,
+    /// Whether their agent drains them on a Spot notice; `None` where their user data does not tell.
+    pub drains_on_spot: Option<bool>,
+    /// `ECS_CONTAINER_STOP_TIMEOUT` of their agent, in seconds.
+    pub stop_timeout_s: Option<f64>,
+}
+
+/// A rule or schedule that starts the task on Spot, and where it says so.
+pub type Scheduled<'a> = (&'a str, &'a Node<'a>);
+
 /// Every task definition of a template.
 pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<Task<'a>> {
     let of = |kind: &'static str| {
@@ -97,27 +121,150 @@ pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<Task<'a>> {
     let groups: BTreeMap<&str, TargetGroup<'a>> = of("AWS::ElasticLoadBalancingV2::TargetGroup")
         .map(|(entry, properties)| (entry.key.as_ref(), target_group(entry, properties)))
         .collect();
+    let ttls: BTreeMap<&str, (u64, &'a Node<'a>)> = of("AWS::ServiceDiscovery::Service")
+        .filter_map(|(entry, properties)| Some((entry.key.as_ref(), longest_ttl(properties)?)))
+        .collect();
     let mut services: BTreeMap<&str, Vec<Service<'a>>> = BTreeMap::new();
     for (entry, properties) in of("AWS::ECS::Service").chain(of("AWS::ECS::TaskSet")) {
         if let Some(task) = properties.get("TaskDefinition").and_then(reference) {
-            services
+            let mut service = service(entry, properties, &groups);
+            let (registries, _) = Fields::of(FORM, properties).possible_items("serviceRegistries");
+            service.dns_ttl_s = registries
+                .into_iter()
+                .filter_map(|registry| reference(registry.get("RegistryArn")?))
+                .find_map(|id| ttls.get(id).copied());
+            services.entry(task).or_default().push(service);
+        }
+    }
+    let mut scheduled: BTreeMap<&str, Vec<Scheduled<'a>>> = BTreeMap::new();
+    for (entry, properties) in of("AWS::Events::Rule").chain(of("AWS::Scheduler::Schedule")) {
+        for (task, node) in started_on_spot(properties) {
+            scheduled
                 .entry(task)
                 .or_default()
-                .push(service(entry, properties, &groups));
+                .push((entry.key.as_ref(), node));
         }
     }
     let short_hops: Vec<_> = of("AWS::EC2::LaunchTemplate")
         .filter_map(|(_, properties)| short_hop(properties))
         .collect();
-    of("AWS::ECS::TaskDefinition")
+    let mixed: Vec<&str> = of("AWS::AutoScaling::AutoScalingGroup")
+        .filter_map(|(_, properties)| mixed_with_spot(properties))
+        .collect();
+    let mut instances: Vec<Instances<'a>> = of("AWS::EC2::LaunchTemplate")
+        .chain(of("AWS::AutoScaling::LaunchConfiguration"))
+        .map(|(entry, properties)| self::instances(entry, properties, &mixed))
+        .collect();
+    let stop_timeout_s = instances.iter().find_map(|instances| instances.stop_timeout_s);
+    let mut tasks: Vec<Task<'a>> = of("AWS::ECS::TaskDefinition")
         .filter_map(|(entry, properties)| {
             let list = properties.get("ContainerDefinitions")?;
             let mut task = ecs::task(FORM, entry.key.to_string(), entry.key_span, properties, list);
             task.services = services.remove(entry.key.as_ref()).unwrap_or_default();
+            task.scheduled_on_spot = scheduled.remove(entry.key.as_ref()).unwrap_or_default();
             task.short_hops = short_hops.clone();
+            task.agent_stop_timeout_s = stop_timeout_s;
             Some(task)
         })
+        .collect();
+    // Instances are said something of once, also where their tasks stand in another template.
+    instances.retain(|instances| instances.drains_on_spot.is_some());
+    if let (true, Some(first)) = (tasks.is_empty(), instances.first()) {
+        tasks.push(ecs::task(
+            FORM,
+            first.name.to_owned(),
+            first.at,
+            first.node,
+            first.node,
+        ));
+    }
+    if let Some(first) = tasks.first_mut() {
+        first.instances = instances;
+    }
+    tasks
+}
+
+fn longest_ttl<'a>(properties: &'a Node<'a>) -> Option<(u64, &'a Node<'a>)> {
+    let config = Fields::of(FORM, properties).object("dnsConfig")?;
+    let (records, _) = config.items("dnsRecords");
+    let ttls = records.into_iter().filter_map(|record| {
+        let ttl = record.get("TTL")?;
+        Some((ttl.word()?.parse().ok()?, ttl))
+    });
+    ttls.max_by_key(|(seconds, _)| *seconds)
+}
+
+/// The task definitions that a rule or a schedule starts on Fargate Spot.
+fn started_on_spot<'a>(properties: &'a Node<'a>) -> Vec<(&'a str, &'a Node<'a>)> {
+    let targets = properties.get("Targets").map_or(&[][..], Node::items).iter();
+    targets
+        .chain(properties.get("Target"))
+        .filter_map(|target| {
+            let parameters = target.get("EcsParameters")?;
+            let task = reference(parameters.get("TaskDefinitionArn")?)?;
+            let strategy = parameters.get("CapacityProviderStrategy")?;
+            let spot = strategy.items().iter().find_map(|item| {
+                let provider = item.get("CapacityProvider").or(item.get("capacityProvider"))?;
+                (provider.text() == Some("FARGATE_SPOT")).then_some(provider)
+            });
+            Some((task, spot?))
+        })
         .collect()
+}
+
+/// The launch template of a group that has Spot Instances among others.
+fn mixed_with_spot<'a>(properties: &'a Node<'a>) -> Option<&'a str> {
+    let policy = properties.get("MixedInstancesPolicy")?;
+    let share = policy
+        .get("InstancesDistribution")?
+        .get("OnDemandPercentageAboveBaseCapacity")?;
+    share.word()?.parse::<u64>().ok().filter(|share| *share < 100)?;
+    let template = policy.get("LaunchTemplate")?.get("LaunchTemplateSpecification")?;
+    reference(template.get("LaunchTemplateId")?)
+}
+
+fn instances<'a>(entry: &'a Entry<'a>, properties: &'a Node<'a>, mixed: &[&str]) -> Instances<'a> {
+    let data = properties.get("LaunchTemplateData").unwrap_or(properties);
+    let market = data
+        .get("InstanceMarketOptions")
+        .and_then(|options| options.get("MarketType"));
+    let spot = market.is_some_and(|market| market.text() == Some("spot"))
+        || Fields::of(FORM, properties).node("spotPrice").is_some()
+        || mixed.contains(&entry.key.as_ref());
+    // User data, or files of cfn-init.
+    let mut text = String::new();
+    gather(&entry.value, &mut text);
+    let is_of_ecs = text.contains("ECS_CLUSTER");
+    Instances {
+        name: &entry.key,
+        at: entry.key_span,
+        node: properties,
+        spot,
+        drains_on_spot: is_of_ecs.then(|| {
+            text.split_whitespace().any(|word| {
+                word.trim_matches(['"', '\''])
+                    .ends_with("ECS_ENABLE_SPOT_INSTANCE_DRAINING=true")
+            })
+        }),
+        stop_timeout_s: text
+            .split_once("ECS_CONTAINER_STOP_TIMEOUT=")
+            .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_alphanumeric()).next())
+            .and_then(crate::config::duration)
+            .map(|timeout| timeout.as_secs_f64()),
+    }
+}
+
+/// All words of a value, one a line.
+fn gather(node: &Node<'_>, text: &mut String) {
+    text.push_str(node.word().as_deref().unwrap_or(""));
+    text.push('\n');
+    for item in node.items() {
+        gather(item, text);
+    }
+    for entry in node.entries() {
+        text.push_str(&entry.key);
+        gather(&entry.value, text);
+    }
 }
 
 fn service<'a>(
@@ -147,6 +294,12 @@ fn service<'a>(
         node,
         spot: named("FARGATE_SPOT").and_then(Value::node),
         on_fargate: on_fargate_by_type || named("FARGATE").is_some() || named("FARGATE_SPOT").is_some(),
+        only_spot: !more_strategy
+            && !providers.is_empty()
+            && providers
+                .iter()
+                .all(|provider| provider.known().is_some_and(|word| word == "FARGATE_SPOT")),
+        dns_ttl_s: None,
         on_demand: on_fargate_by_type
             || (!more_strategy
                 && !providers.is_empty()

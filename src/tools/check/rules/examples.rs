@@ -225,8 +225,30 @@ pub(super) const TEMPLATE: &str = r"Resources:
       Cluster: !Ref Cluster
       TaskDefinition: !Ref Task
       DesiredCount: 2
-      CapacityProviderStrategy: [{CapacityProvider: FARGATE_SPOT, Weight: 1}]
+      CapacityProviderStrategy:
+        - {CapacityProvider: FARGATE, Base: 1}
+        - {CapacityProvider: FARGATE_SPOT, Weight: 1}
       DeploymentConfiguration: {MinimumHealthyPercent: 100, MaximumPercent: 200}
       LoadBalancers:
         - {ContainerName: app, ContainerPort: 8080, TargetGroupArn: !Ref TargetGroup}
+  Schedule:
+    Type: AWS::Scheduler::Schedule
+    Properties:
+      ScheduleExpression: rate(1 hour)
+      Target:
+        Arn: !GetAtt Cluster.Arn
+        EcsParameters:
+          TaskDefinitionArn: !Ref Task
+          CapacityProviderStrategy: [{CapacityProvider: FARGATE, Weight: 1}]
+  Instances:
+    Type: AWS::EC2::LaunchTemplate
+    Properties:
+      LaunchTemplateData:
+        InstanceMarketOptions: {MarketType: spot}
+        MetadataOptions: {HttpPutResponseHopLimit: 2}
+        UserData:
+          Fn::Base64: |
+            #!/bin/sh
+            echo ECS_CLUSTER=web >>/etc/ecs/ecs.config
+            echo ECS_ENABLE_SPOT_INSTANCE_DRAINING=true >>/etc/ecs/ecs.config
 ";

@@ -57,7 +57,7 @@ impl Rule {
 }
 
 /// All of them, by their ids.
-pub static RULES: [Rule; 39] = [
+pub static RULES: [Rule; 43] = [
     order::sidecar_before_app::RULE,
     order::app_before_sidecar::RULE,
     order::circle::RULE,
@@ -95,6 +95,10 @@ pub static RULES: [Rule; 39] = [
     surroundings::green_health_check::RULE,
     surroundings::minimum_healthy::RULE,
     surroundings::loopback_health_check::RULE,
+    surroundings::undrained_spot::RULE,
+    surroundings::only_spot::RULE,
+    surroundings::scheduled_on_spot::RULE,
+    surroundings::slow_to_look_away::RULE,
     surroundings::names::RULE,
     surroundings::types::RULE,
 ];
