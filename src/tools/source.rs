@@ -14,7 +14,7 @@ const MAX_DIRECTORY_DEPTH: usize = 16;
 const MAX_FILES: usize = 10_000;
 
 /// Directories that hold other people's files.
-const FOREIGN: [&str; 3] = ["node_modules", "target", "vendor"];
+const FOREIGN: [&str; 6] = [".git", ".terraform", ".venv", "node_modules", "target", "vendor"];
 
 /// A text, its name, and where its lines start.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct Problem {
     pub at: Option<Position>,
     /// What is wrong and what was expected.
     pub message: String,
+    /// Whether it is somebody else's file in a directory, which is no fault.
+    pub foreign: bool,
 }
 
 impl fmt::Display for Problem {
@@ -88,6 +90,7 @@ impl Source {
             file: name.to_owned(),
             at: None,
             message,
+            foreign: !named,
         };
         let bytes = bytes(path).map_err(problem)?;
         let marked = bytes.starts_with(MARK);
@@ -127,6 +130,7 @@ impl Source {
             file: self.name.clone(),
             at: Some(self.position(at)),
             message,
+            foreign: false,
         }
     }
 }
@@ -144,6 +148,7 @@ pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, Problem>)) {
                     message: format!(
                         "holds more than {MAX_FILES} JSON and YAML files: name the directory of the task definitions"
                     ),
+                    foreign: false,
                 })),
                 walked => {
                     for file in files {
@@ -165,6 +170,7 @@ fn walk(directory: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), P
         file: directory.display().to_string(),
         at: None,
         message: format!("cannot read this directory: {why}"),
+        foreign: false,
     };
     let mut entries = Vec::new();
     for entry in fs::read_dir(directory).map_err(problem)? {
@@ -179,7 +185,7 @@ fn walk(directory: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), P
         // Neither follows links: a link to a parent would never end.
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() {
-            if depth < MAX_DIRECTORY_DEPTH && !name.starts_with('.') && !FOREIGN.contains(&name.as_str()) {
+            if depth < MAX_DIRECTORY_DEPTH && !FOREIGN.contains(&name.as_str()) {
                 walk(&entry.path(), depth + 1, files)?;
             }
         } else if kind.is_file() && is_document(&name) {

@@ -919,6 +919,177 @@ fn what_an_image_starts_is_read_from_its_dockerfile_or_from_what_docker_says() {
     std::fs::remove_dir_all(directory).unwrap();
 }
 
+/// A directory of its own, a way to write files into it, and to run the program in it.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("ecs-prestop-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.0.join(name)).unwrap()
+    }
+
+    /// The exit code, standard output and standard error.
+    fn check(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = binary()
+            .arg("check")
+            .args(arguments)
+            .current_dir(&self.0)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code().unwrap(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const WORKER: &str = "{\"family\": \"a\", \"containerDefinitions\": [\n  {\"name\": \"worker\", \"image\": \"a:1\"},\n  {\"name\": \"other-worker\", \"image\": \"a:1\"}\n]}\n";
+
+#[test]
+fn a_repository_says_once_what_it_leaves_alone_and_why() {
+    let folder = Folder::new("config");
+    folder.write("deploy/a.json", WORKER);
+    assert_eq!(folder.check(&["deploy"]).0, 1);
+    let ignore = |entry: &str| format!("ignore:\n  - {entry}\n");
+    for (entry, code) in [
+        ("{rule: PS010, reason: short jobs}", 0),
+        ("{rule: PS010, file: 'deploy/*.json', reason: short jobs}", 0),
+        ("{rule: PS010, file: 'other/*.json', reason: short jobs}", 1),
+        (
+            "{rule: PS010, path: '$.containerDefinitions[0]', reason: short jobs}",
+            1,
+        ),
+        (
+            "{rule: PS010, path: '$.containerDefinitions', reason: short jobs}",
+            0,
+        ),
+        ("{rule: PS011, reason: short jobs}", 1),
+        ("{rule: PS010}", 2),
+        ("{rule: PS010, reason: ' '}", 2),
+        ("{rule: PS999, reason: none}", 2),
+        ("{rule: PS010, because: none}", 2),
+    ] {
+        folder.write(".ecs-prestop.yaml", ignore(entry));
+        let (exit, _, error) = folder.check(&["deploy"]);
+        assert_eq!(exit, code, "{entry}: {error}");
+        assert!(code < 2 || error.contains(".ecs-prestop.yaml:2:"), "{error}");
+    }
+    let path = folder.check(&["deploy", "--format", "json"]).1;
+    assert!(!path.contains("\"fingerprint\": \"\""));
+    folder.write("elsewhere.yaml", ignore("{rule: PS010, reason: short jobs}"));
+    assert_eq!(folder.check(&["deploy", "--config", "elsewhere.yaml"]).0, 0);
+    assert_eq!(folder.check(&["deploy", "--config", "none.yaml"]).0, 2);
+}
+
+#[test]
+fn a_baseline_tells_only_what_is_new() {
+    let folder = Folder::new("baseline");
+    folder.write("a.json", WORKER);
+    assert_eq!(folder.check(&["a.json", "--write-baseline", "baseline"]).0, 0);
+    let (code, shown, _) = folder.check(&["a.json", "--baseline", "baseline"]);
+    assert_eq!(
+        (code, shown.as_str()),
+        (
+            0,
+            "nothing found, 2 more in the baseline, in 1 task definition of 1 file\n"
+        )
+    );
+    // Lines may move; what is new is told.
+    folder.write(
+        "a.json",
+        WORKER.replace("{\"family\"", "\n\n{\"family\"").replace(
+            "\n]}",
+            ",\n  {\"name\": \"third-worker\", \"image\": \"a:1\"}\n]}",
+        ),
+    );
+    let (code, shown, _) = folder.check(&["a.json", "--baseline", "baseline"]);
+    assert!(
+        code == 1 && shown.contains("third-worker") && !shown.contains("other-worker` works"),
+        "{shown}"
+    );
+    assert_eq!(folder.check(&["a.json", "--baseline", "none"]).0, 2);
+}
+
+#[test]
+fn what_can_be_mended_safely_is_shown_as_a_diff_and_then_written() {
+    let folder = Folder::new("fix");
+    let text = RULES
+        .iter()
+        .find(|rule| rule.id == "PS014")
+        .unwrap()
+        .example
+        .failing()
+        .replace(
+            "\"stopTimeout\": 25",
+            "\"stopTimeout\": 1,\n      \"command\": [\"dash\", \"-c\", \"cd /srv && ./app --port 80\"]",
+        );
+    folder.write("a.json", &text);
+    let (code, diff, told) = folder.check(&["a.json", "--fix"]);
+    assert_eq!(code, 1);
+    for line in [
+        "+      \"stopTimeout\": 2,",
+        "+        {\"name\": \"PRESTOP_STOP_TIMEOUT\", \"value\": \"90s\"},",
+        "\"cd /srv && exec ./app --port 80\"]",
+    ] {
+        assert!(diff.contains(line), "{line}: {diff}");
+    }
+    assert!(told.contains("3 can be mended by --in-place, 0 left"), "{told}");
+    assert_eq!(folder.read("a.json"), text);
+    assert_eq!(folder.check(&["a.json", "--fix", "--in-place"]).0, 0);
+    assert_ne!(folder.read("a.json"), text);
+    assert_eq!(folder.check(&["a.json"]).0, 0);
+    // What is written on two lines or with escapes is left to people.
+    let folded =
+        "services:\n  app:\n    image: debian\n    command: [sh, -c, \"cd /srv \\\n      && ./app\"]\n";
+    folder.write("compose.yaml", folded);
+    assert_eq!(folder.check(&["compose.yaml", "--fix"]).1, "");
+}
+
+#[test]
+fn a_directory_is_looked_through_and_what_is_left_out_is_told() {
+    let folder = Folder::new("walk");
+    folder.write(".aws/task.json", WORKER);
+    for foreign in [".git/a.json", ".terraform/a.json", "node_modules/x/a.json"] {
+        folder.write(foreign, WORKER);
+    }
+    folder.write("package-lock.json", vec![b' '; (1 << 20) + 1]);
+    folder.write("latin1.yaml", b"services: \xe9");
+    folder.write("broken.yaml", "services: [");
+    let (code, shown, told) = folder.check(&["."]);
+    assert_eq!(code, 1, "{told}");
+    assert!(
+        shown.contains("in 2 files") || shown.contains("of 1 file"),
+        "{shown}"
+    );
+    assert!(
+        told.contains("left out 3 files") && told.contains("package-lock.json: longer than 1024 KiB"),
+        "{told}"
+    );
+    // Named, each is a fault; and so is what was meant for ECS.
+    assert_eq!(folder.check(&["latin1.yaml"]).0, 2);
+    folder.write("task.json", "{\"containerDefinitions\": [");
+    assert_eq!(folder.check(&["."]).0, 2);
+}
+
 #[test]
 fn standard_input_is_a_file_too() {
     let mut child = binary()

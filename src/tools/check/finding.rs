@@ -21,6 +21,7 @@ pub struct Finding<'a> {
     node: &'a Node<'a>,
     label: &'static str,
     also: Vec<(Span, String)>,
+    fix: Option<Edit>,
 }
 
 /// A finding with its place in the file; knows nothing of the tree any more.
@@ -46,6 +47,19 @@ pub struct Located {
     pub label: &'static str,
     /// Other places that belong to it.
     pub also: Vec<(Span, String)>,
+    /// The same for the same finding, wherever its line moves.
+    pub fingerprint: String,
+    /// What would mend it, if that is safe.
+    pub fix: Option<Edit>,
+}
+
+/// A piece of the text, and what is to stand there instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// What is replaced; empty where something is put in.
+    pub span: Span,
+    /// By what.
+    pub text: String,
 }
 
 /// The findings of one rule in one task definition.
@@ -89,6 +103,7 @@ impl<'a> Findings<'a> {
             node,
             label: "",
             also: Vec::new(),
+            fix: None,
         });
         &mut self.list[index]
     }
@@ -119,12 +134,23 @@ impl<'a> Finding<'a> {
         self
     }
 
+    /// What mends it without any doubt.
+    pub fn fix(&mut self, span: Span, text: impl Into<String>) -> &mut Finding<'a> {
+        self.fix = Some(Edit {
+            span,
+            text: text.into(),
+        });
+        self
+    }
+
     pub(super) fn locate(self, source: &Source, root: &Node<'a>) -> Located {
         let span = first_line(self.span, &source.text);
         Located {
             rule: self.rule,
             severity: self.severity,
             persona: self.persona,
+            fingerprint: fingerprint(&[self.rule.id, source.name.trim_start_matches("./"), &self.message]),
+            fix: self.fix,
             message: self.message,
             span,
             start: source.position(span.start),
@@ -138,6 +164,15 @@ impl<'a> Finding<'a> {
                 .collect(),
         }
     }
+}
+
+/// FNV-1a with 64 bits (draft-eastlake-fnv): short, and the same in every version.
+fn fingerprint(parts: &[&str]) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in parts.join("\0").bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    format!("{hash:016x}")
 }
 
 /// A caret under a whole object says less than one under its beginning.

@@ -1,5 +1,6 @@
 //! `check`: reads files, runs the rules over every task definition in them, shows what they found.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -10,16 +11,19 @@ use super::model::{self, ImageConfig, NoTask};
 use super::source::{self, Problem, Source};
 
 mod finding;
+mod fix;
 mod ignore;
 mod image;
 pub mod output;
 mod pages;
 pub mod rules;
+mod settings;
 
-pub use finding::{Finding, Findings, Located};
+pub use finding::{Edit, Finding, Findings, Located};
 use output::Format;
 pub use pages::{document as rules_document, page};
 pub use rules::{RULES, Rule};
+pub use settings::{Baseline, Exceptions};
 
 /// The subcommand.
 pub const NAME: &str = "check";
@@ -71,6 +75,8 @@ pub struct Checked {
     pub more: usize,
     /// Findings that only `--pedantic` shows.
     pub pedantic: usize,
+    /// Findings that stand in the baseline.
+    pub known: usize,
 }
 
 /// What to leave out.
@@ -84,6 +90,10 @@ pub struct Selection {
     pub persona: Persona,
     /// What is known of images besides.
     pub images: Vec<ImageConfig>,
+    /// What the repository leaves alone.
+    pub exceptions: Exceptions,
+    /// What it had before.
+    pub baseline: Baseline,
 }
 
 impl Default for Selection {
@@ -93,6 +103,8 @@ impl Default for Selection {
             severity: Severity::Note,
             persona: Persona::Regular,
             images: Vec::new(),
+            exceptions: Exceptions::default(),
+            baseline: Baseline::default(),
         }
     }
 }
@@ -107,7 +119,12 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
     }
     let root = match document::parse(&source.name, &source.text) {
         Ok((root, _)) => root,
-        Err(why) => return Err(source.problem(why.at, why.message)),
+        Err(why) => {
+            return Err(Problem {
+                foreign: !source.named && !is_of_ecs(&source.text),
+                ..source.problem(why.at, why.message)
+            });
+        }
     };
     let mut tasks = match model::tasks(&root) {
         Ok(tasks) => tasks,
@@ -137,10 +154,15 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
     all.sort_by_key(|finding| (finding.span, finding.rule.id));
     let more = all.len().saturating_sub(MAX_FINDINGS);
     all.truncate(MAX_FINDINGS);
-    let findings = all
+    let mut findings: Vec<Located> = all
         .into_iter()
         .map(|finding| finding.locate(&source, &root))
         .collect();
+    findings.retain(|finding| !selection.exceptions.hold(&source.name, finding));
+    number_equal_ones(&mut findings);
+    let before = findings.len();
+    findings.retain(|finding| !selection.baseline.holds(finding));
+    let known = before - findings.len();
     let tasks = tasks
         .iter()
         .filter(|task| task.more_containers || !task.containers.is_empty())
@@ -151,7 +173,18 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
         findings,
         more,
         pedantic,
+        known,
     }))
+}
+
+/// Findings of one file that read the same differ in which of them they are.
+fn number_equal_ones(findings: &mut [Located]) {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for finding in findings {
+        let count = seen.entry(finding.fingerprint.clone()).or_default();
+        *count += 1;
+        finding.fingerprint = format!("{}:{count}", finding.fingerprint);
+    }
 }
 
 /// A cheap look that spares a directory's other files.
@@ -164,6 +197,11 @@ fn may_hold_tasks(text: &str) -> bool {
     ]
     .iter()
     .any(|word| text.contains(word))
+}
+
+/// Whether a text that cannot be read was meant for ECS: it is told though nobody named its file.
+fn is_of_ecs(text: &str) -> bool {
+    text.contains("containerDefinitions") || text.contains("AWS::ECS::TaskDefinition")
 }
 
 /// The command line of `check`.
@@ -207,6 +245,37 @@ pub fn command() -> Command {
                 .value_delimiter(',')
                 .value_parser(|text: &str| rules::find(text).map(|rule| rule.id))
                 .help("Leaves a rule out, such as PS012; in YAML `# ecs-prestop: ignore PS012` does so on a line"),
+        )
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .help("What this repository leaves alone, and why; else .ecs-prestop.yaml, if it is there"),
+        )
+        .arg(
+            Arg::new("baseline")
+                .long("baseline")
+                .value_name("FILE")
+                .help("Does not tell again what stands in it"),
+        )
+        .arg(
+            Arg::new("write-baseline")
+                .long("write-baseline")
+                .value_name("FILE")
+                .help("Writes what is found now to be told no more"),
+        )
+        .arg(
+            Arg::new("fix")
+                .long("fix")
+                .action(ArgAction::SetTrue)
+                .help("Prints what would mend the findings that can be mended safely, as a diff"),
+        )
+        .arg(
+            Arg::new("in-place")
+                .long("in-place")
+                .action(ArgAction::SetTrue)
+                .requires("fix")
+                .help("With --fix: writes the files instead"),
         )
         .arg(
             Arg::new("image-config")
@@ -255,6 +324,18 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
 }
 
 fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode> {
+    let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
+    let read = Exceptions::read(text("config")).and_then(|exceptions| {
+        let baseline = text("baseline").map(Baseline::read).transpose()?;
+        Ok((exceptions, baseline.unwrap_or_default()))
+    });
+    let (exceptions, baseline) = match read {
+        Ok(read) => read,
+        Err(problem) => {
+            eprintln!("ecs-prestop: {problem}");
+            return Ok(ExitCode::from(2));
+        }
+    };
     let mut images = Vec::new();
     for path in matches.get_many::<String>("image-config").into_iter().flatten() {
         let read = Source::read(path)
@@ -268,6 +349,8 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
         }
     }
     let selection = Selection {
+        exceptions,
+        baseline,
         images,
         ignored: matches
             .get_many::<&'static str>("ignore")
@@ -290,13 +373,31 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
         .unwrap_or_default();
     let mut checked = Vec::new();
     let mut problems = Vec::new();
+    let mut left_out = Vec::new();
     source::each(&paths, |source| {
         match source.and_then(|source| check(source, &selection)) {
             Ok(Some(file)) => checked.push(file.without_text_if_clean()),
             Ok(None) => {}
+            Err(problem) if problem.foreign => left_out.push(problem),
             Err(problem) => problems.push(problem),
         }
     });
+    tell_left_out(&left_out);
+    if let Some(path) = text("write-baseline") {
+        let found = checked.iter().flat_map(|file| {
+            file.findings
+                .iter()
+                .map(|finding| (file.source.name.as_str(), finding))
+        });
+        if let Err(why) = std::fs::write(path, Baseline::write(found)) {
+            eprintln!("ecs-prestop: {path}: cannot be written: {why}");
+            return Ok(ExitCode::from(2));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if matches.get_flag("fix") {
+        return fix::fix(&checked, &problems, &selection, matches.get_flag("in-place"), out);
+    }
     let format = Format::named(matches.get_one::<String>("format").map_or("text", String::as_str));
     output::write(format, &checked, &problems, out)?;
     if problems.is_empty() && checked.is_empty() {
@@ -311,6 +412,28 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Files that nobody named and that are nobody's task definitions: how many, which, and why.
+fn tell_left_out(problems: &[Problem]) {
+    /// As many as somebody reads.
+    const MAX_TOLD: usize = 3;
+    if problems.is_empty() {
+        return;
+    }
+    let told: Vec<String> = problems.iter().take(MAX_TOLD).map(ToString::to_string).collect();
+    let more = problems.len().saturating_sub(MAX_TOLD);
+    eprintln!(
+        "ecs-prestop: left out {} {}: {}{}",
+        problems.len(),
+        if problems.len() == 1 { "file" } else { "files" },
+        told.join("; "),
+        if more > 0 {
+            format!("; and {more} more")
+        } else {
+            String::new()
+        }
+    );
 }
 
 impl Checked {

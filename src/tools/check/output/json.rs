@@ -51,5 +51,6 @@ fn in_json(file: &str, finding: &Located) -> serde_json::Value {
         "end_line": finding.end.line,
         "end_column": finding.end.column,
         "path": finding.path,
+        "fingerprint": finding.fingerprint,
     })
 }

@@ -55,6 +55,7 @@ fn result(file: &str, finding: &Located) -> Value {
         "ruleIndex": RULES.iter().position(|rule| rule.id == finding.rule.id),
         "level": finding.severity.as_str(),
         "message": {"text": finding.message},
+        "partialFingerprints": {"ecsPrestop/v1": finding.fingerprint},
         "locations": [{
             "physicalLocation": {
                 "artifactLocation": {"uri": uri(file)},

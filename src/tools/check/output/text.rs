@@ -204,8 +204,15 @@ fn summary(checked: &[Checked], problems: &[Problem]) -> String {
         parts.join(", ")
     };
     let pedantic: usize = checked.iter().map(|file| file.pedantic).sum();
+    let known: usize = checked.iter().map(|file| file.known).sum();
     if pedantic > 0 {
-        found.push_str(&format!(", {pedantic} more with --pedantic,"));
+        found.push_str(&format!(", {pedantic} more with --pedantic"));
+    }
+    if known > 0 {
+        found.push_str(&format!(", {known} more in the baseline"));
+    }
+    if pedantic + known > 0 {
+        found.push(',');
     }
     let mut line = format!(
         "{found} in {} of {}",

@@ -43,16 +43,18 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
         let versionless = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
         if LEAVE_IT.contains(&versionless) {
             let node = container.entry_point.node().or(container.command.node());
-            findings
-                .at(
-                    node.unwrap_or(container.name.node),
-                    format!(
-                        "`{program}` is PID 1 of `{}`{}: without a handler of its own it ignores SIGTERM",
-                        container.name.text,
-                        super::by_whom(container)
-                    ),
-                )
-                .label("no init process before it");
+            let finding = findings.at(
+                node.unwrap_or(container.name.node),
+                format!(
+                    "`{program}` is PID 1 of `{}`{}: without a handler of its own it ignores SIGTERM",
+                    container.name.text,
+                    super::by_whom(container)
+                ),
+            );
+            finding.label("no init process before it");
+            if let Some(node) = container.init.node() {
+                finding.fix(node.inner(), "true");
+            }
         }
     }
 }

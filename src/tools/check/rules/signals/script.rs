@@ -85,6 +85,23 @@ pub fn fate<'a>(shell: Shell, script: &'a str) -> Fate<'a> {
     }
 }
 
+/// Where the last command of a script starts, if `exec` can stand before it.
+pub fn last_command(text: &str) -> Option<usize> {
+    let script = Script::read(text);
+    let last = script.elements.last()?;
+    let first = *last.words.first()?;
+    let can = last.kind == Kind::Simple
+        && !last.piped
+        && !last.negated
+        && !last.in_background
+        && !script.traps
+        && !script.functions.contains(&first)
+        && !ENDING.contains(&first)
+        && !["exec", "eval", "wait", "while"].contains(&first);
+    // The words are parts of the text.
+    can.then(|| first.as_ptr() as usize - text.as_ptr() as usize)
+}
+
 /// Last commands behind which no app runs.
 const ENDING: [&str; 8] = ["exit", "true", ":", "echo", "false", "return", "cd", "export"];
 

@@ -2,10 +2,11 @@ use std::collections::BTreeSet;
 
 use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::document::Node;
+use crate::tools::document::{Node, Span};
 use crate::tools::model::{Container, Form, Task, Value};
 
 use super::pid1::{First, Stays};
+use super::script::last_command;
 
 /// SIGTERM goes to the shell, and ends there.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -97,6 +98,9 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
         if seen.insert(node.span) {
             let finding = findings.at(node, message);
             finding.severity(severity).label(label);
+            if let Some(span) = before_last_command(word, node) {
+                finding.fix(span, "exec ");
+            }
             if task.form == Form::Compose && is_for_development(&words) {
                 finding.persona(Persona::Pedantic);
             }
@@ -115,6 +119,18 @@ fn place<'a>(container: &Container<'a>, word: &str) -> &'a Node<'a> {
     }
     let own = container.node.get("build").or(container.image.node());
     own.unwrap_or(container.name.node)
+}
+
+/// Where `exec ` has to be written into a script that stands in the file as it is.
+fn before_last_command(script: &str, node: &Node<'_>) -> Option<Span> {
+    let at = last_command(script)?;
+    // Escapes and folded lines would shift the place.
+    let inner = node.inner();
+    let same = node.text() == Some(script) && inner.end - inner.start == script.len();
+    same.then_some(Span {
+        start: inner.start + at,
+        end: inner.start + at,
+    })
 }
 
 /// Whether a command is for a laptop, where nobody waits for requests to end.

@@ -2,7 +2,7 @@ use crate::core::deadline::CEILING;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::rules::seconds;
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Sidecar, Task};
+use crate::tools::model::{Form, Sidecar, Task, Value};
 
 const SETTING: &str = "PRESTOP_STOP_TIMEOUT";
 
@@ -54,6 +54,15 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             .severity(severity);
         if let Some(node) = sidecar.container.stop_timeout_s.node() {
             finding.also(node, "the stop timeout");
+        }
+        if let Some(Value::Known(_, node)) = sidecar
+            .container
+            .variable(SETTING)
+            .map(|variable| &variable.value)
+            && task.form != Form::Compose
+            && given.fract() == 0.0
+        {
+            finding.fix(node.inner(), format!("{}s", given.min(CEILING.as_secs_f64())));
         }
     }
 }

@@ -41,6 +41,11 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             false if given < EC2_MIN_S => "at least 1 s",
             _ => continue,
         };
+        let nearest = if fargate {
+            given.clamp(*FARGATE_S.start(), *FARGATE_S.end())
+        } else {
+            EC2_MIN_S
+        };
         findings
             .at(
                 node,
@@ -50,6 +55,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
                     seconds(given)
                 ),
             )
-            .label("out of range");
+            .label("out of range")
+            .fix(node.inner(), nearest.to_string());
     }
 }
