@@ -60,12 +60,23 @@ fn built(service: &Container<'_>, folder: &Path) -> Option<ImageConfig> {
     dockerfile(&folder.join(context), &file, word("target").as_deref())
 }
 
-/// `Dockerfile` in the same folder, or above a folder such as `.aws`, which GitHub's workflow has.
+/// Folders of a repository that hold only how it is deployed.
+const OF_DEPLOYMENT: [&str; 7] = [
+    ".aws",
+    "aws",
+    "deploy",
+    "deployment",
+    "ecs",
+    "infra",
+    "task-definitions",
+];
+
+/// `Dockerfile` in the same folder, or above one such as `.aws`, which GitHub's workflow has.
 fn beside_the_file(folder: &Path) -> Option<ImageConfig> {
-    let hidden = folder
+    let inner = folder
         .file_name()
-        .is_some_and(|name| name.to_string_lossy().starts_with('.') && name != "..");
-    let above = hidden.then(|| folder.parent().map(Path::to_path_buf)).flatten();
+        .is_some_and(|name| OF_DEPLOYMENT.iter().any(|known| name == *known));
+    let above = inner.then(|| folder.parent().map(Path::to_path_buf)).flatten();
     [Some(folder.to_path_buf()), above]
         .into_iter()
         .flatten()

@@ -240,11 +240,14 @@ fn instances<'a>(entry: &'a Entry<'a>, properties: &'a Node<'a>, mixed: &[&str])
         at: entry.key_span,
         node: properties,
         spot,
+        // `NAME=true`, or PowerShell's `SetEnvironmentVariable("NAME", "true", …)`.
         drains_on_spot: is_of_ecs.then(|| {
-            text.split_whitespace().any(|word| {
-                word.trim_matches(['"', '\''])
-                    .ends_with("ECS_ENABLE_SPOT_INSTANCE_DRAINING=true")
-            })
+            text.split("ECS_ENABLE_SPOT_INSTANCE_DRAINING")
+                .skip(1)
+                .any(|rest| {
+                    rest.trim_start_matches(['=', '"', '\'', ',', ' ', '$'])
+                        .starts_with("true")
+                })
         }),
         stop_timeout_s: text
             .split_once("ECS_CONTAINER_STOP_TIMEOUT=")

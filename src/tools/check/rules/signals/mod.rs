@@ -28,7 +28,11 @@ fn first_process<'t>(container: &'t Container<'_>) -> Option<(Vec<&'t str>, pid1
 /// entry point that stands before the command, and a Dockerfile tells.
 fn by_whom(container: &Container<'_>) -> String {
     match &container.starts {
-        Some(image) if !image.place.is_empty() && container.entry_point.is_absent() => {
+        Some(image)
+            if !image.place.is_empty()
+                && container.entry_point.is_absent()
+                && (container.command.is_absent() || !image.entry_point.is_empty()) =>
+        {
             format!(" ({})", image.place)
         }
         None if container.entry_point.is_absent() => ", unless its image has an entry point".to_owned(),
