@@ -859,6 +859,7 @@ fn odd_layouts_are_added_to_rightly_or_refused() {
     let container = "{Name: app, Image: x, StopTimeout: 20, PortMappings: [{ContainerPort: 80}]}";
     let cases = [
         (format!("{head}\n      - {container} # the app, alone\n"), true),
+        (format!("{head}\n        -\n          Name: app\n          PortMappings: [{{ContainerPort: 80}}]\n          StopTimeout: 20\n"), true),
         (format!("{head} [{container},]\n"), true),
         (format!("{head} [\n        {container}, # one\n      ]\n"), true),
         (format!("{head}\n        - Name: app\n          PortMappings: [{{ContainerPort: 80}}]\n          StopTimeout: 20\n          LogConfiguration:\n            LogDriver: awslogs\n            Options:\n              a: !Join\n                - '-'\n                - - b\n                  - c\n              awslogs-datetime-format: |2-\n                  two\n              mode: blocking\n"), true),

@@ -100,13 +100,18 @@ fn block(source: &Source, writer: &Writer, list: &Node<'_>, sidecar: &Definition
     let part = match &list.kind {
         Kind::List(items) => {
             let key = items.first()?.span.start;
-            let line = line_start(text, key);
-            let dash = line + text.get(line..key)?.rfind('-')?;
+            let column = key - line_start(text, key);
+            // On the same line, or alone on one above, as old templates have it.
+            let dash = text.get(..key)?.rfind('-')?;
+            let between = text.get(dash + 1..key)?;
             let indent = indent_at(text, dash);
-            if indent.len() != dash - line {
+            if !between.trim().is_empty()
+                || indent.len() != dash - line_start(text, dash)
+                || column <= indent.len()
+            {
                 return None;
             }
-            let gap = " ".repeat(key - dash - 1);
+            let gap = " ".repeat(column - indent.len() - 1);
             let inner = format!("{indent} {gap}");
             format!("\n{indent}-{gap}{}", writer.yaml_fields(&sidecar.body, &inner))
         }
