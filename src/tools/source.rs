@@ -165,6 +165,20 @@ pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, Problem>)) {
     }
 }
 
+/// A source, or the problem with one, as if it had been found in a directory that somebody named. A file
+/// that is not there stays a fault.
+pub fn as_found(source: Result<Source, Problem>) -> Result<Source, Problem> {
+    source
+        .map(|source| Source {
+            named: false,
+            ..source
+        })
+        .map_err(|problem| Problem {
+            foreign: Path::new(&problem.file).is_file(),
+            ..problem
+        })
+}
+
 fn walk(directory: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), Problem> {
     let problem = |why: std::io::Error| Problem {
         file: directory.display().to_string(),

@@ -919,6 +919,114 @@ fn what_an_image_starts_is_read_from_its_dockerfile_or_from_what_docker_says() {
     std::fs::remove_dir_all(directory).unwrap();
 }
 
+/// The text of a value of a YAML file at the top of the repository.
+fn in_yaml(file: &str, path: &[&str]) -> Vec<String> {
+    let path_of_file = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path_of_file).unwrap();
+    let (root, _) = ecs_prestop::tools::document::parse(file, &text).unwrap();
+    let mut nodes = vec![&root];
+    for key in path {
+        nodes = nodes
+            .into_iter()
+            .flat_map(|node| {
+                if *key == "*" {
+                    node.items().iter().collect()
+                } else {
+                    node.get(key).into_iter().collect::<Vec<_>>()
+                }
+            })
+            .collect();
+    }
+    nodes
+        .into_iter()
+        .map(|node| node.word().unwrap().into_owned())
+        .collect()
+}
+
+/// As the runner does it: each step's script in bash with `-e` and `pipefail`, inputs in its environment.
+#[test]
+fn the_action_annotates_writes_sarif_and_fails_where_something_is_found() {
+    let scripts = in_yaml("action.yml", &["runs", "steps", "*", "run"]);
+    let [install, check, result] = scripts.as_slice() else {
+        panic!("{scripts:?}")
+    };
+    assert!(install.starts_with("cargo install"));
+    // Every input reaches a script through its environment only.
+    assert!(
+        scripts.iter().all(|script| !script.contains("${{")),
+        "{scripts:?}"
+    );
+    let folder = Folder::new("action");
+    folder.write("tasks/a.json", WORKER);
+    folder.write("my tasks/b.json", RULES[0].example.passing);
+    let bash = |script: &str, environment: &[(&str, &str)]| {
+        std::process::Command::new("bash")
+            .args(["--noprofile", "--norc", "-eo", "pipefail", "-c", script])
+            .envs(environment.iter().copied())
+            .current_dir(&folder.0)
+            .output()
+            .unwrap()
+    };
+    let binary = env!("CARGO_BIN_EXE_ecs-prestop");
+    for (paths, arguments, code) in [
+        ("tasks\nmy tasks", "", "1"),
+        ("my tasks", "--pedantic\n--severity\nnote", "0"),
+        ("tasks", "--ignore\nPS010", "0"),
+        ("none", "", "2"),
+    ] {
+        folder.write("output", "");
+        let output = bash(
+            check,
+            &[
+                ("BINARY", binary),
+                ("PATHS", paths),
+                ("ARGUMENTS", arguments),
+                ("SARIF", "found.sarif"),
+                ("GITHUB_OUTPUT", "output"),
+            ],
+        );
+        assert!(output.status.success(), "{}", complaints(&output));
+        let annotations = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(
+            annotations.contains("::warning file=tasks/a.json,line=2"),
+            code == "1",
+            "{annotations}"
+        );
+        assert_eq!(
+            folder.read("output"),
+            format!("exit-code={code}\n"),
+            "{paths} {arguments}"
+        );
+        let sarif: Value = serde_json::from_str(&folder.read("found.sarif")).unwrap();
+        let results = sarif["runs"][0]["results"].as_array().unwrap();
+        assert_eq!(results.is_empty(), code != "1");
+        assert!(
+            results
+                .iter()
+                .all(|result| result["partialFingerprints"]["ecsPrestop/v1"].is_string())
+        );
+        assert_eq!(
+            bash(result, &[("CODE", code)]).status.code().unwrap().to_string(),
+            code
+        );
+    }
+}
+
+#[test]
+fn the_hook_is_given_every_file_and_minds_its_own() {
+    let entry = &in_yaml(".pre-commit-hooks.yaml", &["*", "entry"])[0];
+    let arguments: Vec<&str> = entry.split_whitespace().skip(2).collect();
+    assert!(entry.starts_with("ecs-prestop check "));
+    let folder = Folder::new("hook");
+    folder.write("package.json", "{}");
+    folder.write("ci.yaml", "jobs: {{ x }}");
+    folder.write("a.json", WORKER);
+    let hook = |files: &[&str]| folder.check(&[&arguments[..], files].concat()).0;
+    assert_eq!(hook(&["package.json", "ci.yaml"]), 0);
+    assert_eq!(hook(&["package.json", "ci.yaml", "a.json"]), 1);
+    assert_eq!(hook(&["none.json"]), 2);
+}
+
 /// A directory of its own, a way to write files into it, and to run the program in it.
 struct Folder(std::path::PathBuf);
 

@@ -265,6 +265,12 @@ pub fn command() -> Command {
                 .help("Writes what is found now to be told no more"),
         )
         .arg(
+            Arg::new("skip-others")
+                .long("skip-others")
+                .action(ArgAction::SetTrue)
+                .help("Leaves out files that hold no task definition, as in a directory: for hooks that name every file"),
+        )
+        .arg(
             Arg::new("fix")
                 .long("fix")
                 .action(ArgAction::SetTrue)
@@ -374,7 +380,9 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
     let mut checked = Vec::new();
     let mut problems = Vec::new();
     let mut left_out = Vec::new();
+    let skips = matches.get_flag("skip-others");
     source::each(&paths, |source| {
+        let source = if skips { source::as_found(source) } else { source };
         match source.and_then(|source| check(source, &selection)) {
             Ok(Some(file)) => checked.push(file.without_text_if_clean()),
             Ok(None) => {}
@@ -400,7 +408,7 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
     }
     let format = Format::named(matches.get_one::<String>("format").map_or("text", String::as_str));
     output::write(format, &checked, &problems, out)?;
-    if problems.is_empty() && checked.is_empty() {
+    if problems.is_empty() && checked.is_empty() && !skips {
         out.flush()?;
         eprintln!("ecs-prestop: no task definition in {}", paths.join(", "));
         return Ok(ExitCode::from(2));
