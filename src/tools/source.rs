@@ -32,7 +32,7 @@ pub struct Source {
 
 /// A file that cannot be read, in words that say what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct FileProblem {
     /// The path as it was given.
     pub file: String,
     /// Line and column, where it has one.
@@ -43,7 +43,7 @@ pub struct Problem {
     pub foreign: bool,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for FileProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.at {
             Some(Position { line, column }) => write!(f, "{}:{line}:{column}: {}", self.file, self.message),
@@ -80,13 +80,13 @@ impl Source {
     ///
     /// # Errors
     /// Where it cannot be read, is too long, or is not UTF-8.
-    pub fn read(path: &str) -> Result<Source, Problem> {
+    pub fn read(path: &str) -> Result<Source, FileProblem> {
         Source::read_as(path, true)
     }
 
-    fn read_as(path: &str, named: bool) -> Result<Source, Problem> {
+    fn read_as(path: &str, named: bool) -> Result<Source, FileProblem> {
         let name = if path == "-" { "<stdin>" } else { path };
-        let problem = |message: String| Problem {
+        let problem = |message: String| FileProblem {
             file: name.to_owned(),
             at: None,
             message,
@@ -125,8 +125,8 @@ impl Source {
     }
 
     /// A problem at a byte of this text.
-    pub fn problem(&self, at: usize, message: String) -> Problem {
-        Problem {
+    pub fn problem(&self, at: usize, message: String) -> FileProblem {
+        FileProblem {
             file: self.name.clone(),
             at: Some(self.position(at)),
             message,
@@ -137,12 +137,12 @@ impl Source {
 
 /// Every source that `paths` name, in their order: files as they are, directories with what they
 /// hold, by name. A problem with one does not keep the others back.
-pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, Problem>)) {
+pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, FileProblem>)) {
     for path in paths {
         if path != "-" && Path::new(path).is_dir() {
             let mut files = Vec::new();
             match walk(Path::new(path), 0, &mut files) {
-                Ok(()) if files.len() > MAX_FILES => visit(Err(Problem {
+                Ok(()) if files.len() > MAX_FILES => visit(Err(FileProblem {
                     file: path.clone(),
                     at: None,
                     message: format!(
@@ -167,20 +167,20 @@ pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, Problem>)) {
 
 /// A source, or the problem with one, as if it had been found in a directory that somebody named. A file
 /// that is not there stays a fault.
-pub fn as_found(source: Result<Source, Problem>) -> Result<Source, Problem> {
+pub fn as_found(source: Result<Source, FileProblem>) -> Result<Source, FileProblem> {
     source
         .map(|source| Source {
             named: false,
             ..source
         })
-        .map_err(|problem| Problem {
+        .map_err(|problem| FileProblem {
             foreign: Path::new(&problem.file).is_file(),
             ..problem
         })
 }
 
-fn walk(directory: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), Problem> {
-    let problem = |why: std::io::Error| Problem {
+fn walk(directory: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), FileProblem> {
+    let problem = |why: std::io::Error| FileProblem {
         file: directory.display().to_string(),
         at: None,
         message: format!("cannot read this directory: {why}"),

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::process::Stdio;
 
-use ecs_prestop::tools::check::output::{self, Format};
+use ecs_prestop::tools::check::output::{self, OutputFormat};
 use ecs_prestop::tools::check::{Checked, Persona, RULES, Selection, check, rules_document};
-use ecs_prestop::tools::source::{Problem, Source};
+use ecs_prestop::tools::source::{FileProblem, Source};
 use serde_json::{Value, json};
 
 use crate::process::{binary, complaints, run};
@@ -31,7 +31,7 @@ fn regular(name: &str, text: &str) -> (Vec<&'static str>, usize) {
     (ids, file.pedantic)
 }
 
-fn problem(name: &str, text: &str) -> Problem {
+fn problem(name: &str, text: &str) -> FileProblem {
     let source = Source::new(name, text.to_owned(), true);
     check(source, &Selection::default()).unwrap_err()
 }
@@ -754,7 +754,7 @@ fn a_comment_silences_a_rule_on_its_line_or_the_next() {
 fn the_sarif_form_is_what_the_schema_says() {
     let file = checked("task definitions/wéb.json", &RULES[0].example.failing());
     let unreadable = problem("b.json", "{");
-    let text = output::document(Format::Sarif, &[file], &[unreadable]);
+    let text = output::document(OutputFormat::Sarif, &[file], &[unreadable]);
     // A crate generated from the schema reads it: every name and type is right.
     let sarif: serde_sarif::sarif::Sarif = serde_json::from_str(&text).unwrap();
     let run = &sarif.runs[0];
@@ -787,7 +787,7 @@ fn the_github_form_escapes_what_has_a_meaning_there() {
         .replace("\"app\"", "\"a%p\"")
         .replace("//app:", "//a%25p:");
     let file = checked("a,b:c.json", &text);
-    let lines = output::document(Format::Github, &[file], &[problem("x.json", "{")]);
+    let lines = output::document(OutputFormat::Github, &[file], &[problem("x.json", "{")]);
     let first = lines.lines().next().unwrap();
     assert!(first.starts_with("::error file=a%2Cb%3Ac.json,line="), "{first}");
     assert!(

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use ecs_prestop::tools::add::{Wishes, add};
+use ecs_prestop::tools::add::{AddOptions, add};
 use ecs_prestop::tools::check::{Persona, Selection, check};
 use ecs_prestop::tools::source::Source;
 use proptest::prelude::*;
@@ -155,14 +155,14 @@ proptest! {
         } else {
             task.to_string()
         };
-        let wishes = Wishes {
+        let options = AddOptions {
             to: "c0".to_owned(),
             image: Some("registry.example.com/ecs-prestop:1".to_owned()),
             drain: Some("http://c0/drain".to_owned()),
             capacity: Some("on-demand".to_owned()),
-            ..Wishes::default()
+            ..AddOptions::default()
         };
-        let done = add(&Source::new("t.json", text.clone(), true), &wishes);
+        let done = add(&Source::new("t.json", text.clone(), true), &options);
         let done = done.map_err(|why| TestCaseError::fail(format!("{why}\n{text}")))?;
         let document: Value = serde_json::from_str(&done.text).unwrap();
         let after: Vec<Value> = if template {

@@ -26,6 +26,9 @@ from support import (
 
 COMPOSE_S = 30
 
+# Where the app's is public or a parameter, the sidecar's has to be said.
+IMAGE = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/ecs-prestop:0.1.0"
+
 COMPOSE = """\
 # What runs on a laptop.
 x-logging: &logging
@@ -55,7 +58,7 @@ class Plain:
         sidecar = next(container for container in containers if container["name"] == SIDECAR)
         containers.remove(sidecar)
         drain = [pair["value"] for pair in sidecar["environment"] if pair["name"] == "PRESTOP_DRAIN"]
-        self.wishes = ["--to", sidecar["dependsOn"][0]["containerName"]]
+        self.wishes = ["--to", sidecar["dependsOn"][0]["containerName"], "--image", IMAGE]
         # Without it the steps are in labels of the containers.
         self.wishes += ["--drain", drain[0]] if drain else []
         self.resource = re.sub(r"\W", "", file.stem.title())
@@ -172,7 +175,7 @@ def check_yaml_template(tally, binary, clients, network, folder):
             raise RuntimeError(f"fargate-spot.yaml has changed: {found} times {pattern}")
     file = folder / "add.yaml"
     file.write_text(text)
-    problems = add(binary, file, ["--to", "app"])
+    problems = add(binary, file, ["--to", "app", "--image", IMAGE])
     tally.check("add, YAML template: the same again, comments and intrinsics stay", problems)
     tally.check("add, YAML template: cfn-lint, with its hints", map(finding_in_words, lint(file, ["--include-checks", "I"])))
     subnets = ",".join(network["subnets"])
@@ -182,6 +185,8 @@ def check_yaml_template(tally, binary, clients, network, folder):
         return
     arn = created["TaskDefinition"]["PhysicalResourceId"]
     task = clients("ecs").describe_task_definition(taskDefinition=arn)["taskDefinition"]
+    # moto's CloudFormation makes it bridge, whatever the template says.
+    task["networkMode"] = "awsvpc"
     _, problems = binary.check("-", text=json.dumps({"taskDefinition": task}, default=str))
     names = [container["name"] for container in task["containerDefinitions"]]
     tally.check(

@@ -4,8 +4,8 @@ use crate::core::step::{Step, parse_steps};
 use crate::tools::document::Node;
 use crate::tools::model::{Container, Network, Task};
 
-use super::tree::{Definition, Tree};
-use super::{Refusal, Wishes};
+use super::tree::{SidecarDefinition, Tree};
+use super::{AddOptions, NotAdded};
 
 /// What a rehearsal on a laptop gets: ECS's own default.
 const USUAL_STOP_S: u64 = 30;
@@ -16,17 +16,17 @@ const BUILT: &str = "ecs-prestop:dev";
 pub(super) fn definition<'a>(
     task: &Task<'a>,
     app: &Container<'a>,
-    wishes: &Wishes,
-) -> Result<(Definition, String), Refusal> {
+    options: &AddOptions,
+) -> Result<(SidecarDefinition, String), NotAdded> {
     let name = "prestop";
     if task.container(name).is_some() {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "there is a service `{name}` already, and it is not the sidecar"
         )));
     }
-    let drain = drain(app, wishes)?;
-    let stop = format!("{}s", wishes.stop_timeout_s.unwrap_or(USUAL_STOP_S));
-    let image = wishes.image.as_deref().unwrap_or(BUILT);
+    let drain = drain(app, options)?;
+    let stop = format!("{}s", options.stop_timeout_s.unwrap_or(USUAL_STOP_S));
+    let image = options.image.as_deref().unwrap_or(BUILT);
     let (held, left_out) = dependencies(task, app);
     let mut story = format!(
         "`{name}` is wired in: it drains by `{drain}`, and depends on {}; its image is {image}",
@@ -35,7 +35,7 @@ pub(super) fn definition<'a>(
             .collect::<Vec<_>>()
             .join(", ")
     );
-    if wishes.image.is_none() {
+    if options.image.is_none() {
         story.push_str(", which docker/build makes (another: --image)");
     }
     for (service, why) in left_out {
@@ -47,10 +47,10 @@ pub(super) fn definition<'a>(
         // On a laptop there is no instance metadata to ask.
         ("PRESTOP_WATCH".to_owned(), Tree::text("none")),
     ];
-    if let Some(seconds) = wishes.settle_s {
+    if let Some(seconds) = options.settle_s {
         environment.push(("PRESTOP_SETTLE".to_owned(), Tree::text(format!("{seconds}s"))));
     }
-    if let Some(capacity) = &wishes.capacity {
+    if let Some(capacity) = &options.capacity {
         environment.push(("PRESTOP_CAPACITY".to_owned(), Tree::text(capacity.as_str())));
     }
     let steps = parse_steps(&drain).unwrap_or_default();
@@ -84,7 +84,7 @@ pub(super) fn definition<'a>(
         }
     }
     let body = Tree::Fields(fields);
-    Ok((Definition { name, body }, story))
+    Ok((SidecarDefinition { name, body }, story))
 }
 
 /// The services that have to live through the drain, and those left out, with the reason.
@@ -110,9 +110,9 @@ fn dependencies<'t>(task: &'t Task<'_>, app: &Container<'_>) -> (Vec<&'t str>, V
     (held, left_out)
 }
 
-fn drain(app: &Container<'_>, wishes: &Wishes) -> Result<String, Refusal> {
-    if let Some(text) = &wishes.drain {
-        parse_steps(text).map_err(|why| Refusal::because(format!("--drain: {why}")))?;
+fn drain(app: &Container<'_>, options: &AddOptions) -> Result<String, NotAdded> {
+    if let Some(text) = &options.drain {
+        parse_steps(text).map_err(|why| NotAdded::because(format!("--drain: {why}")))?;
         return Ok(text.clone());
     }
     if app.keeps_data() {
@@ -124,10 +124,10 @@ fn drain(app: &Container<'_>, wishes: &Wishes) -> Result<String, Refusal> {
     let on_host = app.node.get("network_mode").and_then(Node::text) == Some("host");
     match port {
         Some(port) if on_host => Ok(format!("quiet :{port}")),
-        None if on_host => Err(Refusal::because(format!(
+        None if on_host => Err(NotAdded::because(format!(
             "`{name}` lists no port: say which is the app's, such as `--drain 'quiet :8080'`"
         ))),
-        None if app.is_worker() => Err(Refusal::because(format!(
+        None if app.is_worker() => Err(NotAdded::because(format!(
             "`{name}` lists no port and works on jobs, so how it drains is not known: give --drain, such as `--drain ack` or \
              `--drain 'sleep 15s'`"
         ))),

@@ -7,8 +7,8 @@ use crate::core::url::HttpUrl;
 use crate::tools::document::Node;
 use crate::tools::model::{self, Container, Host, Network, TargetGroup, Task, Value};
 
-use super::tree::{Definition, Tree};
-use super::{Refusal, Wishes, first_port};
+use super::tree::{SidecarDefinition, Tree};
+use super::{AddOptions, NotAdded, first_port};
 
 /// Names for it, the first that is free.
 const NAMES: [&str; 2] = ["prestop", "ecs-prestop"];
@@ -28,16 +28,16 @@ const UID: &str = "65532";
 pub(super) fn definition<'a>(
     task: &Task<'a>,
     app: &Container<'a>,
-    wishes: &Wishes,
-) -> Result<(Definition, String), Refusal> {
+    options: &AddOptions,
+) -> Result<(SidecarDefinition, String), NotAdded> {
     fits(task)?;
     let name = free_name(task)?;
-    let drain = drain(task, app, wishes)?;
-    let times = times(task, wishes)?;
+    let drain = drain(task, app, options)?;
+    let times = times(task, options)?;
     let steps = drain.steps();
-    let balancer = balancer(task, app, wishes, &times)?;
+    let balancer = balancer(task, app, options, &times)?;
     let listen = listen(task, &steps, &balancer);
-    let image = image(app, wishes)?;
+    let image = image(app, options)?;
     let mut environment = Vec::new();
     let mut set = |name: &str, value: Option<Tree>| {
         environment.extend(value.map(|value| Tree::variable(name, value)));
@@ -63,7 +63,7 @@ pub(super) fn definition<'a>(
         times.stop_s,
         names(&dependencies(task)),
         image.words,
-        if wishes.image.is_some() {
+        if options.image.is_some() {
             ""
         } else {
             ", in the registry of the app (another: --image)"
@@ -128,7 +128,7 @@ pub(super) fn definition<'a>(
         fields.push(("logConfiguration", log));
     }
     let body = Tree::Fields(fields);
-    Ok((Definition { name, body }, story))
+    Ok((SidecarDefinition { name, body }, story))
 }
 
 /// `PRESTOP_LISTEN` without endpoints.
@@ -171,19 +171,19 @@ struct Balancer {
 fn balancer(
     task: &Task<'_>,
     app: &Container<'_>,
-    wishes: &Wishes,
+    options: &AddOptions,
     times: &Times,
-) -> Result<Balancer, Refusal> {
+) -> Result<Balancer, NotAdded> {
     let groups = || task.services.iter().flat_map(|service| &service.target_groups);
     let asking =
         groups().find(|group| group.health_port.known().and_then(|port| port.parse().ok()) == Some(PORT));
     let mut balancer = Balancer {
-        settle: wishes.settle_s.map(|seconds| format!("{seconds}s")),
+        settle: options.settle_s.map(|seconds| format!("{seconds}s")),
         ..Balancer::default()
     };
     if let Some(group) = asking {
         balancer.asks_the_sidecar = true;
-        balancer.ready_url = wishes.ready_url.clone().or(own_health(task, app));
+        balancer.ready_url = options.ready_url.clone().or(own_health(task, app));
         // Half of the time at most goes to the settle.
         let longest = times.stop_s.saturating_sub(1) / 2;
         let settle = group.unhealthy_after_s().unwrap_or(longest).min(longest);
@@ -218,7 +218,7 @@ fn balancer(
             group.name
         ));
     } else {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "nobody would tell `{}` that this Spot task is about to end: give the task a role with the policy \
              task-definitions/iam/sidecar-deregister.json, or point the health check at the sidecar (HealthCheckPort 9911, \
              HealthCheckPath /ready)",
@@ -248,14 +248,14 @@ fn own_health(task: &Task<'_>, app: &Container<'_>) -> Option<String> {
 }
 
 /// Whether there can be a sidecar at all.
-fn fits(task: &Task<'_>) -> Result<(), Refusal> {
+fn fits(task: &Task<'_>) -> Result<(), NotAdded> {
     if task.on_windows() {
-        return Err(Refusal::because(
+        return Err(NotAdded::because(
             "this task runs Windows, and the sidecar's image is for Linux",
         ));
     }
     if task.containers.len() >= MAX_CONTAINERS {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "`{}` has {} containers, and ECS takes no more than {MAX_CONTAINERS}",
             task.name,
             task.containers.len()
@@ -264,12 +264,12 @@ fn fits(task: &Task<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn free_name(task: &Task<'_>) -> Result<&'static str, Refusal> {
+fn free_name(task: &Task<'_>) -> Result<&'static str, NotAdded> {
     NAMES
         .into_iter()
         .find(|name| task.container(name).is_none())
         .ok_or_else(|| {
-            Refusal::because(format!(
+            NotAdded::because(format!(
                 "the names {} are taken by other containers",
                 NAMES.join(" and ")
             ))
@@ -277,14 +277,14 @@ fn free_name(task: &Task<'_>) -> Result<&'static str, Refusal> {
 }
 
 /// What the sidecar does at a notice.
-struct Drain {
+struct DrainSetting {
     /// `PRESTOP_DRAIN`; `None` where labels say it.
     setting: Option<Tree>,
     /// The same for people.
     story: String,
 }
 
-impl Drain {
+impl DrainSetting {
     fn steps(&self) -> Vec<Step> {
         let Some(Tree::Text(text)) = &self.setting else {
             return Vec::new();
@@ -292,31 +292,31 @@ impl Drain {
         parse_steps(text).unwrap_or_default()
     }
 
-    fn by(setting: impl Into<String>, story: impl Into<String>) -> Drain {
-        Drain {
+    fn by(setting: impl Into<String>, story: impl Into<String>) -> DrainSetting {
+        DrainSetting {
             setting: Some(Tree::text(setting)),
             story: story.into(),
         }
     }
 }
 
-fn drain(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Drain, Refusal> {
-    if let Some(text) = &wishes.drain {
-        let steps = parse_steps(text).map_err(|why| Refusal::because(format!("--drain: {why}")))?;
+fn drain(task: &Task<'_>, app: &Container<'_>, options: &AddOptions) -> Result<DrainSetting, NotAdded> {
+    if let Some(text) = &options.drain {
+        let steps = parse_steps(text).map_err(|why| NotAdded::because(format!("--drain: {why}")))?;
         let signals = steps.iter().any(|step| matches!(step, Step::Signal(_)));
         if signals && task.pid_mode.is_absent() {
-            return Err(Refusal::because(
+            return Err(NotAdded::because(
                 "a signal step needs `pidMode: task`, which shares the processes of all containers: set it first if you want that",
             ));
         }
-        return Ok(Drain::by(text, format!("it drains by `{text}`")));
+        return Ok(DrainSetting::by(text, format!("it drains by `{text}`")));
     }
     if task
         .containers
         .iter()
         .any(|container| container.labels.contains_key(DRAIN_LABEL))
     {
-        return Ok(Drain {
+        return Ok(DrainSetting {
             setting: None,
             story: format!("it drains by what the labels {DRAIN_LABEL} say"),
         });
@@ -327,16 +327,16 @@ fn drain(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Drain,
         let step = format!("signal {signal} {name}");
         let story =
             format!("it sends SIG{signal}, by which `{name}` finishes what it has, and waits for its end");
-        return Ok(Drain::by(step, story));
+        return Ok(DrainSetting::by(step, story));
     }
     if app.keeps_data() {
-        return Ok(Drain::by(
+        return Ok(DrainSetting::by(
             SHORT_SLEEP,
             format!("it serves on for 5 s, since `{name}` is not asked by requests that could be waited for"),
         ));
     }
     if task.network() == Network::Apart && !shares_processes {
-        return Ok(Drain::by(
+        return Ok(DrainSetting::by(
             SLEEP,
             "it serves on for 15 s, since under bridge networking it does not see the app's connections (with `pidMode: task` \
              or awsvpc it waits until no answer is owed)",
@@ -344,18 +344,18 @@ fn drain(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Drain,
     }
     if task.network_mode.known().is_some_and(|mode| mode == "host") {
         let port = first_port(app).ok_or_else(|| {
-            Refusal::because(format!(
+            NotAdded::because(format!(
                 "`{name}` lists no port, and under host networking the connections of the whole instance are in sight: say \
                  which port is the app's, such as `--drain 'quiet :8080'`"
             ))
         })?;
-        return Ok(Drain::by(
+        return Ok(DrainSetting::by(
             format!("quiet :{port}"),
             format!("it waits until no answer is owed on port {port}"),
         ));
     }
     if !somebody_listens(task) {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "no container lists a port, so how `{name}` drains is not known: give --drain, such as `--drain quiet` if it \
              listens for requests, `--drain 'sleep 15s'`, `--drain ack` or `--drain 'signal TERM {name}'` for a worker"
         )));
@@ -367,12 +367,12 @@ fn drain(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Drain,
             .flat_map(|service| &service.target_groups)
             .any(TargetGroup::speaks_http2);
     Ok(if moves {
-        Drain::by(
+        DrainSetting::by(
             "quiet moves",
             "it waits until no byte moves on the app's connections any more",
         )
     } else {
-        Drain::by("quiet", "it waits until the app owes nobody an answer")
+        DrainSetting::by("quiet", "it waits until the app owes nobody an answer")
     })
 }
 
@@ -419,7 +419,7 @@ struct Times {
 }
 
 /// How the 120 s are shared between the drain and those that stop after it.
-fn times(task: &Task<'_>, wishes: &Wishes) -> Result<Times, Refusal> {
+fn times(task: &Task<'_>, options: &AddOptions) -> Result<Times, NotAdded> {
     let (chain, after) = task.longest_stop();
     let chain = names(&chain);
     let spot = matches!(task.host(), Host::Goes(_));
@@ -429,19 +429,19 @@ fn times(task: &Task<'_>, wishes: &Wishes) -> Result<Times, Refusal> {
         Host::Stays => Some("on-demand".to_owned()),
         Host::MayGo | Host::Unknown => None,
     };
-    let capacity = wishes.capacity.clone().or(told);
+    let capacity = options.capacity.clone().or(told);
     let on_demand = capacity.as_deref() == Some("on-demand");
     if on_demand && spot {
-        return Err(Refusal::because(
+        return Err(NotAdded::because(
             "--capacity is on-demand, but a service of this template runs it on FARGATE_SPOT",
         ));
     }
     let ceiling = CEILING.as_secs_f64();
     let left = if on_demand { ceiling } else { ceiling - after };
-    let stop_s = match wishes.stop_timeout_s {
+    let stop_s = match options.stop_timeout_s {
         Some(seconds) => seconds,
         None if left < LEAST_STOP_S => {
-            return Err(Refusal::because(format!(
+            return Err(NotAdded::because(format!(
                 "the stops of {chain} take {after} s, which leaves nothing of the 120 s of a Spot notice: lower their \
                  stopTimeout, or say --capacity on-demand if this task never runs on Spot"
             )));
@@ -450,7 +450,7 @@ fn times(task: &Task<'_>, wishes: &Wishes) -> Result<Times, Refusal> {
     };
     let wanted = after > Reserve::DEFAULT.get().as_secs_f64() && !on_demand;
     if wanted && after > MAX_RESERVE.as_secs_f64() {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "the stops of {chain} take {after} s; no more than {} s can be kept for them: lower their stopTimeout",
             MAX_RESERVE.as_secs()
         )));
@@ -500,7 +500,7 @@ fn names(containers: &[&Container<'_>]) -> String {
 }
 
 /// The sidecar's image, as it is written and as it is told.
-pub(super) struct Image {
+pub(super) struct SidecarImage {
     pub(super) tree: Tree,
     pub(super) words: String,
 }
@@ -522,9 +522,9 @@ const PUBLIC: [&str; 11] = [
 
 /// What `--image` says, else `ecs-prestop` in the app's own registry. A bare name would be pulled from a
 /// public library, where anybody may put one.
-fn image(app: &Container<'_>, wishes: &Wishes) -> Result<Image, Refusal> {
-    if let Some(image) = &wishes.image {
-        return Ok(Image {
+fn image(app: &Container<'_>, options: &AddOptions) -> Result<SidecarImage, NotAdded> {
+    if let Some(image) = &options.image {
+        return Ok(SidecarImage {
             tree: Tree::text(image),
             words: image.clone(),
         });
@@ -541,7 +541,7 @@ fn image(app: &Container<'_>, wishes: &Wishes) -> Result<Image, Refusal> {
     match registry.filter(|registry| is_private(registry)) {
         Some(registry) => {
             let image = format!("{registry}/{own}");
-            Ok(Image {
+            Ok(SidecarImage {
                 tree: if substituted.is_some() {
                     Tree::Sub(image.clone())
                 } else {
@@ -550,7 +550,7 @@ fn image(app: &Container<'_>, wishes: &Wishes) -> Result<Image, Refusal> {
                 words: image,
             })
         }
-        None => Err(Refusal::because(format!(
+        None => Err(NotAdded::because(format!(
             "where the sidecar's image is cannot be told from that of `{}`: push what `docker/build` makes to a registry of \
              yours, and say --image REGISTRY/{own}",
             app.name.text

@@ -4,7 +4,7 @@ use crate::tools::document::{Kind, Node, Syntax};
 use crate::tools::model::{Form, Task};
 use crate::tools::source::Source;
 
-use super::tree::{Definition, Tree};
+use super::tree::{SidecarDefinition, Tree};
 
 /// Lists and objects that fit are written on one line, as people do.
 const LINE: usize = 90;
@@ -15,12 +15,12 @@ pub(super) fn insert(
     source: &Source,
     syntax: Syntax,
     task: &Task<'_>,
-    sidecar: &Definition,
+    sidecar: &SidecarDefinition,
 ) -> Option<String> {
     let text = &source.text;
     let list = task.list;
     let newline = if text.contains("\r\n") { "\r\n" } else { "\n" };
-    let writer = Writer { form: task.form };
+    let writer = LayoutWriter { form: task.form };
     let bracket = match list.kind {
         Kind::Map(_) => b'{',
         _ => b'[',
@@ -40,9 +40,9 @@ pub(super) fn insert(
 /// `[…, {…}]`, on lines of their own or on one.
 fn bracketed(
     source: &Source,
-    writer: &Writer,
+    writer: &LayoutWriter,
     list: &Node<'_>,
-    sidecar: &Definition,
+    sidecar: &SidecarDefinition,
 ) -> Option<(usize, String)> {
     let text = &source.text;
     let (first, last_end) = match &list.kind {
@@ -92,7 +92,12 @@ fn unit(text: &str, list: &Node<'_>, indent: &str) -> String {
 }
 
 /// `- …` under `- …`, or `name:` under `name:`.
-fn block(source: &Source, writer: &Writer, list: &Node<'_>, sidecar: &Definition) -> Option<(usize, String)> {
+fn block(
+    source: &Source,
+    writer: &LayoutWriter,
+    list: &Node<'_>,
+    sidecar: &SidecarDefinition,
+) -> Option<(usize, String)> {
     let text = &source.text;
     let end = text.get(..list.span.end)?.trim_end().len();
     let at = end + text.get(end..)?.find('\n').unwrap_or(text.len() - end);
@@ -148,11 +153,11 @@ fn indent_at(text: &str, at: usize) -> &str {
     &line[..line.len() - line.trim_start().len()]
 }
 
-struct Writer {
+struct LayoutWriter {
     form: Form,
 }
 
-impl Writer {
+impl LayoutWriter {
     fn key(&self, name: &str) -> String {
         match self.form {
             Form::CloudFormation => {

@@ -26,7 +26,7 @@ pub const NAME: &str = "add";
 
 /// What the user said besides the file.
 #[derive(Clone, Debug, Default)]
-pub struct Wishes {
+pub struct AddOptions {
     /// The container that is to be drained.
     pub to: String,
     /// Which task definition of a template; needed where several have such a container.
@@ -56,7 +56,7 @@ pub struct Added {
 
 /// Why nothing was done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum NotAdded {
     /// The file cannot be read.
     #[error("{0}")]
     Unreadable(String),
@@ -65,9 +65,9 @@ pub enum Refusal {
     NotRight(String),
 }
 
-impl Refusal {
-    fn because(why: impl Into<String>) -> Refusal {
-        Refusal::NotRight(why.into())
+impl NotAdded {
+    fn because(why: impl Into<String>) -> NotAdded {
+        NotAdded::NotRight(why.into())
     }
 }
 
@@ -75,32 +75,32 @@ impl Refusal {
 ///
 /// # Errors
 /// Where the file cannot be read, or the sidecar would not be right in it.
-pub fn add(source: &Source, wishes: &Wishes) -> Result<Added, Refusal> {
+pub fn add(source: &Source, options: &AddOptions) -> Result<Added, NotAdded> {
     let unreadable =
-        |at: usize, message: String| Refusal::Unreadable(source.problem(at, message).to_string());
+        |at: usize, message: String| NotAdded::Unreadable(source.problem(at, message).to_string());
     let (root, syntax) =
         document::parse(&source.name, &source.text).map_err(|why| unreadable(why.at, why.message))?;
     let tasks = model::tasks(&root).map_err(|why| match why {
         NoTask::Foreign { message, at } => unreadable(at, message),
         NoTask::Empty => unreadable(0, "there is no service in it".to_owned()),
     })?;
-    let (task, app) = find(&tasks, wishes)?;
+    let (task, app) = find(&tasks, options)?;
     if let Some(sidecar) = task.sidecars().next() {
-        return already(source, task, sidecar, app, wishes);
+        return already(source, task, sidecar, app, options);
     }
     if task.more_containers && task.form != Form::Compose {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "the containers of `{}` are not all in this file: it cannot be seen whether a sidecar is among them",
             task.name
         )));
     }
     let (sidecar, story) = if task.form == Form::Compose {
-        compose::definition(task, app, wishes)?
+        compose::definition(task, app, options)?
     } else {
-        definition::definition(task, app, wishes)?
+        definition::definition(task, app, options)?
     };
     let text = insert::insert(source, syntax, task, &sidecar).ok_or_else(|| {
-        Refusal::because(
+        NotAdded::because(
             "the list of containers is written in a way that cannot be added to: write one container a line",
         )
     })?;
@@ -114,14 +114,14 @@ pub fn add(source: &Source, wishes: &Wishes) -> Result<Added, Refusal> {
 /// The task and the container that `--to` names.
 fn find<'t, 'a>(
     tasks: &'t [Task<'a>],
-    wishes: &Wishes,
-) -> Result<(&'t Task<'a>, &'t Container<'a>), Refusal> {
+    options: &AddOptions,
+) -> Result<(&'t Task<'a>, &'t Container<'a>), NotAdded> {
     let chosen = tasks
         .iter()
-        .filter(|task| wishes.task.as_ref().is_none_or(|name| *name == task.name));
+        .filter(|task| options.task.as_ref().is_none_or(|name| *name == task.name));
     let is_it = |container: &&Container<'_>| {
         let name = &container.name;
-        name.text == wishes.to || (!name.literal && model::reference(name.node) == Some(&wishes.to))
+        name.text == options.to || (!name.literal && model::reference(name.node) == Some(&options.to))
     };
     let mut found = chosen
         .clone()
@@ -129,12 +129,12 @@ fn find<'t, 'a>(
     let names = |list: &mut dyn Iterator<Item = String>| list.collect::<Vec<_>>().join(", ");
     match (found.next(), found.next()) {
         (Some((task, container)), None) => {
-            is_the_app(task, container, wishes)?;
+            is_the_app(task, container, options)?;
             Ok((task, container))
         }
-        (Some((first, _)), Some((second, _))) => Err(Refusal::because(format!(
+        (Some((first, _)), Some((second, _))) => Err(NotAdded::because(format!(
             "`{}` and `{}` both have a container `{}`: say which with --task",
-            first.name, second.name, wishes.to
+            first.name, second.name, options.to
         ))),
         (None, _) => {
             let mut all = tasks.iter().flat_map(|task| {
@@ -142,9 +142,9 @@ fn find<'t, 'a>(
                     .iter()
                     .map(|container| format!("`{}`", container.name.text))
             });
-            Err(Refusal::because(format!(
+            Err(NotAdded::because(format!(
                 "there is no container `{}`; there is {}",
-                wishes.to,
+                options.to,
                 names(&mut all)
             )))
         }
@@ -152,13 +152,13 @@ fn find<'t, 'a>(
 }
 
 /// A helper is not drained: the answer names who is.
-fn is_the_app(task: &Task<'_>, container: &Container<'_>, wishes: &Wishes) -> Result<(), Refusal> {
+fn is_the_app(task: &Task<'_>, container: &Container<'_>, options: &AddOptions) -> Result<(), NotAdded> {
     let is_helper = container.only_observes()
         || task.ends_early(container)
         || container.needed_as().is_some()
         || task.is_proxy(container);
     let apps: Vec<_> = task.apps().collect();
-    if !is_helper || wishes.drain.is_some() || apps.iter().any(|app| std::ptr::eq(*app, container)) {
+    if !is_helper || options.drain.is_some() || apps.iter().any(|app| std::ptr::eq(*app, container)) {
         return Ok(());
     }
     let what = if container.only_observes() {
@@ -172,7 +172,7 @@ fn is_the_app(task: &Task<'_>, container: &Container<'_>, wishes: &Wishes) -> Re
         .iter()
         .map(|app| format!("`--to {}`", app.name.text))
         .collect();
-    Err(Refusal::because(format!(
+    Err(NotAdded::because(format!(
         "`{}` {what}: say {}",
         container.name.text,
         names.join(" or ")
@@ -185,11 +185,11 @@ fn already(
     task: &Task<'_>,
     sidecar: &Container<'_>,
     app: &Container<'_>,
-    wishes: &Wishes,
-) -> Result<Added, Refusal> {
+    options: &AddOptions,
+) -> Result<Added, NotAdded> {
     let name = &sidecar.name.text;
     if !sidecar.depends_directly_on(&app.name.text) {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "`{}` has the sidecar `{name}`, but it does not depend on `{}`: add the dependency by hand",
             task.name, app.name.text
         )));
@@ -208,32 +208,32 @@ fn already(
     let differs = [
         (
             "--image",
-            wishes
+            options
                 .image
                 .as_deref()
                 .map(|wish| sidecar.image.known().is_some_and(|image| image == wish)),
         ),
-        ("--drain", wishes.drain.as_deref().map(same_steps)),
+        ("--drain", options.drain.as_deref().map(same_steps)),
         (
             "--capacity",
-            wishes
+            options
                 .capacity
                 .as_deref()
                 .map(|wish| says("PRESTOP_CAPACITY").is_some_and(|there| there == wish)),
         ),
         (
             "--stop-timeout",
-            wishes.stop_timeout_s.map(|wish| seconds == Some(wish as f64)),
+            options.stop_timeout_s.map(|wish| seconds == Some(wish as f64)),
         ),
         (
             "--settle",
-            wishes
+            options
                 .settle_s
                 .map(|wish| says("PRESTOP_SETTLE").is_some_and(|there| there == format!("{wish}s"))),
         ),
         (
             "--ready-url",
-            wishes
+            options
                 .ready_url
                 .as_deref()
                 .map(|wish| says("PRESTOP_READY_URL").is_some_and(|there| there == wish)),
@@ -242,7 +242,7 @@ fn already(
     .into_iter()
     .find(|(_, same)| *same == Some(false));
     if let Some((flag, _)) = differs {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "the sidecar `{name}` is there already, with something else than {flag} says: change it by hand"
         )));
     }
@@ -254,9 +254,9 @@ fn already(
 
 /// Reads the result as `check` does: the sidecar must bring no finding of its own, and the order of the
 /// task has to be right. What else is found in it is told.
-fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<String, Refusal> {
+fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<String, NotAdded> {
     if !only_more_by_one(source, text, task, name) {
-        return Err(Refusal::because(
+        return Err(NotAdded::because(
             "this file is written in a way that cannot be added to without changing more of it: write one container a line",
         ));
     }
@@ -264,9 +264,9 @@ fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<St
         persona: Persona::Pedantic,
         ..Selection::default()
     };
-    let found = |text: &str| -> Result<Vec<Located>, Refusal> {
+    let found = |text: &str| -> Result<Vec<Located>, NotAdded> {
         let copy = Source::new(&source.name, text.to_owned(), true);
-        let checked = check::check(copy, &selection).map_err(|why| Refusal::because(why.to_string()))?;
+        let checked = check::check(copy, &selection).map_err(|why| NotAdded::because(why.to_string()))?;
         Ok(checked.into_iter().flat_map(|checked| checked.findings).collect())
     };
     let before = found(&source.text)?;
@@ -280,7 +280,7 @@ fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<St
         findings.iter().take(MAX_TOLD).map(one).collect()
     };
     if !new.is_empty() {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "the sidecar would not be right in `{}`:{}",
             task.name,
             list(&new)
@@ -291,7 +291,7 @@ fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<St
         .into_iter()
         .partition(|finding| finding.rule.is_about_order() && finding.severity == Severity::Error);
     if !wrong.is_empty() {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "`{}` is not right without the sidecar either; mend this first:{}",
             task.name,
             list(&wrong)
@@ -379,7 +379,7 @@ fn settle(text: &str) -> Result<u64, String> {
 /// Runs `add`.
 pub fn main(matches: &ArgMatches) -> ExitCode {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
-    let wishes = Wishes {
+    let options = AddOptions {
         to: text("to").unwrap_or_default(),
         task: text("task"),
         image: text("image"),
@@ -391,9 +391,9 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
     };
     let path = text("file").unwrap_or_default();
     let done = Source::read(&path)
-        .map_err(|problem| Refusal::Unreadable(problem.to_string()))
+        .map_err(|problem| NotAdded::Unreadable(problem.to_string()))
         .and_then(|source| {
-            let added = add(&source, &wishes)?;
+            let added = add(&source, &options)?;
             deliver(matches, &path, &source, &added)?;
             Ok(added)
         });
@@ -405,14 +405,14 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
         Err(why) => {
             eprintln!("ecs-prestop: {why}");
             ExitCode::from(match why {
-                Refusal::Unreadable(_) => 2,
-                Refusal::NotRight(_) => 1,
+                NotAdded::Unreadable(_) => 2,
+                NotAdded::NotRight(_) => 1,
             })
         }
     }
 }
 
-fn deliver(matches: &ArgMatches, path: &str, source: &Source, added: &Added) -> Result<(), Refusal> {
+fn deliver(matches: &ArgMatches, path: &str, source: &Source, added: &Added) -> Result<(), NotAdded> {
     let shown = if matches.get_flag("diff") {
         diff(source, &added.text)
     } else if matches.get_flag("in-place") {
@@ -423,7 +423,7 @@ fn deliver(matches: &ArgMatches, path: &str, source: &Source, added: &Added) -> 
     let mut out = std::io::stdout().lock();
     match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
         Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
-            return Err(Refusal::because(format!("cannot write: {why}")));
+            return Err(NotAdded::because(format!("cannot write: {why}")));
         }
         _ => {}
     }
@@ -442,11 +442,11 @@ fn diff(source: &Source, text: &str) -> String {
 }
 
 /// All or nothing: the new text is written beside the file and takes its place in one step.
-fn write_in_place(path: &str, text: &str) -> Result<(), Refusal> {
+fn write_in_place(path: &str, text: &str) -> Result<(), NotAdded> {
     if path == "-" {
-        return Err(Refusal::because("--in-place needs a file, not standard input"));
+        return Err(NotAdded::because("--in-place needs a file, not standard input"));
     }
-    let cannot = |why: std::io::Error| Refusal::because(format!("{path}: cannot be written: {why}"));
+    let cannot = |why: std::io::Error| NotAdded::because(format!("{path}: cannot be written: {why}"));
     // A link stays a link: what it points to is replaced.
     let target = std::fs::canonicalize(Path::new(path)).map_err(cannot)?;
     let mut beside = target.clone().into_os_string();

@@ -74,7 +74,7 @@ impl Tree {
 
 /// The sidecar: its name and the rest.
 #[derive(Clone, Debug)]
-pub(super) struct Definition {
+pub(super) struct SidecarDefinition {
     pub(super) name: &'static str,
     /// With the name for ECS; without it for compose, where it is the key.
     pub(super) body: Tree,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use similar::TextDiff;
 
 use super::{Checked, Edit, Selection, check};
-use crate::tools::source::{Problem, Source};
+use crate::tools::source::{FileProblem, Source};
 
 /// Prints or writes what mends the findings that can be mended. Exits 1 where something is left to mend,
 /// by it or by hand.
@@ -15,7 +15,7 @@ use crate::tools::source::{Problem, Source};
 /// Those of `out`.
 pub(super) fn fix(
     checked: &[Checked],
-    problems: &[Problem],
+    problems: &[FileProblem],
     selection: &Selection,
     in_place: bool,
     out: &mut dyn Write,

@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::document;
 use super::model::{self, ImageConfig, NoTask};
-use super::source::{self, Problem, Source};
+use super::source::{self, FileProblem, Source};
 
 mod finding;
 mod fix;
@@ -20,7 +20,7 @@ pub mod rules;
 mod settings;
 
 pub use finding::{Edit, Finding, Findings, Located};
-use output::Format;
+use output::OutputFormat;
 pub use pages::{document as rules_document, page};
 pub use rules::{RULES, Rule};
 pub use settings::{Baseline, Exceptions};
@@ -113,14 +113,14 @@ impl Default for Selection {
 ///
 /// # Errors
 /// Where it cannot be read as any form of a task definition.
-pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, Problem> {
+pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, FileProblem> {
     if !source.named && !may_hold_tasks(&source.text) {
         return Ok(None);
     }
     let root = match document::parse(&source.name, &source.text) {
         Ok((root, _)) => root,
         Err(why) => {
-            return Err(Problem {
+            return Err(FileProblem {
                 foreign: !source.named && !is_of_ecs(&source.text),
                 ..source.problem(why.at, why.message)
             });
@@ -219,7 +219,7 @@ pub fn command() -> Command {
             Arg::new("format")
                 .long("format")
                 .value_name("FORMAT")
-                .value_parser(Format::NAMES)
+                .value_parser(OutputFormat::NAMES)
                 .default_value("text")
                 .help("text, json, sarif (2.1.0) or github (annotations of a workflow)"),
         )
@@ -406,7 +406,7 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
     if matches.get_flag("fix") {
         return fix::fix(&checked, &problems, &selection, matches.get_flag("in-place"), out);
     }
-    let format = Format::named(matches.get_one::<String>("format").map_or("text", String::as_str));
+    let format = OutputFormat::named(matches.get_one::<String>("format").map_or("text", String::as_str));
     output::write(format, &checked, &problems, out)?;
     if problems.is_empty() && checked.is_empty() && !skips {
         out.flush()?;
@@ -423,7 +423,7 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
 }
 
 /// Files that nobody named and that are nobody's task definitions: how many, which, and why.
-fn tell_left_out(problems: &[Problem]) {
+fn tell_left_out(problems: &[FileProblem]) {
     /// As many as somebody reads.
     const MAX_TOLD: usize = 3;
     if problems.is_empty() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::tools::document::{self, Node};
-use crate::tools::source::{Problem, Source};
+use crate::tools::source::{FileProblem, Source};
 
 use super::{Located, rules};
 
@@ -35,7 +35,7 @@ impl Exceptions {
     ///
     /// # Errors
     /// Where it cannot be read, or says something else than exceptions with their reasons.
-    pub(super) fn read(named: Option<&str>) -> Result<Exceptions, Problem> {
+    pub(super) fn read(named: Option<&str>) -> Result<Exceptions, FileProblem> {
         let path = match named {
             Some(path) => path,
             None if Path::new(FILE).is_file() => FILE,
@@ -48,7 +48,7 @@ impl Exceptions {
     ///
     /// # Errors
     /// Where it says something else than exceptions with their reasons.
-    pub fn of(source: &Source) -> Result<Exceptions, Problem> {
+    pub fn of(source: &Source) -> Result<Exceptions, FileProblem> {
         let (root, _) =
             document::parse(&source.name, &source.text).map_err(|why| source.problem(why.at, why.message))?;
         let wrong = |node: &Node<'_>, message: &str| source.problem(node.span.start, message.to_owned());
@@ -155,7 +155,7 @@ impl Baseline {
     ///
     /// # Errors
     /// Where it cannot be read.
-    pub(super) fn read(path: &str) -> Result<Baseline, Problem> {
+    pub(super) fn read(path: &str) -> Result<Baseline, FileProblem> {
         let source = Source::read(path)?;
         let known = source.text.lines().filter(|line| !line.starts_with('#'));
         let known = known

@@ -7,7 +7,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 use super::folded;
 use crate::tools::check::{Checked, Located, Severity};
 use crate::tools::document::Span;
-use crate::tools::source::Problem;
+use crate::tools::source::FileProblem;
 
 /// What a terminal has at least, and what is drawn for.
 pub(super) const COLUMNS: usize = 80;
@@ -44,7 +44,7 @@ impl Look {
 
 pub(super) fn write(
     checked: &[Checked],
-    problems: &[Problem],
+    problems: &[FileProblem],
     look: Look,
     out: &mut dyn Write,
 ) -> io::Result<()> {
@@ -184,7 +184,7 @@ fn fitting<'a>(file: &Checked, span: Span, label: &'a str, columns: usize) -> (S
     (span, if room < MIN_CARETS { "" } else { label })
 }
 
-fn summary(checked: &[Checked], problems: &[Problem]) -> String {
+fn summary(checked: &[Checked], problems: &[FileProblem]) -> String {
     let tasks: usize = checked.iter().map(|file| file.tasks).sum();
     let findings: Vec<&Located> = checked.iter().flat_map(|file| &file.findings).collect();
     let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });

@@ -57,7 +57,7 @@ pub fn fate<'a>(shell: Shell, script: &'a str) -> Fate<'a> {
         return Fate::Unclear;
     };
     match last.kind {
-        Kind::Loop => return Fate::StaysInLoop,
+        ElementKind::Loop => return Fate::StaysInLoop,
         _ if first == "wait" => return Fate::StaysInLoop,
         // Nothing behind it that runs for long.
         _ if ENDING.contains(&first) => return Fate::Unclear,
@@ -70,7 +70,7 @@ pub fn fate<'a>(shell: Shell, script: &'a str) -> Fate<'a> {
     let makes_room = match shell {
         Shell::Dash => false,
         Shell::Bash => {
-            last.kind == Kind::Simple
+            last.kind == ElementKind::Simple
                 && !last.redirected
                 && !last.behind_background
                 && !last.in_a_mixed_list
@@ -90,7 +90,7 @@ pub fn last_command(text: &str) -> Option<usize> {
     let script = Script::read(text);
     let last = script.elements.last()?;
     let first = *last.words.first()?;
-    let can = last.kind == Kind::Simple
+    let can = last.kind == ElementKind::Simple
         && !last.piped
         && !last.negated
         && !last.in_background
@@ -120,7 +120,7 @@ const OPENING: [(&str, &str); 7] = [
 const LEADING: [&str; 8] = ["then", "else", "elif", "do", "if", "while", "until", "{"];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Kind {
+enum ElementKind {
     #[default]
     Simple,
     Loop,
@@ -130,7 +130,7 @@ enum Kind {
 /// A command at the top of a script.
 #[derive(Clone, Debug, Default)]
 struct Element<'a> {
-    kind: Kind,
+    kind: ElementKind,
     /// Those of the command, or of the last one inside of it.
     words: Vec<&'a str>,
     redirected: bool,
@@ -156,7 +156,7 @@ struct Script<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token<'a> {
+enum ScriptToken<'a> {
     Word(&'a str),
     /// `;`, `&`, `&&`, `||`, `|`, `(`, `)`, `;;` or a line's end.
     Between(&'a str),
@@ -173,27 +173,27 @@ impl<'a> Script<'a> {
         let mut open: Vec<&str> = Vec::new();
         let mut element = Element::default();
         let mut words: Vec<&'a str> = Vec::new();
-        let mut tokens = Tokens::of(text).peekable();
+        let mut tokens = ScriptTokens::of(text).peekable();
         let mut before = "\n";
         let mut semicolon_on_line = false;
         while let Some(token) = tokens.next() {
             match token {
-                Token::Redirection(fed) => {
-                    tokens.next_if(|next| matches!(next, Token::Word(_)));
+                ScriptToken::Redirection(fed) => {
+                    tokens.next_if(|next| matches!(next, ScriptToken::Word(_)));
                     // What is inside of something open is not redirected itself.
                     element.redirected |= open.is_empty();
                     element.fed |= fed && open.is_empty();
                 }
-                Token::Word(word) if words.is_empty() => {
+                ScriptToken::Word(word) if words.is_empty() => {
                     let closes = open.last().is_some_and(|closing| *closing == word);
                     if closes {
                         open.pop();
                     } else if let Some((_, closing)) = OPENING.iter().find(|(opening, _)| *opening == word) {
                         if open.is_empty() {
                             element.kind = if *closing == "done" {
-                                Kind::Loop
+                                ElementKind::Loop
                             } else {
-                                Kind::Compound
+                                ElementKind::Compound
                             };
                         }
                         open.push(closing);
@@ -207,21 +207,21 @@ impl<'a> Script<'a> {
                         words.push(word);
                     }
                 }
-                Token::Word("in") if words[0] == "#" => words.clear(),
-                Token::Word(word) => words.push(word),
-                Token::Between("(") if words.len() == 1 && words[0] != "#" => {
+                ScriptToken::Word("in") if words[0] == "#" => words.clear(),
+                ScriptToken::Word(word) => words.push(word),
+                ScriptToken::Between("(") if words.len() == 1 && words[0] != "#" => {
                     // `name() { …; }`
                     script.functions.push(words[0]);
                     words.clear();
-                    tokens.next_if(|next| *next == Token::Between(")"));
+                    tokens.next_if(|next| *next == ScriptToken::Between(")"));
                 }
-                Token::Between("(") => {
+                ScriptToken::Between("(") => {
                     if open.is_empty() {
-                        element.kind = Kind::Compound;
+                        element.kind = ElementKind::Compound;
                     }
                     open.push(")");
                 }
-                Token::Between(between) => {
+                ScriptToken::Between(between) => {
                     if !words.is_empty() && words[0] != "#" {
                         script.traps |= words[0] == "trap";
                         element.words = std::mem::take(&mut words);
@@ -236,7 +236,7 @@ impl<'a> Script<'a> {
                     if !open.is_empty() {
                         continue;
                     }
-                    if element.words.is_empty() && element.kind == Kind::Simple {
+                    if element.words.is_empty() && element.kind == ElementKind::Simple {
                         // Behind `&&` a line goes on in the next.
                         semicolon_on_line &= between != "\n" || matches!(before, "&&" | "||");
                         continue;
@@ -260,7 +260,7 @@ impl<'a> Script<'a> {
 }
 
 /// Cuts a text where a shell does. A line's end is added at the end.
-struct Tokens<'a> {
+struct ScriptTokens<'a> {
     text: &'a str,
     at: usize,
     /// The delimiters of here-documents that start at the next line.
@@ -269,9 +269,9 @@ struct Tokens<'a> {
     ended: bool,
 }
 
-impl<'a> Tokens<'a> {
-    fn of(text: &'a str) -> Tokens<'a> {
-        Tokens {
+impl<'a> ScriptTokens<'a> {
+    fn of(text: &'a str) -> ScriptTokens<'a> {
+        ScriptTokens {
             text,
             at: 0,
             documents: Vec::new(),
@@ -300,10 +300,10 @@ impl<'a> Tokens<'a> {
     }
 }
 
-impl<'a> Iterator for Tokens<'a> {
-    type Item = Token<'a>;
+impl<'a> Iterator for ScriptTokens<'a> {
+    type Item = ScriptToken<'a>;
 
-    fn next(&mut self) -> Option<Token<'a>> {
+    fn next(&mut self) -> Option<ScriptToken<'a>> {
         loop {
             let rest = self.rest();
             let blanks = rest.len() - rest.trim_start_matches([' ', '\t', '\r']).len();
@@ -319,7 +319,7 @@ impl<'a> Iterator for Tokens<'a> {
         }
         let rest = self.rest();
         if rest.is_empty() {
-            return (!std::mem::replace(&mut self.ended, true)).then_some(Token::Between("\n"));
+            return (!std::mem::replace(&mut self.ended, true)).then_some(ScriptToken::Between("\n"));
         }
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         for sign in [
@@ -329,7 +329,7 @@ impl<'a> Iterator for Tokens<'a> {
                 self.at += digits + sign.len();
                 let fed = matches!(sign, "<<" | "<<-");
                 self.awaits_delimiter = fed;
-                return Some(Token::Redirection(fed));
+                return Some(ScriptToken::Redirection(fed));
             }
         }
         for sign in [";;", "&&", "||", "|&", ";", "&", "|", "(", ")", "\n"] {
@@ -339,7 +339,7 @@ impl<'a> Iterator for Tokens<'a> {
                     self.skip_documents();
                 }
                 let between = if sign == "|&" { "|" } else { sign };
-                return Some(Token::Between(between));
+                return Some(ScriptToken::Between(between));
             }
         }
         let length = word_length(rest);
@@ -348,7 +348,7 @@ impl<'a> Iterator for Tokens<'a> {
         if std::mem::take(&mut self.awaits_delimiter) {
             self.documents.push(word);
         }
-        Some(Token::Word(word))
+        Some(ScriptToken::Word(word))
     }
 }
 
