@@ -560,6 +560,48 @@ fn each_way_to_break_the_template_is_found_and_nothing_else_is() {
 }
 
 #[test]
+fn a_database_that_a_task_is_there_for_is_its_app() {
+    let task = |containers: &str| format!("{{\"family\": \"a\", \"containerDefinitions\": [{containers}]}}");
+    let database = "{\"name\": \"db\", \"image\": \"postgres:16\", \"stopTimeout\": 60, \"portMappings\": [{\"containerPort\": 5432}]}";
+    let exporter = "{\"name\": \"metrics\", \"image\": \"mine:1\", \"stopTimeout\": 5}";
+    assert_eq!(
+        regular("a.json", &task(&format!("{database}, {exporter}"))).0,
+        [""; 0]
+    );
+    // Beside a called app it is what that one needs; the one that names it is meant.
+    let app = |name: &str, host: &str| {
+        format!(
+            "{{\"name\": \"{name}\", \"image\": \"mine:1\", \"stopTimeout\": 5, \"portMappings\": [{{\"containerPort\": 80}}], \"environment\": [{{\"name\": \"URL\", \"value\": \"{host}\"}}]}}"
+        )
+    };
+    let text = task(&format!(
+        "{}, {}, {database}",
+        app("web", "http://api"),
+        app("api", "postgres://db:5432/x")
+    ));
+    let findings = checked("a.json", &text).findings;
+    assert!(
+        findings.iter().any(|finding| finding
+            .message
+            .contains("`db` is a database, and `api` does not depend on it")),
+        "{findings:?}"
+    );
+    // An observer is told by its name where its image is one's own.
+    let observer = "{\"name\": \"datadog-agent\", \"image\": \"mine/agent:1\"}";
+    assert_eq!(
+        found("a.json", &task(&format!("{}, {observer}", app("web", "")))),
+        [""; 0]
+    );
+    let service = |image: &str| {
+        format!(
+            "Resources:\n  T:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      ContainerDefinitions: [{{Name: a, Image: '{image}', StopTimeout: 60, PortMappings: [{{ContainerPort: 1}}]}}]\n  S:\n    Type: AWS::ECS::Service\n    Properties:\n      TaskDefinition: !Ref T\n      LoadBalancers: [{{ContainerName: a}}]\n      DeploymentConfiguration: {{MinimumHealthyPercent: 0}}\n"
+        )
+    };
+    assert_eq!(found("t.yaml", &service("mine:1")), ["PS053"]);
+    assert_eq!(found("t.yaml", &service("mysql:8")), [""; 0]);
+}
+
+#[test]
 fn a_template_of_instances_alone_is_checked_too() {
     let template = "Resources:\n  Group:\n    Type: AWS::AutoScaling::LaunchConfiguration\n    Properties:\n      SpotPrice: !If [Spot, '0.1', !Ref AWS::NoValue]\n      UserData: !Sub |\n        echo ECS_CLUSTER=web >>/etc/ecs/ecs.config\n";
     assert_eq!(found("t.yaml", template), ["PS055"]);

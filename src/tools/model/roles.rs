@@ -106,12 +106,16 @@ const WORKER_NAMES: [&str; 7] = [
 ];
 
 /// Parts of a container's name, and words of its command, behind which it ends by itself.
-const ONE_OFF: [&str; 18] = [
+const ONE_OFF: [&str; 22] = [
+    "--help",
+    "--version",
     "bootstrap",
     "build",
     "builder",
     "collectstatic",
+    "ci",
     "init",
+    "install",
     "lint",
     "migrate",
     "migration",

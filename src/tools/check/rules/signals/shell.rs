@@ -139,7 +139,18 @@ fn is_for_development(words: &[&str]) -> bool {
     words.any(|word| {
         matches!(
             word,
-            "dev" | "develop" | "watch" | "--watch" | "--reload" | "--debug" | "nodemon" | "serve"
+            "air"
+                | "CompileDaemon"
+                | "dev"
+                | "develop"
+                | "nodemon"
+                | "serve"
+                | "ts-node-dev"
+                | "watch"
+                | "watchexec"
+                | "--debug"
+                | "--reload"
+                | "--watch"
         ) || word.starts_with("dev:")
             || word.ends_with(":dev")
             || word.ends_with(":watch")

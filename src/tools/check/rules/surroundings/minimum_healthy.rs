@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::{Container, Task};
 
 /// A gap in every deployment.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -21,6 +21,10 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
 };
 
 fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    // Two databases on the same data are worse than a gap.
+    if task.apps().all(Container::keeps_data) {
+        return;
+    }
     for service in &task.services {
         // A daemon cannot have two tasks on one instance.
         let none = service.minimum_healthy_percent.known() == Some(&0) && !service.is_daemon;
