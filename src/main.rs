@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Arg, ArgMatches, Command};
 use ecs_prestop::config::{Config, LogFormat, SETTINGS};
 use ecs_prestop::core::lifecycle::Code;
 use ecs_prestop::sidecar::aws::contained::is_contained;
+use ecs_prestop::sidecar::drain::quiet::Kernel;
 use ecs_prestop::sidecar::http::Network;
 use ecs_prestop::sidecar::run::{self, Networks};
 use ecs_prestop::sidecar::telemetry::writer::Writer;
@@ -127,6 +129,7 @@ fn run(matches: Option<&ArgMatches>) -> ExitCode {
         let ending = run::run(
             config,
             Networks {
+                sockets: Arc::new(Kernel::default()),
                 drain: Network::system(LOOKUPS),
                 aws: Network::system(AWS_LOOKUPS),
             },

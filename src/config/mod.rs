@@ -81,7 +81,7 @@ pub const SETTINGS: [Setting; 17] = {
     [
         setting(
             "DRAIN",
-            "",
+            "quiet",
             "the steps, in order, separated by commas: `quiet`, `sleep DURATION`, `[METHOD] URL`, `ack` or `signal NAME CONTAINER [nowait]`; without it the docker labels, else `quiet`",
         ),
         setting(

@@ -4,6 +4,7 @@
 //! - [`deadline`]: the arithmetic of the 120 seconds
 //! - [`task`], [`url`], [`duration`]: plain data that the rest speaks of
 //! - [`step`], [`plan`]: what is done to drain, and in which order
+//! - [`quiet`]: whom the app owes an answer, judged from one look to the next
 //! - [`lifecycle`]: the state machine of a shutdown, (event, now) → commands
 //! - [`leases`]: the owner of all protection leases, a state machine likewise
 //! - [`timeline`]: what happened and when
@@ -14,6 +15,7 @@ pub mod leases;
 pub mod lifecycle;
 pub mod notice;
 pub mod plan;
+pub mod quiet;
 pub mod step;
 pub mod task;
 pub mod timeline;

@@ -33,6 +33,8 @@ pub struct Task {
     pub identity: Identity,
     /// `EC2`, `FARGATE`, `EXTERNAL` and so on.
     pub launch_type: Option<String>,
+    /// Whether its network namespace is the instance's.
+    pub on_host_network: bool,
     /// This container's name in the task definition.
     pub own_name: Option<String>,
     /// The user's containers other than this one; the agent's own (pause containers) are left out.

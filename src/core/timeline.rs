@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::core::notice::{Action, Cause, Reason};
+use crate::core::quiet::Owed;
 
 /// More than a plan of the largest size needs; what an endless retry adds beyond it is counted.
 pub const MAX_ENTRIES: usize = 256;
@@ -66,6 +67,19 @@ pub enum What {
         call: String,
         /// The HTTP status.
         status: u16,
+    },
+    /// A `quiet` step sees another picture of the app's connections.
+    #[serde(rename = "step.call")]
+    StepLook {
+        /// Its number in the plan.
+        step: usize,
+        /// Connections that count.
+        open: usize,
+        /// Those of them that owe an answer.
+        owing: usize,
+        /// Some of these, oldest first.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        owed: Vec<Owed>,
     },
     /// A call did not succeed and is made again.
     #[serde(rename = "step.retry")]
@@ -175,7 +189,7 @@ impl What {
             What::Notice { .. } => "notice",
             What::Settle { .. } => "settle",
             What::StepStart { .. } => "step.start",
-            What::StepCall { .. } => "step.call",
+            What::StepCall { .. } | What::StepLook { .. } => "step.call",
             What::StepRetry { .. } => "step.retry",
             What::StepEnd { .. } => "step.end",
             What::Deadline { .. } => "deadline",
@@ -189,7 +203,10 @@ impl What {
 
     /// What only repeats itself and may be left out when the record is full.
     fn repeats(&self) -> bool {
-        matches!(self, What::StepCall { .. } | What::StepRetry { .. })
+        matches!(
+            self,
+            What::StepCall { .. } | What::StepLook { .. } | What::StepRetry { .. }
+        )
     }
 }
 

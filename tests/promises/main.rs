@@ -26,6 +26,8 @@ mod faults;
 mod names;
 mod notices;
 mod protection;
+mod quiet;
+mod quiet_sockets;
 mod readme;
 mod rehearsals;
 mod shells;

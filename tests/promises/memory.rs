@@ -13,7 +13,9 @@ use std::time::Duration;
 use ecs_prestop::config::Config;
 use ecs_prestop::core::lifecycle::Code;
 use ecs_prestop::core::notice::{Notice, Reason};
+use ecs_prestop::core::quiet::Connection;
 use ecs_prestop::core::timeline::What;
+use ecs_prestop::sidecar::drain::quiet::sockets::{Inode, List, Socket, Sockets, Wanted};
 use ecs_prestop::sidecar::http::{Dial, Network, Stream};
 use ecs_prestop::sidecar::mailbox::{self, Mailbox, Message, Signal};
 use ecs_prestop::sidecar::run::{self, Ending};
@@ -62,6 +64,9 @@ pub(crate) fn response(status: u16, headers: &str, body: &str) -> String {
         body.len()
     )
 }
+
+/// The TCP connections of the app as the kernel would list them at that second of the play.
+pub(crate) type Connections = Arc<dyn Fn(f64) -> Vec<Connection> + Send + Sync>;
 
 /// A request that the app got.
 #[derive(Clone, Debug)]
@@ -134,6 +139,9 @@ struct World {
     requests: Arc<Mutex<Vec<Request>>>,
     lookups: Arc<Mutex<Vec<String>>>,
     names: Arc<Mutex<Vec<(String, IpAddr)>>>,
+    /// Where the app listens, if anywhere.
+    listens: Option<SocketAddr>,
+    connections: Connections,
 }
 
 impl Play {
@@ -160,6 +168,8 @@ impl Play {
                 requests: Arc::default(),
                 lookups: Arc::default(),
                 names: Arc::default(),
+                listens: Some(SocketAddr::from(([0, 0, 0, 0], 8080))),
+                connections: Arc::new(|_| Vec::new()),
             },
         }
     }
@@ -177,6 +187,13 @@ impl Play {
             .lock()
             .unwrap()
             .push((name.to_owned(), address.parse().unwrap()));
+        self
+    }
+
+    /// With these connections, or with nobody who listens.
+    pub(crate) fn connections(mut self, listens: bool, connections: Connections) -> Play {
+        self.world.listens = self.world.listens.filter(|_| listens);
+        self.world.connections = connections;
         self
     }
 
@@ -198,6 +215,7 @@ impl Play {
         let networks = run::Networks {
             drain: network.clone(),
             aws: network,
+            sockets: Arc::new(self.world.clone()),
         };
         let run = run::run(config, networks, Telemetry::default(), (mailbox, messages), None);
         let acts = async {
@@ -284,6 +302,41 @@ impl Dial for World {
     ) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>> {
         let world = self.clone();
         Box::pin(async move { world.accept(address).await })
+    }
+}
+
+impl Sockets for World {
+    fn list(&self, wanted: Wanted) -> io::Result<Box<dyn List>> {
+        let second = self.start.elapsed().as_secs_f64();
+        let sockets = match wanted {
+            Wanted::Listeners => self.listens.map(Socket::Listener).into_iter().collect(),
+            _ => (self.connections)(second)
+                .into_iter()
+                .map(|connection| Socket::Connection(connection, Inode(0)))
+                .collect(),
+        };
+        Ok(Box::new(Listed(sockets)))
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        vec![[10, 0, 0, 5].into()]
+    }
+
+    fn own(&self) -> Vec<Inode> {
+        Vec::new()
+    }
+
+    fn weakness(&self) -> Option<String> {
+        None
+    }
+}
+
+struct Listed(Vec<Socket>);
+
+impl List for Listed {
+    fn next(&mut self, sockets: &mut Vec<Socket>) -> io::Result<bool> {
+        sockets.append(&mut self.0);
+        Ok(false)
     }
 }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::core::deadline::{CEILING, Limits, StopTimeout};
 use crate::core::notice::{Cause, Notice, Reason};
 use crate::core::plan::{Plan, PlannedStep};
+use crate::core::quiet::Owed;
 use crate::core::step::{MAX_STEPS, Step};
 use crate::core::timeline::{AwsCall, Outcome, Timeline, What, millis};
 
@@ -32,6 +33,25 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// What of the plan's waits does not fit into what a SIGTERM leaves, in words.
+    pub fn too_long(&self, plan: &Plan) -> Option<String> {
+        let budget = self.limits.stop_timeout.budget();
+        let (settle, sleeps) = (self.settle_of(Some(plan)), plan.sleeps());
+        if settle > budget / 2 {
+            let half = budget / 2;
+            return Some(format!(
+                "PRESTOP_SETTLE is {settle:?}, but only {half:?} of it count: half of the {budget:?} that a SIGTERM \
+                 leaves; raise the stop timeout, here and in the task definition"
+            ));
+        }
+        (settle + sleeps > budget).then(|| {
+            format!(
+                "the `sleep` steps take {sleeps:?} after a settle time of {settle:?}, but a SIGTERM leaves {budget:?}: \
+                 the deadline would come first; shorten them, or raise the stop timeout, here and in the task definition"
+            )
+        })
+    }
+
     /// How long to serve on before the first step of that plan.
     pub fn settle_of(&self, plan: Option<&Plan>) -> Duration {
         match plan {
@@ -103,6 +123,15 @@ pub enum Progress {
         call: String,
         /// The HTTP status.
         status: u16,
+    },
+    /// The app's connections were looked at.
+    Looked {
+        /// Those that count.
+        open: usize,
+        /// Those that owe an answer.
+        owing: usize,
+        /// Some of these, oldest first.
+        owed: Vec<Owed>,
     },
     /// A call is made again after a while.
     Retrying {
@@ -479,6 +508,12 @@ impl Lifecycle {
 
     fn note_progress(&mut self, step: usize, progress: Progress, now: Instant) {
         let what = match progress {
+            Progress::Looked { open, owing, owed } => What::StepLook {
+                step,
+                open,
+                owing,
+                owed,
+            },
             Progress::Called { call, status } => What::StepCall { step, call, status },
             Progress::Retrying { why, after } => What::StepRetry {
                 step,
@@ -670,6 +705,11 @@ impl Lifecycle {
     /// When all must be over; `None` before the first notice.
     pub fn deadline(&self) -> Option<Instant> {
         self.budget.as_ref().map(|budget| budget.deadline)
+    }
+
+    /// The plan, once it is known.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
     }
 
     /// Whether the plan is known.

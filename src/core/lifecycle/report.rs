@@ -1,13 +1,13 @@
 //! A shutdown as people and programs read it: what `/status` and the `exit` line show.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::{Lifecycle, Phase, StepState};
 use crate::core::notice::Reason;
 use crate::core::plan::Plan;
-use crate::core::timeline::{Moment, Outcome, millis};
+use crate::core::timeline::{Moment, Outcome, What, millis};
 
 /// A shutdown as people and programs read it.
 #[derive(Clone, Debug, Serialize)]
@@ -83,6 +83,24 @@ impl Lifecycle {
         }
     }
 
+    /// What the last look of a `quiet` step saw, for the end that comes before its own.
+    fn still_owed(&self, number: usize) -> Option<String> {
+        let entries = self.timeline.entries().iter().rev();
+        let (owing, owed) = entries
+            .filter_map(|entry| match &entry.what {
+                What::StepLook {
+                    step, owing, owed, ..
+                } if *step == number => Some((owing, owed)),
+                _ => None,
+            })
+            .next()?;
+        let names = owed
+            .iter()
+            .map(|owed| format!("{} for {:.1?}", owed.peer, Duration::from_millis(owed.for_ms)));
+        let names: Vec<String> = names.collect();
+        Some(format!("{owing} still owed an answer: {}", names.join(", ")))
+    }
+
     fn step_reports(&self) -> Vec<StepReport> {
         let ended = self.ended().is_some();
         let steps = self.plan.iter().flat_map(Plan::steps);
@@ -93,7 +111,7 @@ impl Lifecycle {
                         ("drained", Some(how.clone()))
                     }
                     StepState::Ended(Outcome::Failed(why)) => ("failed", Some(why.clone())),
-                    StepState::Running(_) if ended => ("dropped", None),
+                    StepState::Running(_) if ended => ("dropped", self.still_owed(planned.number)),
                     StepState::Running(_) => ("running", None),
                     StepState::Pending | StepState::Acked if ended => ("never started", None),
                     StepState::Pending | StepState::Acked => ("pending", None),

@@ -159,10 +159,15 @@ fn task_of(own_id: Option<&str>, document: &str) -> Result<Task, String> {
     };
     let mut containers = Vec::new();
     let mut internal_ids = Vec::new();
+    let mut on_host_network = false;
     for container in list(task.containers) {
         let Some(container) = value::<RawContainer<'_>>(Some(container)) else {
             continue;
         };
+        on_host_network |= list(container.networks).into_iter().any(|network| {
+            let network = value::<RawNetwork<'_>>(Some(network));
+            network.and_then(|network| text(network.mode)).as_deref() == Some("host")
+        });
         let id = text(container.docker_id);
         let own = own_id.is_some() && id.as_deref() == own_id;
         if own || text(container.kind).is_some_and(|kind| kind != "NORMAL") {
@@ -179,6 +184,7 @@ fn task_of(own_id: Option<&str>, document: &str) -> Result<Task, String> {
             family,
         },
         launch_type: text(task.launch_type),
+        on_host_network,
         own_name: None,
         containers,
         internal_ids,

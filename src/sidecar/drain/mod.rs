@@ -6,6 +6,7 @@
 
 pub mod call;
 pub mod processes;
+pub mod quiet;
 pub mod signal;
 
 use std::future::Future;
@@ -58,6 +59,8 @@ pub struct Drain {
     pub ask_task: AskTask,
     /// For signal steps.
     pub container_at: ContainerAt,
+    /// For a `quiet` step: what is seen of the app's connections.
+    pub looks: Option<quiet::Looks>,
     /// The first part of the idempotency key: the task's id, or one that this process made up.
     pub key: Arc<str>,
     /// Goes with each call as a bearer token.
@@ -76,7 +79,7 @@ impl Drain {
                 tokio::time::sleep(*length).await;
                 Outcome::Drained(format!("{length:?} have passed"))
             }
-            Step::Quiet(_) => Outcome::Failed("not yet".to_owned()),
+            Step::Quiet(step) => quiet::carry_out(&self, &planned, step).await,
             Step::Signal(step) => signal::carry_out(&self, &planned, step).await,
             Step::Ack => Outcome::Failed("an ack is waited for, not carried out".to_owned()),
         }

@@ -3,6 +3,7 @@
 //! One loop, one channel, one owner of state. Everything slow runs in tasks that are dropped at the
 //! end; nothing here is awaited that the deadline could not cut short.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,12 @@ use crate::core::deadline::CEILING;
 use crate::core::lifecycle::{Code, Command, Event, Lifecycle, Report};
 use crate::core::notice::{Notice, Reason};
 use crate::core::plan::Plan;
+use crate::core::step::{QuietStep, Step};
 use crate::core::task::Task;
 use crate::core::timeline::{Outcome, millis};
 use crate::sidecar::aws::task_metadata;
+use crate::sidecar::drain::quiet::sockets::Sockets;
+use crate::sidecar::drain::quiet::{self, Looks, Sight};
 use crate::sidecar::drain::{AskTask, ContainerAt, Drain, Urgency};
 use crate::sidecar::endpoints::{self, Endpoints};
 use crate::sidecar::http::Network;
@@ -38,6 +42,9 @@ const FIRST_READ_PAUSE: Duration = Duration::from_millis(200);
 /// What the log is behind what happens: formatting it takes longer than sending the drain call.
 const LOG_LAG: Duration = Duration::from_millis(1);
 
+const NEEDS_DRAINED: &str = "there is an `ack` step, but nobody could acknowledge: PRESTOP_LISTEN is `off`, so there is \
+                             no `/drained`; let PRESTOP_LISTEN be, or take `quiet`, a URL or a signal in place of `ack`";
+
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub struct Ending {
@@ -56,6 +63,8 @@ pub struct Networks {
     pub drain: Network,
     /// For the calls to AWS.
     pub aws: Network,
+    /// For `quiet` steps.
+    pub sockets: Arc<dyn Sockets>,
 }
 
 /// Runs until the end. The caller watches the signals, through the mailbox. `endpoints`: the socket of
@@ -98,6 +107,10 @@ struct Sidecar {
     config: Config,
     network: Network,
     aws_network: Network,
+    /// For `quiet` steps.
+    sight: Sight,
+    /// What each `quiet` step sees, by its number.
+    looks: BTreeMap<usize, Looks>,
     telemetry: Telemetry,
     mailbox: Mailbox,
     cloud: Cloud,
@@ -122,6 +135,8 @@ struct Sidecar {
     log_started: bool,
     /// How much of the timeline has been logged.
     logged: usize,
+    /// Whether the `quiet` steps look already.
+    quiet_observed: bool,
     urgency: Option<watch::Sender<Urgency>>,
     status: watch::Sender<Arc<Status>>,
     /// The first part of the idempotency key outside of ECS.
@@ -131,7 +146,13 @@ struct Sidecar {
 
 impl Sidecar {
     fn new(config: Config, networks: Networks, telemetry: Telemetry, mailbox: Mailbox) -> Sidecar {
-        let lifecycle = Lifecycle::new(config.policy, Plan::from_setting(&config.drain));
+        let sight = Sight::new(networks.sockets, config.listen.map(|address| address.port()));
+        let mut plan = Plan::from_setting(&config.drain);
+        if config.task_metadata.is_none() {
+            // There are no labels to wait for.
+            plan = plan.or_else(|| Some(Plan::without_settings()));
+        }
+        let lifecycle = Lifecycle::new(config.policy, plan);
         let task = Arc::new(None);
         let status = watch::Sender::new(Arc::new(Status {
             identity: crate::core::task::Identity::default(),
@@ -147,6 +168,8 @@ impl Sidecar {
             config,
             network: networks.drain,
             aws_network: networks.aws,
+            sight,
+            looks: BTreeMap::new(),
             telemetry,
             mailbox,
             cloud: Cloud::default(),
@@ -162,6 +185,7 @@ impl Sidecar {
             interrupts: 0,
             log_started: false,
             logged: 0,
+            quiet_observed: false,
             urgency: None,
             status,
             local_key: format!("local-{}", jiff::Timestamp::now().as_millisecond()),
@@ -179,6 +203,7 @@ impl Sidecar {
                 ready_url: self.config.ready_url.clone(),
                 network,
                 protect: self.desk.clone(),
+                sight: self.sight.clone(),
                 telemetry: self.telemetry.clone(),
             };
             self.companions.spawn(endpoints::serve(listener, endpoints));
@@ -189,15 +214,11 @@ impl Sidecar {
             return;
         }
         self.log_start();
-        if self.lifecycle.has_plan() {
-            self.watch_instance();
-        } else {
-            self.refuse(vec![
-                "there is no step: set PRESTOP_DRAIN, such as PRESTOP_DRAIN='POST http://app:8080/drain' \
-                 (outside of ECS there are no docker labels to take steps from)"
-                    .to_owned(),
-            ]);
+        match self.lifecycle.plan().cloned() {
+            Some(plan) if self.cannot_acknowledge(&plan) => self.refuse(vec![NEEDS_DRAINED.to_owned()]),
+            plan => self.announce_plan(plan.as_ref()),
         }
+        self.watch_instance();
         self.publish();
     }
 
@@ -217,7 +238,12 @@ impl Sidecar {
             return;
         }
         let Config { policy, watch, .. } = &self.config;
-        let steps: Vec<String> = self.config.drain.iter().map(ToString::to_string).collect();
+        let steps: Vec<String> = self.lifecycle.plan().map_or_else(Vec::new, |plan| {
+            plan.steps()
+                .iter()
+                .map(|planned| planned.step.to_string())
+                .collect()
+        });
         let watch: Vec<&str> = watch.iter().map(|item| item.name()).collect();
         let listen = self
             .config
@@ -235,7 +261,7 @@ impl Sidecar {
             },
             stop_timeout_ms = millis(policy.limits.stop_timeout.get()),
             reserve_ms = millis(policy.limits.reserve.get()),
-            settle_ms = millis(policy.settle),
+            settle_ms = millis(policy.settle_of(self.lifecycle.plan())),
             watch = if watch.is_empty() {
                 "signals only".to_owned()
             } else {
@@ -352,27 +378,42 @@ impl Sidecar {
         self.fresh = self.lifecycle.deadline().is_some();
         self.watch_instance();
         self.look_up(&task);
-        if self.lifecycle.has_plan() {
+        if let Some(plan) = self.lifecycle.plan() {
+            if self.lifecycle.deadline().is_none() {
+                let plan = plan.clone();
+                match self.cannot_work(&plan, &task) {
+                    Some(complaint) => self.refuse(vec![complaint]),
+                    None => self.announce_plan(Some(&plan)),
+                }
+            }
             return None;
         }
         let (plan, errors) = Plan::from_labels(&task);
         let before_notice = self.lifecycle.deadline().is_none();
         let mut complaints: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        if plan.is_none() {
-            complaints.push(
-                "there is no step: set PRESTOP_DRAIN, or the docker label prestop.drain of a container"
-                    .to_owned(),
-            );
-        }
+        // A label that is wrong is no reason to do something else than what it says.
+        let plan = plan.or_else(|| (errors.is_empty() || !before_notice).then(Plan::without_settings));
+        complaints.extend(plan.as_ref().and_then(|plan| self.cannot_work(plan, &task)));
         for complaint in &complaints {
             tracing::error!(event = "watch", watch = "task", message = complaint.as_str());
         }
         if complaints.is_empty() || !before_notice {
+            self.announce_plan(plan.as_ref());
             // Too late to be strict: what can be done is done.
             return Some(plan.map_or(Event::Refuse(Code::Failed), Event::Plan));
         }
         self.refuse(complaints);
         None
+    }
+
+    /// Why that plan cannot be carried out here, and what to set.
+    fn cannot_work(&self, plan: &Plan, task: &Task) -> Option<String> {
+        let nobody = self.cannot_acknowledge(plan).then(|| NEEDS_DRAINED.to_owned());
+        nobody.or_else(|| cannot_be_quiet(plan, task))
+    }
+
+    fn cannot_acknowledge(&self, plan: &Plan) -> bool {
+        self.config.listen.is_none() && plan.steps().iter().any(|planned| planned.step == Step::Ack)
     }
 
     fn refuse(&mut self, complaints: Vec<String>) {
@@ -427,12 +468,14 @@ impl Sidecar {
     fn apply(&mut self, event: Event) {
         let commands = self.lifecycle.on(event, now());
         self.spread_urgency();
+        self.observe_quiet();
         for command in commands {
             match command {
                 Command::ReadLabels => self.read_task(),
                 Command::Start(step) => {
                     if let Some(urgency) = &self.urgency {
-                        let (number, drain) = (step.number, self.drain(urgency.subscribe()));
+                        let (number, urgency) = (step.number, urgency.subscribe());
+                        let drain = self.drain(number, urgency);
                         self.steps
                             .spawn(async move { (number, drain.carry_out(step).await) });
                     }
@@ -441,6 +484,38 @@ impl Sidecar {
                 Command::DropSteps => self.steps.abort_all(),
                 Command::Exit(_) => {}
             }
+        }
+    }
+
+    /// From the notice on, `quiet` steps look: what moves before their turn tells them what rests.
+    fn observe_quiet(&mut self) {
+        if self.lifecycle.deadline().is_none() || self.lifecycle.ended().is_some() || self.quiet_observed {
+            return;
+        }
+        let Some(plan) = self.lifecycle.plan() else { return };
+        self.quiet_observed = true;
+        for (planned, step) in plan.quiets() {
+            let (sight, mailbox) = (self.sight.clone(), self.mailbox.clone());
+            let (looks, looking) = quiet::observe(sight, planned.clone(), step.clone(), mailbox);
+            self.looks.insert(planned.number, looks);
+            self.companions.spawn(looking);
+        }
+    }
+
+    /// Says what of the plan does not fit and, soon after the start, whether a `quiet` step would see anybody.
+    fn announce_plan(&mut self, plan: Option<&Plan>) {
+        let too_long = plan.and_then(|plan| self.config.policy.too_long(plan));
+        if let Some(message) = too_long.filter(|_| !self.config.stop_timeout_auto) {
+            tracing::warn!(event = "watch", watch = "time", message);
+        }
+        let steps: Vec<QuietStep> = plan
+            .into_iter()
+            .flat_map(Plan::quiets)
+            .map(|(_, step)| step.clone())
+            .collect();
+        if !steps.is_empty() {
+            let announced = quiet::announce(self.sight.clone(), steps, self.mailbox.clone());
+            self.companions.spawn(announced);
         }
     }
 
@@ -458,7 +533,7 @@ impl Sidecar {
         }
     }
 
-    fn drain(&self, urgency: watch::Receiver<Urgency>) -> Drain {
+    fn drain(&mut self, number: usize, urgency: watch::Receiver<Urgency>) -> Drain {
         let task_id = self
             .task
             .as_ref()
@@ -471,6 +546,7 @@ impl Sidecar {
             fresh: self.fresh,
             ask_task: self.ask_task(),
             container_at: self.container_at(),
+            looks: self.looks.remove(&number),
             key: task_id.unwrap_or(&self.local_key).into(),
             token: self.config.token.clone(),
             mailbox: self.mailbox.clone(),
@@ -547,6 +623,26 @@ impl Sidecar {
             complaints: self.complaints,
         }
     }
+}
+
+/// Why a `quiet` step of that plan would see nothing of the app, or too much, and what to set.
+fn cannot_be_quiet(plan: &Plan, task: &Task) -> Option<String> {
+    let (planned, _) = plan
+        .quiets()
+        .find(|(_, step)| task.is_bridged() || (task.on_host_network && step.ports.is_empty()))?;
+    let step = &planned.step;
+    Some(if task.is_bridged() {
+        format!(
+            "`{step}` cannot work under bridge networking, where the app's connections are in a network namespace of \
+             its own: set PRESTOP_DRAIN to a URL, `signal NAME CONTAINER` (with pidMode: task) or `sleep 15s`, or the \
+             task's networkMode to awsvpc"
+        )
+    } else {
+        format!(
+            "`{step}` cannot work under host networking without a port, since the network namespace is the whole \
+             instance's: set PRESTOP_DRAIN='quiet :PORT' with the port of the app"
+        )
+    })
 }
 
 fn now() -> Instant {

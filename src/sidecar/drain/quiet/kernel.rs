@@ -1,0 +1,66 @@
+//! The sockets as the kernel of this machine lists them: by `sock_diag`, or by `/proc/net` where that
+//! is not to be had.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use super::sockets::{Inode, List, Sockets, Wanted};
+use super::{proc_net, sock_diag};
+
+const PROC_NET: &str = "/proc/self/net";
+
+/// This machine's kernel.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    /// Why there is no `sock_diag`, once that was seen: it does not come back.
+    refused: OnceLock<String>,
+}
+
+impl Sockets for Kernel {
+    fn list(&self, wanted: Wanted) -> io::Result<Box<dyn List>> {
+        if self.refused.get().is_none() {
+            match sock_diag::list(wanted) {
+                Err(why) if is_refusal(&why) => {
+                    let _ = self.refused.set(why.to_string());
+                }
+                list => return list,
+            }
+        }
+        proc_net::list(Path::new(PROC_NET), wanted)
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        proc_net::addresses(Path::new(PROC_NET))
+    }
+
+    fn own(&self) -> Vec<Inode> {
+        proc_net::own(Path::new("/proc/self/fd"))
+    }
+
+    fn weakness(&self) -> Option<String> {
+        let why = self.refused.get()?;
+        Some(format!(
+            "the kernel's sock_diag is not to be had ({why}), so connections are read from /proc/net/tcp, where one that \
+             works looks like an idle one: every open connection counts as owing, and `quiet` waits until clients have \
+             hung up; allow socket(AF_NETLINK) in the container's seccomp profile"
+        ))
+    }
+}
+
+/// By a seccomp profile, or a kernel built without it. Anything else may pass.
+fn is_refusal(why: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let refusals = [
+        Errno::PERM,
+        Errno::ACCESS,
+        Errno::NOSYS,
+        Errno::AFNOSUPPORT,
+        Errno::PROTONOSUPPORT,
+        Errno::INVAL,
+        Errno::NOENT,
+        Errno::CONNREFUSED,
+    ];
+    Errno::from_io_error(why).is_some_and(|errno| refusals.contains(&errno))
+}

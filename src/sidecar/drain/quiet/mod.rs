@@ -1,0 +1,233 @@
+//! The `quiet` step: waits until the app owes nobody an answer.
+//!
+//! It looks at the TCP connections of the network namespace, from the notice on, so that the step
+//! knows at its turn what has moved; the [core](crate::core::quiet) judges what it sees. It touches
+//! nobody's connection.
+
+mod kernel;
+mod observer;
+mod proc_net;
+mod sock_diag;
+pub mod sockets;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant as Clock, timeout_at};
+
+use super::Drain;
+use crate::core::lifecycle::Progress;
+use crate::core::plan::PlannedStep;
+use crate::core::quiet::{Owed, Picture, limit};
+use crate::core::step::QuietStep;
+use crate::core::timeline::Outcome;
+
+pub use kernel::Kernel;
+pub use observer::{Sight, announce, observe};
+
+/// At the end of its time the step looks for that long for a moment at which nobody is owed an answer.
+const LAST_LOOK: Duration = Duration::from_millis(60);
+
+/// What the latest look saw.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Whether any port that counts has ever been seen listening.
+    pub listens: bool,
+    /// When the look began.
+    pub at: Instant,
+    /// What it showed.
+    pub picture: Picture,
+    /// When the first look began, and how many were owed an answer then.
+    pub first: (Instant, usize),
+    /// When an answer that was owed was complete, for the last time.
+    pub last_answer: Option<Instant>,
+    /// Why there could be no look since.
+    pub trouble: Option<String>,
+}
+
+impl Seen {
+    /// Whether nobody is owed an answer, and has not been for long enough.
+    pub fn is_quiet(&self) -> bool {
+        let quiet_at = self.picture.quiet_at.filter(|_| self.trouble.is_none());
+        quiet_at.is_some_and(|quiet_at| quiet_at <= self.at)
+    }
+}
+
+/// Where the looks of one step are told, and where one more is asked for.
+#[derive(Clone, Debug)]
+pub struct Looks {
+    seen: watch::Receiver<Option<Seen>>,
+    again: Arc<Notify>,
+}
+
+impl Looks {
+    /// What the next look sees; `None` where nobody looks any more.
+    pub async fn next(&mut self) -> Option<Seen> {
+        loop {
+            self.seen.changed().await.ok()?;
+            if let Some(seen) = self.seen.borrow_and_update().clone() {
+                return Some(seen);
+            }
+        }
+    }
+}
+
+/// Waits until it is quiet, or until the step's time is over.
+pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, step: &QuietStep) -> Outcome {
+    let started = now();
+    let Some(mut looks) = drain.looks.clone() else {
+        return Outcome::Failed(format!("{step}: nobody looks at the connections"));
+    };
+    looks.again.notify_one();
+    loop {
+        let deadline = drain.urgency.borrow().deadline;
+        let end = limit(step, planned.more_behind, started, deadline);
+        let mut urgency = drain.urgency.clone();
+        tokio::select! {
+            changed = looks.seen.changed() => if changed.is_err() {
+                return Outcome::Failed(format!("{step}: nobody looks at the connections any more"));
+            },
+            // A later notice may bring the end forward.
+            _ = urgency.changed() => continue,
+            () = tokio::time::sleep_until(end.into()) => {
+                return at_the_end(drain, planned, step, looks, started).await;
+            }
+        }
+        let Some(seen) = looks.seen.borrow_and_update().clone() else {
+            continue;
+        };
+        if seen.trouble.is_some() || seen.at < started {
+            continue;
+        }
+        if !seen.listens {
+            return nobody_listens(drain, step).await;
+        }
+        if seen.is_quiet() {
+            return Outcome::Drained(format!("nobody is owed an answer; {}", story(&seen)));
+        }
+    }
+}
+
+/// The time is over: one more look tells what is left.
+async fn at_the_end(
+    drain: &Drain,
+    planned: &PlannedStep,
+    step: &QuietStep,
+    mut looks: Looks,
+    started: Instant,
+) -> Outcome {
+    let end = now();
+    let last_moment = Clock::now() + LAST_LOOK;
+    // Where requests go on coming, the end is put where none is under way, if there is such a moment.
+    // Where no look comes in time, the last one has to do.
+    let mut seen = looks.seen.borrow().clone();
+    loop {
+        looks.again.notify_one();
+        match timeout_at(last_moment, looks.next()).await {
+            Ok(Some(next)) => seen = Some(next),
+            Ok(None) | Err(_) => break,
+        }
+        let rests = |seen: &Seen| seen.at >= end && seen.trouble.is_none() && seen.picture.owing == 0;
+        if seen.as_ref().is_some_and(rests) {
+            break;
+        }
+        let _ = timeout_at(last_moment, tokio::time::sleep(LAST_LOOK / 10)).await;
+    }
+    let Some(seen) = seen else {
+        return Outcome::Failed(format!("{step}: the connections could not be looked at in time"));
+    };
+    if let Some(why) = seen.trouble {
+        return Outcome::Failed(format!("{step}: the connections cannot be looked at: {why}"));
+    }
+    let picture = &seen.picture;
+    if picture.owing == 0 {
+        let who = picture
+            .last_mover
+            .map_or_else(String::new, |peer| format!(", the last from {peer}"));
+        return Outcome::Drained(format!(
+            "nobody is owed an answer, though requests went on coming{who}: is the load balancer told? {}",
+            story(&seen)
+        ));
+    }
+    drain.tell(planned, looked(picture)).await;
+    if step.within.is_none() && !planned.more_behind {
+        // The deadline itself is next, and tells what was told here.
+        std::future::pending::<()>().await;
+    }
+    let took = end.saturating_duration_since(started);
+    Outcome::Failed(format!(
+        "{step}: {} still owed an answer after {took:.1?}: {}",
+        picture.owing,
+        names(&picture.named)
+    ))
+}
+
+/// Nothing can be waited for, which is no proof of anything.
+async fn nobody_listens(drain: &Drain, step: &QuietStep) -> Outcome {
+    let known = drain.task.as_ref().clone();
+    let task = if drain.fresh {
+        known
+    } else {
+        (drain.ask_task)().await.or(known)
+    };
+    let stopped = task.is_some_and(|task| {
+        !task.containers.is_empty() && task.containers.iter().all(|container| container.stopped)
+    });
+    if stopped {
+        return Outcome::Drained("ECS knows the other containers as STOPPED".to_owned());
+    }
+    Outcome::Failed(format!("{step}: {}", nobody_listens_because(step)))
+}
+
+/// The likely reasons, with what to do about each.
+fn nobody_listens_because(step: &QuietStep) -> String {
+    let what = match step.ports.as_slice() {
+        [] => "no TCP port of this network namespace is listened on by anybody else".to_owned(),
+        ports => {
+            let ports: Vec<String> = ports.iter().map(|port| format!(":{port}")).collect();
+            format!(
+                "nobody listens on {} in this network namespace",
+                ports.join(" or ")
+            )
+        }
+    };
+    format!(
+        "{what}: a worker needs `ack` or `signal NAME CONTAINER`; an app in another network namespace (bridge \
+         networking, compose without network_mode: \"service:…\") a URL or `sleep`; UDP and QUIC are not seen"
+    )
+}
+
+fn story(seen: &Seen) -> String {
+    let (first, owing) = seen.first;
+    let last = seen
+        .last_answer
+        .filter(|_| owing > 0 || seen.last_answer.is_some());
+    let last = last.map_or_else(String::new, |last| {
+        let after = last.saturating_duration_since(first);
+        format!(", the last answer took until {after:.1?} after it")
+    });
+    format!(
+        "{owing} were at the notice{last}; {} idle connections are left",
+        seen.picture.open
+    )
+}
+
+fn names(named: &[Owed]) -> String {
+    let names = named
+        .iter()
+        .map(|Owed { peer, for_ms }| format!("{peer} for {:.1?}", Duration::from_millis(*for_ms)));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn looked(picture: &Picture) -> Progress {
+    Progress::Looked {
+        open: picture.open,
+        owing: picture.owing,
+        owed: picture.named.clone(),
+    }
+}
+
+fn now() -> Instant {
+    Clock::now().into_std()
+}

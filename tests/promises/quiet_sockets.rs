@@ -1,0 +1,521 @@
+//! `quiet` over this machine's kernel and real sockets: each moment in the life of a connection, and
+//! thousands of short plays by chance.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ecs_prestop::core::plan::Plan;
+use ecs_prestop::core::step::parse_steps;
+use ecs_prestop::sidecar::drain::quiet::sockets::{Inode, List, Sockets, Wanted};
+use ecs_prestop::sidecar::drain::quiet::{Kernel, Looks, Seen, Sight, observe};
+use ecs_prestop::sidecar::mailbox;
+use rustix::process::Signal;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+
+use crate::process::{PATIENCE, Process, await_that, binary};
+
+/// The kernel, as another process would see it: this one plays clients and app as well.
+#[derive(Default)]
+struct FromOutside(Kernel);
+
+impl Sockets for FromOutside {
+    fn list(&self, wanted: Wanted) -> io::Result<Box<dyn List>> {
+        self.0.list(wanted)
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.0.addresses()
+    }
+
+    fn own(&self) -> Vec<Inode> {
+        Vec::new()
+    }
+
+    fn weakness(&self) -> Option<String> {
+        self.0.weakness()
+    }
+}
+
+fn watch(sockets: impl Sockets + 'static, step: &str, own_port: Option<u16>) -> Looks {
+    let plan = Plan::from_setting(&parse_steps(step).unwrap()).unwrap();
+    let (planned, quiet) = plan.quiets().next().unwrap();
+    let (mailbox, mut messages) = mailbox::channel();
+    tokio::spawn(async move { while messages.recv().await.is_some() {} });
+    let sight = Sight::new(Arc::new(sockets), own_port);
+    let (looks, looking) = observe(sight, planned.clone(), quiet.clone(), mailbox);
+    tokio::spawn(looking);
+    looks
+}
+
+fn watch_port(port: u16) -> Looks {
+    watch(FromOutside::default(), &format!("quiet :{port} for 100ms"), None)
+}
+
+/// What the next look sees.
+async fn next(looks: &mut Looks) -> Seen {
+    let seen = timeout(PATIENCE, looks.next())
+        .await
+        .expect("no look within a minute");
+    let seen = seen.expect("nobody looks any more");
+    assert_eq!(seen.trouble, None);
+    seen
+}
+
+/// It owes, and goes on owing: several looks agree.
+async fn assert_owes(port: u16, how_many: usize, when: &str) {
+    let mut looks = watch_port(port);
+    for _ in 0..8 {
+        let seen = next(&mut looks).await;
+        assert_eq!(seen.picture.owing, how_many, "{when}: {seen:?}");
+        assert!(!seen.is_quiet(), "{when}");
+    }
+}
+
+/// It becomes quiet, with that many connections left.
+async fn assert_becomes_quiet(port: u16, left: usize, when: &str) {
+    let mut looks = watch_port(port);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let seen = next(&mut looks).await;
+        if seen.is_quiet() {
+            assert_eq!(seen.picture.open, left, "{when}: {seen:?}");
+            return;
+        }
+        assert!(Instant::now() < end, "{when}: {seen:?}");
+    }
+}
+
+struct App {
+    listener: TcpListener,
+    port: u16,
+}
+
+impl App {
+    fn at(address: &str) -> App {
+        let listener = TcpListener::bind(address).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        App { listener, port }
+    }
+
+    fn new() -> App {
+        App::at("127.0.0.1:0")
+    }
+
+    fn client(&self) -> TcpStream {
+        let client = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        client.set_nodelay(true).unwrap();
+        client
+    }
+
+    fn accept(&self) -> TcpStream {
+        let (accepted, _) = self.listener.accept().unwrap();
+        accepted.set_nodelay(true).unwrap();
+        accepted
+    }
+}
+
+/// Sends a few bytes one way and waits until they are there.
+fn send(from: &mut TcpStream, to: &mut TcpStream) {
+    from.write_all(b"some bytes").unwrap();
+    to.read_exact(&mut [0; 10]).unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_was_never_used_owes_nothing() {
+    let app = App::new();
+    let _client = app.client();
+    assert_becomes_quiet(app.port, 1, "not accepted").await;
+    let _accepted = app.accept();
+    assert_becomes_quiet(app.port, 1, "accepted").await;
+}
+
+#[tokio::test]
+async fn an_app_that_nobody_has_ever_called_is_quiet() {
+    let app = App::new();
+    assert_becomes_quiet(app.port, 0, "no connection at all").await;
+}
+
+#[tokio::test]
+async fn a_request_owes_from_its_first_byte_to_the_end_of_its_answer() {
+    let app = App::new();
+    let mut client = app.client();
+    client.write_all(b"some bytes").unwrap();
+    assert_owes(app.port, 1, "in the listener's queue").await;
+    let mut accepted = app.accept();
+    assert_owes(app.port, 1, "accepted and not read").await;
+    accepted.read_exact(&mut [0; 10]).unwrap();
+    assert_owes(app.port, 1, "worked on").await;
+    send(&mut accepted, &mut client);
+    assert_becomes_quiet(app.port, 1, "answered").await;
+    client.write_all(b"some bytes").unwrap();
+    accepted.read_exact(&mut [0; 10]).unwrap();
+    assert_owes(app.port, 1, "the second request").await;
+}
+
+#[tokio::test]
+async fn a_client_that_has_half_closed_is_owed_its_answer_and_one_that_hung_up_is_not() {
+    let app = App::new();
+    let mut client = app.client();
+    client.write_all(b"some bytes").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_owes(app.port, 1, "half-closed, not accepted").await;
+    let mut accepted = app.accept();
+    accepted.read_exact(&mut [0; 10]).unwrap();
+    assert_owes(app.port, 1, "half-closed, worked on").await;
+    accepted.write_all(b"some bytes").unwrap();
+    client.read_exact(&mut [0; 10]).unwrap();
+    assert_becomes_quiet(app.port, 1, "answered, but not closed by the app").await;
+}
+
+#[tokio::test]
+async fn a_connection_that_the_client_has_closed_without_a_request_owes_nothing() {
+    let app = App::new();
+    drop(app.client());
+    assert_becomes_quiet(app.port, 1, "not accepted").await;
+    let (mut client, mut accepted) = (app.client(), app.accept());
+    drop(accepted.read(&mut [0; 10]));
+    let mut accepted = app.accept();
+    send(&mut client, &mut accepted);
+    send(&mut accepted, &mut client);
+    drop(client);
+    assert_becomes_quiet(app.port, 2, "the app has not noticed the end").await;
+}
+
+#[tokio::test]
+async fn an_answer_owes_until_a_slow_reader_has_it_even_where_the_app_has_closed() {
+    let app = App::new();
+    let mut client = app.client();
+    let mut accepted = app.accept();
+    send(&mut client, &mut accepted);
+    accepted.set_nonblocking(true).unwrap();
+    // As much as the buffers of both sides take.
+    while accepted.write(&[7; 65_536]).is_ok() {}
+    assert_owes(app.port, 1, "the client does not read").await;
+    drop(accepted);
+    assert_owes(app.port, 1, "and the app has closed").await;
+    let reader = std::thread::spawn(move || client.read_to_end(&mut Vec::new()));
+    assert_becomes_quiet(app.port, 0, "the client has read all").await;
+    reader.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_app_that_has_closed_its_side_owes_nothing_more() {
+    let app = App::new();
+    let (mut client, mut accepted) = (app.client(), app.accept());
+    send(&mut client, &mut accepted);
+    send(&mut accepted, &mut client);
+    drop(accepted);
+    assert_becomes_quiet(app.port, 0, "the client has not closed").await;
+}
+
+#[tokio::test]
+async fn an_app_that_stops_listening_is_still_waited_for() {
+    let App { listener, port } = App::new();
+    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    send(&mut client, &mut accepted);
+    let mut looks = watch_port(port);
+    assert_eq!(next(&mut looks).await.picture.owing, 1);
+    drop(listener);
+    for _ in 0..5 {
+        let seen = next(&mut looks).await;
+        assert!(seen.listens && seen.picture.owing == 1, "{seen:?}");
+    }
+    send(&mut accepted, &mut client);
+    while !next(&mut looks).await.is_quiet() {}
+}
+
+#[tokio::test]
+async fn a_request_on_the_heels_of_an_answer_owes_however_many_came_before() {
+    for exchanges in [1, 2, 3, 5, 20] {
+        for size in [10, 20_000] {
+            let app = App::new();
+            let mut pairs: Vec<_> = (0..20).map(|_| (app.client(), app.accept())).collect();
+            let mut answer = vec![0; size];
+            for (client, accepted) in &mut pairs {
+                for _ in 0..exchanges {
+                    send(client, accepted);
+                    accepted.write_all(&answer).unwrap();
+                    client.read_exact(&mut answer).unwrap();
+                }
+                send(client, accepted);
+            }
+            let when = format!("{exchanges} exchanges of {size} bytes");
+            assert_owes(app.port, 20, &when).await;
+            for (client, accepted) in &mut pairs {
+                send(accepted, client);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_of_a_balancer_owe_nothing_however_fast_the_answers_were() {
+    let ports: Vec<(App, Vec<_>)> = [(1, 10), (2, 10), (20, 10), (2, 20_000), (20, 200_000)]
+        .into_iter()
+        .map(|(exchanges, size)| {
+            let app = App::new();
+            let mut pairs: Vec<_> = (0..10).map(|_| (app.client(), app.accept())).collect();
+            for (client, accepted) in &mut pairs {
+                for _ in 0..exchanges {
+                    send(client, accepted);
+                    let mut other = accepted.try_clone().unwrap();
+                    let writer = std::thread::spawn(move || other.write_all(&vec![0; size]));
+                    client.read_exact(&mut vec![0; size]).unwrap();
+                    writer.join().unwrap().unwrap();
+                }
+            }
+            (app, pairs)
+        })
+        .collect();
+    for (app, _) in &ports {
+        assert_becomes_quiet(app.port, 10, "idle").await;
+    }
+}
+
+#[tokio::test]
+async fn both_families_count_and_so_do_clients_of_ipv4_at_a_socket_of_ipv6() {
+    let Ok(listener) = TcpListener::bind("[::]:0") else {
+        eprintln!("stepped aside: there is no IPv6 here");
+        return;
+    };
+    let port = listener.local_addr().unwrap().port();
+    let mut pairs = Vec::new();
+    for address in ["127.0.0.1", "::1"] {
+        let address: IpAddr = address.parse().unwrap();
+        let mut client = TcpStream::connect((address, port)).unwrap();
+        let (mut accepted, _) = listener.accept().unwrap();
+        send(&mut client, &mut accepted);
+        pairs.push((client, accepted));
+    }
+    assert_owes(port, 2, "one of each").await;
+}
+
+#[tokio::test]
+async fn the_sidecars_own_port_and_calls_never_count() {
+    let app = App::new();
+    let (mut client, mut accepted) = (app.client(), app.accept());
+    send(&mut client, &mut accepted);
+    // To the kernel itself this process is the sidecar: the client is its own call.
+    let step = format!("quiet :{} for 100ms", app.port);
+    let seen = next(&mut watch(Kernel::default(), &step, None)).await;
+    assert_eq!((seen.listens, seen.picture.open), (true, 0), "{seen:?}");
+    let seen = next(&mut watch(FromOutside::default(), &step, Some(app.port))).await;
+    assert_eq!((seen.listens, seen.picture.open), (false, 0), "{seen:?}");
+}
+
+#[tokio::test]
+async fn connections_from_inside_count_for_a_port_only() {
+    let app = App::at("0.0.0.0:0");
+    let (mut client, mut accepted) = (app.client(), app.accept());
+    send(&mut client, &mut accepted);
+    assert_owes(app.port, 1, "with a port").await;
+    let seen = next(&mut watch(FromOutside::default(), "quiet", None)).await;
+    let named: Vec<SocketAddr> = seen.picture.named.iter().map(|owed| owed.peer).collect();
+    assert!(!named.contains(&client.local_addr().unwrap()), "{seen:?}");
+}
+
+/// One client's course, drawn from a seed: nothing of it depends on the machine but how long it takes.
+struct Chance(u64);
+
+impl Chance {
+    /// Less than `n` (xorshift: no more is needed here).
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// From the last byte of a request to the first of its answer, by the clock of this process.
+type Owed = (Instant, Instant);
+
+/// A client and the app's end of its connection: some requests, then idle or gone.
+async fn course(seed: u64, listener: Arc<Mutex<tokio::net::TcpListener>>) -> Vec<Owed> {
+    let mut chance = Chance(seed);
+    // One after the other, so that both ends are of one connection.
+    let listener = listener.lock().await;
+    let address = listener.local_addr().unwrap();
+    let (client, accepted) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+    let (mut client, mut accepted) = (client.unwrap(), accepted.unwrap().0);
+    drop(listener);
+    client.set_nodelay(true).unwrap();
+    accepted.set_nodelay(true).unwrap();
+    let mut owed = Vec::new();
+    for _ in 0..=chance.below(4) {
+        sleep(Duration::from_millis([0, 0, 5, 70][chance.below(4) as usize])).await;
+        client.write_all(b"some bytes").await.unwrap();
+        let asked = Instant::now();
+        // Sometimes it is not read for a while.
+        sleep(Duration::from_millis([0, 0, 0, 130][chance.below(4) as usize])).await;
+        accepted.read_exact(&mut [0; 10]).await.unwrap();
+        sleep(Duration::from_millis([0, 1, 40, 300][chance.below(4) as usize])).await;
+        let size = [10, 3000, 60_000][chance.below(3) as usize];
+        owed.push((asked, Instant::now()));
+        accepted.write_all(&vec![0; size]).await.unwrap();
+        client.read_exact(&mut vec![0; size]).await.unwrap();
+    }
+    if chance.below(2) == 0 {
+        drop(client);
+        sleep(Duration::from_millis(chance.below(50))).await;
+    } else {
+        sleep(Duration::from_secs(1)).await;
+    }
+    owed
+}
+
+/// Plays until the step would end, and returns whom it forgot.
+async fn random_play(seed: u64) -> Option<String> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let listener = Arc::new(Mutex::new(listener));
+    let clients = 1 + seed % 3;
+    let courses: Vec<_> = (0..clients)
+        .map(|n| {
+            let seed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (n + 1);
+            tokio::spawn(course(seed, Arc::clone(&listener)))
+        })
+        .collect();
+    sleep(Duration::from_millis(seed % 97)).await;
+    let mut looks = watch_port(port);
+    let quiet = loop {
+        let seen = next(&mut looks).await;
+        if seen.is_quiet() {
+            break seen;
+        }
+    };
+    let told = Instant::now();
+    for course in courses {
+        for (asked, answered) in course.await.unwrap() {
+            if asked < quiet.at && answered > told {
+                return Some(format!(
+                    "seed {seed}: {quiet:?}, asked {:?} before",
+                    quiet.at - asked
+                ));
+            }
+        }
+    }
+    None
+}
+
+#[tokio::test]
+async fn over_two_thousand_plays_by_chance_it_is_never_early() {
+    const PLAYS: u64 = 2100;
+    const AT_ONCE: u64 = 350;
+    for first in (1..=PLAYS).step_by(AT_ONCE as usize) {
+        let plays: Vec<_> = (first..first + AT_ONCE)
+            .map(|seed| tokio::spawn(random_play(seed)))
+            .collect();
+        for play in plays {
+            assert_eq!(play.await.unwrap(), None);
+        }
+    }
+}
+
+/// A network namespace with a way to it from here.
+struct Namespace {
+    name: String,
+    inside: Ipv4Addr,
+}
+
+impl Namespace {
+    /// `None` where this user may not make one.
+    fn new() -> Option<Namespace> {
+        let id = std::process::id();
+        let (name, here, there) = (format!("quiet{id}"), format!("qh{id}"), format!("qt{id}"));
+        let [high, low] = [(id >> 6) as u8, (id << 2) as u8];
+        let (outside, inside) = (
+            Ipv4Addr::new(10, 231, high, low + 1),
+            Ipv4Addr::new(10, 231, high, low + 2),
+        );
+        let namespace = Namespace { name, inside };
+        let name = &namespace.name;
+        for command in [
+            format!("ip netns add {name}"),
+            format!("ip link add {here} type veth peer name {there} netns {name}"),
+            format!("ip addr add {outside}/30 dev {here}"),
+            format!("ip link set {here} up"),
+            format!("ip -n {name} addr add {inside}/30 dev {there}"),
+            format!("ip -n {name} link set {there} up"),
+            format!("ip -n {name} link set lo up"),
+        ] {
+            let mut words = command.split(' ');
+            let status = Command::new(words.next()?)
+                .args(words)
+                .stderr(Stdio::null())
+                .status();
+            if !status.is_ok_and(|status| status.success()) {
+                eprintln!("stepped aside: `{command}` is not possible here");
+                return None;
+            }
+        }
+        Some(namespace)
+    }
+
+    fn listen(&self) -> TcpListener {
+        let path = format!("/run/netns/{}", self.name);
+        let thread = std::thread::spawn(move || {
+            let file = std::fs::File::open(path).unwrap();
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            TcpListener::bind("0.0.0.0:0").unwrap()
+        });
+        thread.join().unwrap()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+#[test]
+fn with_no_setting_the_real_sidecar_waits_for_a_client_from_outside_and_says_what_it_saw() {
+    let Some(namespace) = Namespace::new() else { return };
+    let listener = namespace.listen();
+    let port = listener.local_addr().unwrap().port();
+    let sidecar = binary();
+    let mut command = Command::new("ip");
+    command
+        .args(["netns", "exec", &namespace.name])
+        .arg(sidecar.get_program())
+        .env("PRESTOP_WATCH", "none")
+        .stdout(Stdio::piped());
+    let mut sidecar = Process::start(&mut command);
+    sidecar.await_handlers();
+    let lines = sidecar.lines();
+    let mut client = TcpStream::connect((namespace.inside, port)).unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    send(&mut client, &mut accepted);
+    sidecar.signal(Signal::TERM);
+    let mut events = Vec::new();
+    let mut await_line = |what: &str| {
+        await_that(what, || {
+            events.extend(lines.try_iter());
+            events.iter().any(|line: &String| line.contains(what))
+        });
+        events.clone()
+    };
+    await_line("\"event\":\"step.call\"");
+    assert!(
+        sidecar
+            .wait_until(Instant::now() + Duration::from_millis(1500))
+            .is_none(),
+        "it is owed an answer"
+    );
+    send(&mut accepted, &mut client);
+    let told = await_line("\"event\":\"exit\"").join("");
+    assert_eq!(sidecar.wait(), Some(0), "{told}");
+    let peer = client.local_addr().unwrap();
+    assert!(told.contains(&format!("\"peer\":\"{peer}\"")), "{told}");
+    assert!(told.contains("1 were at the notice"), "{told}");
+    assert!(told.contains("1 idle connections are left"), "{told}");
+}
