@@ -294,20 +294,20 @@ impl<'a> Task<'a> {
             container.is_essential() && container.needed_as().is_none() && !self.is_proxy(container)
         });
         let apps: Vec<_> = apps.collect();
-        // What others are to reach is the app, be it a database.
-        let called = |container: &Container<'_>| {
-            container.ports.known().is_some_and(|ports| !ports.is_empty())
-                || container.ports.known().is_none()
+        // What others are to reach is the app, be it a database, unless one beside it says that it needs it.
+        let called = |container: &Container<'_>| match container.ports.known() {
+            Some(ports) => !ports.is_empty(),
+            None => !container.ports.is_absent(),
         };
+        let is_called = |container: &&Container<'_>| container.keeps_data() && called(container);
+        let needs_it = |app: &Container<'_>| self.workers().filter(is_called).any(|data| app.mentions(data));
         let is_for_a_database = !apps.is_empty()
-            && !apps.iter().any(|app| called(app))
-            && self
-                .workers()
-                .any(|container| container.keeps_data() && called(container));
+            && !apps
+                .iter()
+                .any(|app| called(app) || app.is_worker() || needs_it(app))
+            && self.workers().any(|container| is_called(&container));
         let all = if is_for_a_database {
-            self.workers()
-                .filter(|container| container.keeps_data() && called(container))
-                .collect()
+            self.workers().filter(is_called).collect()
         } else if apps.is_empty() {
             self.workers().collect()
         } else {
