@@ -454,7 +454,7 @@ fn each_way_to_break_them_is_found_and_nothing_else_is() {
         }
     }
     let of_templates = [
-        "PS051", "PS052", "PS053", "PS054", "PS055", "PS056", "PS057", "PS058",
+        "PS023", "PS051", "PS052", "PS053", "PS054", "PS055", "PS056", "PS057", "PS058",
     ];
     for rule in &RULES {
         assert!(
@@ -914,6 +914,11 @@ fn what_an_image_starts_is_read_from_its_dockerfile_or_from_what_docker_says() {
             "FROM node:20\nCOPY run.sh /\nENTRYPOINT [\"/run.sh\"]\n",
             "`run.sh` is the first process of `app` (Dockerfile:3)",
         ),
+        (
+            "FROM node:20\nSTOPSIGNAL SIGKILL\nCMD [\"node\", \"x.js\"]\n",
+            "`app` is stopped by SIGKILL (Dockerfile:2)",
+        ),
+        ("FROM node:20\nSTOPSIGNAL SIGINT\nCMD [\"node\", \"x.js\"]\n", ""),
         (
             "FROM node:20\nENTRYPOINT [\"/exec.sh\"]\nCMD [\"node\", \"x\"]\n",
             "",

@@ -28,8 +28,12 @@ pub(super) fn definition<'a>(
     let stop = format!("{}s", options.stop_timeout_s.unwrap_or(USUAL_STOP_S));
     let image = options.image.as_deref().unwrap_or(BUILT);
     let (held, left_out) = dependencies(task, app);
+    let words = match drain.as_str() {
+        "quiet" => "it waits until the app owes nobody an answer".to_owned(),
+        steps => format!("it drains by `{steps}`"),
+    };
     let mut story = format!(
-        "`{name}` is wired in: it drains by `{drain}`, and depends on {}; its image is {image}",
+        "`{name}` is wired in: {words}, and depends on {}; its image is {image}",
         held.iter()
             .map(|name| format!("`{name}`"))
             .collect::<Vec<_>>()

@@ -13,6 +13,8 @@ pub struct ImageConfig {
     pub entry_point: Vec<String>,
     /// `CMD`; empty where there is none.
     pub command: Vec<String>,
+    /// `STOPSIGNAL`, and where it stands.
+    pub stop_signal: Option<(String, String)>,
     /// The image that its last stage stands on.
     pub base: Option<String>,
     /// Where the words that it starts stand, such as `Dockerfile:12`.
@@ -67,6 +69,7 @@ pub fn of_dockerfile(name: &str, text: &str, target: Option<&str>) -> Option<Ima
                     }),
                 ));
             }
+            "STOPSIGNAL" => stages.last_mut()?.1.stop_signal = Some((rest, place)),
             "SHELL" => shell = list(&rest).unwrap_or(shell),
             "ENTRYPOINT" | "CMD" | "COPY" | "ADD" => {
                 let (_, image) = stages.last_mut()?;
@@ -126,8 +129,12 @@ pub fn of_inspect(text: &str) -> Result<Vec<ImageConfig>, String> {
     let one = |image: &Json| {
         let config = image.get("Config")?;
         let tags = words(&image["RepoTags"]);
+        let place = tags.first().cloned().unwrap_or_else(|| "the image".to_owned());
         Some(ImageConfig {
-            place: tags.first().cloned().unwrap_or_else(|| "the image".to_owned()),
+            stop_signal: config["StopSignal"]
+                .as_str()
+                .map(|signal| (signal.to_owned(), place.clone())),
+            place,
             tags,
             entry_point: words(&config["Entrypoint"]),
             command: words(&config["Cmd"]),

@@ -183,6 +183,13 @@ pub(super) const UNSHARED: &str = r#"{
 }
 "#;
 
+/// What runs on a laptop.
+pub(super) const COMPOSE: &str = "services:
+  web:
+    image: nginx:1
+    stop_signal: SIGQUIT
+";
+
 /// A template with all that stands around a task.
 pub(super) const TEMPLATE: &str = r"Resources:
   Task:

@@ -57,7 +57,7 @@ impl Rule {
 }
 
 /// All of them, by their ids.
-pub static RULES: [Rule; 43] = [
+pub static RULES: [Rule; 44] = [
     order::sidecar_before_app::RULE,
     order::app_before_sidecar::RULE,
     order::circle::RULE,
@@ -76,6 +76,7 @@ pub static RULES: [Rule; 43] = [
     signals::shell::RULE,
     signals::init_process::RULE,
     signals::signal_step::RULE,
+    signals::stop_signal::RULE,
     settings::invalid::RULE,
     settings::step_to_nobody::RULE,
     settings::step_to_closed_port::RULE,

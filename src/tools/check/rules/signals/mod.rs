@@ -5,6 +5,7 @@ mod pid1;
 pub mod script;
 pub(super) mod shell;
 pub(super) mod signal_step;
+pub(super) mod stop_signal;
 
 use crate::tools::model::Container;
 
