@@ -3,10 +3,10 @@
 use crate::core::deadline::{CEILING, MAX_RESERVE, Reserve};
 use crate::core::plan::DRAIN_LABEL;
 use crate::core::step::{Step, parse_steps};
-use crate::core::url::HttpUrl;
-use crate::tools::document::Node;
 use crate::tools::model::{self, Container, Host, Network, TargetGroup, Task, Value};
 
+use super::balancer::{Balancer, balancer};
+use super::image::image;
 use super::tree::{SidecarDefinition, Tree};
 use super::{AddOptions, NotAdded, first_port};
 
@@ -137,9 +137,6 @@ const OFF: &str = "off";
 /// Where others than the task's own containers reach the endpoints.
 const EVERYWHERE: &str = "0.0.0.0:9911";
 
-/// The port of the endpoints.
-const PORT: u16 = 9911;
-
 fn seconds(seconds: u64) -> Tree {
     Tree::text(format!("{seconds}s"))
 }
@@ -156,95 +153,6 @@ fn listen(task: &Task<'_>, steps: &[Step], balancer: &Balancer) -> Option<&'stat
     } else {
         None
     }
-}
-
-/// How the load balancer learns that the task is about to end.
-#[derive(Default)]
-struct Balancer {
-    asks_the_sidecar: bool,
-    ready_url: Option<String>,
-    deregisters: bool,
-    settle: Option<String>,
-    story: Option<String>,
-}
-
-fn balancer(
-    task: &Task<'_>,
-    app: &Container<'_>,
-    options: &AddOptions,
-    times: &Times,
-) -> Result<Balancer, NotAdded> {
-    let groups = || task.services.iter().flat_map(|service| &service.target_groups);
-    let asking =
-        groups().find(|group| group.health_port.known().and_then(|port| port.parse().ok()) == Some(PORT));
-    let mut balancer = Balancer {
-        settle: options.settle_s.map(|seconds| format!("{seconds}s")),
-        ..Balancer::default()
-    };
-    if let Some(group) = asking {
-        balancer.asks_the_sidecar = true;
-        balancer.ready_url = options.ready_url.clone().or(own_health(task, app));
-        // Half of the time at most goes to the settle.
-        let longest = times.stop_s.saturating_sub(1) / 2;
-        let settle = group.unhealthy_after_s().unwrap_or(longest).min(longest);
-        balancer.settle.get_or_insert(format!("{settle}s"));
-        let asks = match &balancer.ready_url {
-            Some(url) => format!("`/ready` asks {url}"),
-            None => "`/ready` says yes from its start on (ask the app by --ready-url)".to_owned(),
-        };
-        balancer.story = Some(format!(
-            "the health check of `{}` asks the sidecar, which says no from the notice on and serves on for {settle} s, until \
-             that is noticed; {asks}; allow port {PORT} in the security group",
-            group.name
-        ));
-        return Ok(balancer);
-    }
-    let spot = times.capacity.as_deref() == Some("spot");
-    let Some(group) = groups().next().filter(|_| spot) else {
-        return Ok(balancer);
-    };
-    let on_fargate = task.on_fargate() == Some(true);
-    if !task.task_role.is_absent() {
-        balancer.deregisters = true;
-        balancer.story = Some(format!(
-            "on Spot it first takes the task out of `{}` itself (PRESTOP_DEREGISTER), for which the task role needs \
-             task-definitions/iam/sidecar-deregister.json",
-            group.name
-        ));
-    } else if on_fargate {
-        balancer.settle.get_or_insert("5s".to_owned());
-        balancer.story = Some(format!(
-            "on Fargate Spot ECS takes the task out of `{}` before SIGTERM, and the sidecar serves on meanwhile",
-            group.name
-        ));
-    } else {
-        return Err(NotAdded::because(format!(
-            "nobody would tell `{}` that this Spot task is about to end: give the task a role with the policy \
-             task-definitions/iam/sidecar-deregister.json, or point the health check at the sidecar (HealthCheckPort 9911, \
-             HealthCheckPath /ready)",
-            group.name
-        )));
-    }
-    Ok(balancer)
-}
-
-/// What the app's own health check asks by HTTP, for the sidecar to ask in its place.
-fn own_health(task: &Task<'_>, app: &Container<'_>) -> Option<String> {
-    let words = app.health_check.known()?;
-    let mut words = words.iter().flat_map(|words| words.split_whitespace());
-    let url = words.find(|word| word.trim_matches(['"', '\'']).starts_with("http://"))?;
-    let url: HttpUrl = url.trim_matches(['"', '\'']).parse().ok()?;
-    let is_own = matches!(url.host(), "localhost" | "127.0.0.1");
-    if !is_own {
-        return None;
-    }
-    let host = match (app.name.literal, task.network()) {
-        (true, _) => app.name.text.as_ref(),
-        (false, Network::Shared) => "127.0.0.1",
-        (false, _) => return None,
-    };
-    let whole = url.to_string();
-    Some(whole.replacen(&format!("//{}", url.host()), &format!("//{host}"), 1))
 }
 
 /// Whether there can be a sidecar at all.
@@ -412,10 +320,11 @@ fn somebody_listens(task: &Task<'_>) -> bool {
             .any(|container| !container.only_observes() && lists(container))
 }
 
-struct Times {
-    stop_s: u64,
-    reserve_s: Option<u64>,
-    capacity: Option<String>,
+/// The seconds that the sidecar has, and what is kept for those after it.
+pub(super) struct Times {
+    pub(super) stop_s: u64,
+    pub(super) reserve_s: Option<u64>,
+    pub(super) capacity: Option<String>,
 }
 
 /// How the 120 s are shared between the drain and those that stop after it.
@@ -497,73 +406,6 @@ fn names(containers: &[&Container<'_>]) -> String {
         .map(|container| format!("`{}`", container.name.text))
         .collect();
     names.join(", ")
-}
-
-/// The sidecar's image, as it is written and as it is told.
-pub(super) struct SidecarImage {
-    pub(super) tree: Tree,
-    pub(super) words: String,
-}
-
-/// What everybody may push to: an image of this name there is not ours.
-const PUBLIC: [&str; 11] = [
-    "docker.elastic.co",
-    "docker.io",
-    "gcr.io",
-    "ghcr.io",
-    "lscr.io",
-    "mcr.microsoft.com",
-    "nvcr.io",
-    "public.ecr.aws",
-    "quay.io",
-    "registry.gitlab.com",
-    "registry.k8s.io",
-];
-
-/// What `--image` says, else `ecs-prestop` in the app's own registry. A bare name would be pulled from a
-/// public library, where anybody may put one.
-fn image(app: &Container<'_>, options: &AddOptions) -> Result<SidecarImage, NotAdded> {
-    if let Some(image) = &options.image {
-        return Ok(SidecarImage {
-            tree: Tree::text(image),
-            words: image.clone(),
-        });
-    }
-    let own = concat!("ecs-prestop:", env!("CARGO_PKG_VERSION"));
-    let node = app.image.node();
-    let substituted = node.and_then(model::substitution);
-    let text = substituted
-        .or(app.image.known().map(AsRef::as_ref))
-        .or(node.and_then(Node::text));
-    let registry = text
-        .and_then(|image| image.split_once('/'))
-        .map(|(registry, _)| registry);
-    match registry.filter(|registry| is_private(registry)) {
-        Some(registry) => {
-            let image = format!("{registry}/{own}");
-            Ok(SidecarImage {
-                tree: if substituted.is_some() {
-                    Tree::Sub(image.clone())
-                } else {
-                    Tree::text(image.as_str())
-                },
-                words: image,
-            })
-        }
-        None => Err(NotAdded::because(format!(
-            "where the sidecar's image is cannot be told from that of `{}`: push what `docker/build` makes to a registry of \
-             yours, and say --image REGISTRY/{own}",
-            app.name.text
-        ))),
-    }
-}
-
-/// Whether the first part of an image's name is a registry of one's own (Docker reference, *docker image
-/// tag*: a host has a dot or a port).
-fn is_private(registry: &str) -> bool {
-    (registry.contains(['.', ':']) || registry.contains(".dkr.ecr."))
-        && !PUBLIC.contains(&registry)
-        && !registry.starts_with("localhost")
 }
 
 /// A signal needs the rights of the process that gets it; everything else needs none.

@@ -16,8 +16,10 @@ use super::model::{self, Container, Form, NoTask, Task};
 use super::source::Source;
 use crate::core::step::parse_steps;
 
+mod balancer;
 mod compose;
 mod definition;
+mod image;
 mod insert;
 mod terraform;
 mod tree;
