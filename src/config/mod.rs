@@ -24,6 +24,7 @@ mod settings;
 
 pub use crate::core::duration::parse as duration;
 pub use problem::Problem;
+pub use reader::SETTLE_BEFORE_QUIET;
 pub use settings::{Bounds, SETTINGS, Setting};
 
 const PREFIX: &str = "PRESTOP_";

@@ -31,7 +31,7 @@ pub(super) struct Given<'a> {
 }
 
 /// Load balancers take a moment to look away, and one second of silence proves nothing before that.
-const SETTLE_BEFORE_QUIET: Duration = Duration::from_secs(5);
+pub const SETTLE_BEFORE_QUIET: Duration = Duration::from_secs(5);
 
 impl Given<'_> {
     /// Defaults stand wherever a problem was noted: the caller throws the whole away.

@@ -60,7 +60,7 @@ pub struct LeftOut {
     /// Files that cannot be opened.
     pub closed: usize,
     /// Files that may hold a task definition, and why that cannot be told.
-    pub unclear: Vec<Problem>,
+    pub unclear: Vec<FileProblem>,
 }
 
 impl fmt::Display for LeftOut {
@@ -122,16 +122,18 @@ impl NoText {
 
 /// A file that cannot be read, in words that say what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct FileProblem {
     /// The path as it was given.
     pub file: String,
     /// Line and column, where it has one.
     pub at: Option<Position>,
     /// What is wrong and what was expected.
     pub message: String,
+    /// Whether it is somebody else's file in a directory, which is no fault.
+    pub foreign: bool,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for FileProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.at {
             Some(Position { line, column }) => write!(f, "{}:{line}:{column}: {}", self.file, self.message),
@@ -177,12 +179,13 @@ impl Source {
     ///
     /// # Errors
     /// Where it cannot be read, is too long, or is not UTF-8.
-    pub fn read(path: &str) -> Result<Source, Problem> {
+    pub fn read(path: &str) -> Result<Source, FileProblem> {
         let name = if path == "-" { "<stdin>" } else { path };
-        Source::read_as(path, true).map_err(|why| Problem {
+        Source::read_as(path, true).map_err(|why| FileProblem {
             file: name.to_owned(),
             at: None,
             message: why.message(),
+            foreign: false,
         })
     }
 
@@ -222,11 +225,12 @@ impl Source {
     }
 
     /// A problem at a byte of this text.
-    pub fn problem(&self, at: usize, message: String) -> Problem {
-        Problem {
+    pub fn problem(&self, at: usize, message: String) -> FileProblem {
+        FileProblem {
             file: self.name.clone(),
             at: Some(self.position(at)),
             message,
+            foreign: false,
         }
     }
 }
@@ -285,18 +289,19 @@ impl Source {
 
 /// Every source that `paths` name, in their order: files as they are, directories with what they
 /// hold, by name. A problem with one does not keep the others back.
-pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, Problem>)) -> LeftOut {
+pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, FileProblem>)) -> LeftOut {
     let mut left_out = LeftOut::default();
     for path in paths {
         if path != "-" && Path::new(path).is_dir() {
             let mut files = Vec::new();
             match walk(Path::new(path), 0, &mut files) {
-                Ok(()) if files.len() > MAX_FILES => visit(Err(Problem {
+                Ok(()) if files.len() > MAX_FILES => visit(Err(FileProblem {
                     file: path.clone(),
                     at: None,
                     message: format!(
                         "holds more than {MAX_FILES} files in JSON, YAML or Terraform's language: name the directory of the task definitions"
                     ),
+                    foreign: false,
                 })),
                 walked => {
                     for file in files {
@@ -319,11 +324,26 @@ pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, Problem>)) ->
     left_out
 }
 
-fn walk(directory: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), Problem> {
-    let problem = |why: std::io::Error| Problem {
+/// A source, or the problem with one, as if it had been found in a directory that somebody named. A file
+/// that is not there stays a fault.
+pub fn as_found(source: Result<Source, FileProblem>) -> Result<Source, FileProblem> {
+    source
+        .map(|source| Source {
+            named: false,
+            ..source
+        })
+        .map_err(|problem| FileProblem {
+            foreign: Path::new(&problem.file).is_file(),
+            ..problem
+        })
+}
+
+fn walk(directory: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), FileProblem> {
+    let problem = |why: std::io::Error| FileProblem {
         file: directory.display().to_string(),
         at: None,
         message: format!("cannot read this directory: {why}"),
+        foreign: false,
     };
     let mut entries = Vec::new();
     for entry in fs::read_dir(directory).map_err(problem)? {

@@ -1,6 +1,6 @@
 //! `add` wires the sidecar in, and changes nothing else.
 
-use ecs_prestop::tools::add::{Added, Refusal, Wishes, add};
+use ecs_prestop::tools::add::{AddOptions, Added, NotAdded, add};
 use ecs_prestop::tools::check::{Selection, check};
 use ecs_prestop::tools::source::Source;
 use proptest::prelude::*;
@@ -8,19 +8,20 @@ use serde_json::{Value, json};
 
 use crate::process::run;
 
-fn wishes(to: &str) -> Wishes {
-    Wishes {
+fn options(to: &str) -> AddOptions {
+    AddOptions {
         to: to.to_owned(),
-        ..Wishes::default()
+        image: Some("registry.example.com/ecs-prestop:1".to_owned()),
+        ..AddOptions::default()
     }
 }
 
-fn added(name: &str, text: &str, wishes: &Wishes) -> Result<Added, Refusal> {
-    add(&Source::new(name, text.to_owned(), true), wishes)
+fn added(name: &str, text: &str, options: &AddOptions) -> Result<Added, NotAdded> {
+    add(&Source::new(name, text.to_owned(), true), options)
 }
 
-fn refusal(name: &str, text: &str, wishes: &Wishes) -> String {
-    added(name, text, wishes).unwrap_err().to_string()
+fn refusal(name: &str, text: &str, options: &AddOptions) -> String {
+    added(name, text, options).unwrap_err().to_string()
 }
 
 fn findings(name: &str, text: &str) -> Vec<String> {
@@ -101,8 +102,8 @@ Resources:
 const COMPOSE: &str = "services:\n  app:\n    image: app:1\n    ports: [\"80:8080\"]\n    networks: [inner]\n\n  db:\n    image: postgres\n\nnetworks:\n  inner: {}\n";
 
 /// As it stands in the result, for people to read.
-fn shown(name: &str, text: &str, wishes: &Wishes) -> String {
-    let added = added(name, text, wishes).unwrap();
+fn shown(name: &str, text: &str, options: &AddOptions) -> String {
+    let added = added(name, text, options).unwrap();
     format!("{}\n---{}", added.story, inserted(text, &added.text))
 }
 
@@ -112,12 +113,12 @@ fn each_form_gets_the_sidecar_in_its_own_style() {
     let list = r#"[{"name":"app","image":"app:1","portMappings":[{"containerPort":80}],"stopTimeout":9}]"#;
     let tabs = PLAIN.replace("  ", "\t");
     let all = [
-        shown("plain.json", PLAIN, &wishes("app")),
-        shown("described.json", &described, &wishes("app")),
-        shown("tabs.json", &tabs, &wishes("app")),
-        shown("list.json", list, &wishes("app")),
-        shown("template.yaml", TEMPLATE, &wishes("app")),
-        shown("compose.yaml", COMPOSE, &wishes("app")),
+        shown("plain.json", PLAIN, &options("app")),
+        shown("described.json", &described, &options("app")),
+        shown("tabs.json", &tabs, &options("app")),
+        shown("list.json", list, &options("app")),
+        shown("template.yaml", TEMPLATE, &options("app")),
+        shown("compose.yaml", COMPOSE, &options("app")),
     ];
     insta::assert_snapshot!(all.join("\n\n"));
 }
@@ -129,13 +130,13 @@ fn adding_twice_is_adding_once() {
         ("template.yaml", TEMPLATE),
         ("compose.yaml", COMPOSE),
     ] {
-        let once = added(name, text, &wishes("app")).unwrap();
-        let twice = added(name, &once.text, &wishes("app")).unwrap();
+        let once = added(name, text, &options("app")).unwrap();
+        let twice = added(name, &once.text, &options("app")).unwrap();
         assert_eq!(twice.text, once.text);
         assert!(twice.story.contains("nothing changed"), "{}", twice.story);
-        let other = Wishes {
+        let other = AddOptions {
             drain: Some("ack".to_owned()),
-            ..wishes("app")
+            ..options("app")
         };
         let why = refusal(name, &once.text, &other);
         assert!(why.contains("something else than --drain says"), "{why}");
@@ -150,14 +151,14 @@ fn what_it_prints_is_clean() {
         ("compose.yaml", COMPOSE),
     ] {
         assert_eq!(findings(name, text), [""; 0], "{name} before");
-        let text = added(name, text, &wishes("app")).unwrap().text;
+        let text = added(name, text, &options("app")).unwrap().text;
         assert_eq!(findings(name, &text), [""; 0], "{name}");
     }
 }
 
 /// The sidecar that was added to a JSON document.
-fn sidecar(text: &str, wishes: &Wishes) -> Value {
-    let task: Value = serde_json::from_str(&added("a.json", text, wishes).unwrap().text).unwrap();
+fn sidecar(text: &str, options: &AddOptions) -> Value {
+    let task: Value = serde_json::from_str(&added("a.json", text, options).unwrap().text).unwrap();
     let list = task["containerDefinitions"].as_array().unwrap();
     list.iter()
         .find(|container| container["name"] == "prestop")
@@ -175,13 +176,13 @@ fn setting(sidecar: &Value, name: &str) -> Option<String> {
 fn its_settings_follow_from_the_task() {
     // Spot gives 120 s: what the app keeps for itself is not the drain's.
     let long = PLAIN.replace("25", "70");
-    let added = sidecar(&long, &wishes("app"));
+    let added = sidecar(&long, &options("app"));
     assert_eq!(added["stopTimeout"], 50);
     assert_eq!(setting(&added, "PRESTOP_RESERVE").as_deref(), Some("70s"));
     // On demand nothing is kept back.
-    let on_demand = Wishes {
+    let on_demand = AddOptions {
         capacity: Some("on-demand".to_owned()),
-        ..wishes("app")
+        ..options("app")
     };
     let added = sidecar(&long, &on_demand);
     assert_eq!(added["stopTimeout"], 90);
@@ -190,14 +191,14 @@ fn its_settings_follow_from_the_task() {
     let router = PLAIN
         .replace("\"awslogs\"", "\"awsfirelens\"")
         .replace("    {\n      \"name\": \"app\"", "    {\"name\": \"logs\", \"image\": \"fluent-bit\", \"stopTimeout\": 5, \"firelensConfiguration\": {\"type\": \"fluentbit\"}},\n    {\n      \"dependsOn\": [{\"containerName\": \"logs\", \"condition\": \"START\"}],\n      \"name\": \"app\"");
-    let added = sidecar(&router, &wishes("app"));
-    assert_eq!(added["dependsOn"][1]["containerName"], "logs");
+    let added = sidecar(&router, &options("app"));
+    assert_eq!(added["dependsOn"][0]["containerName"], "logs");
     assert_eq!(setting(&added, "PRESTOP_RESERVE").as_deref(), Some("30s"));
     let blocking = PLAIN.replace(
         "\"awslogs-group\": \"web\"",
         "\"awslogs-group\": \"web\", \"mode\": \"blocking\"",
     );
-    let added = sidecar(&blocking, &wishes("app"));
+    let added = sidecar(&blocking, &options("app"));
     assert_eq!(
         added["logConfiguration"]["options"],
         json!({"awslogs-group": "web", "mode": "non-blocking"})
@@ -207,9 +208,9 @@ fn its_settings_follow_from_the_task() {
         .replace("FARGATE", "EC2")
         .replace("awsvpc", "bridge")
         .replace("  \"memory\": \"512\",\n", "");
-    let ack = Wishes {
+    let ack = AddOptions {
         drain: Some("ack".to_owned()),
-        ..wishes("app")
+        ..options("app")
     };
     let added = sidecar(&bridge, &ack);
     assert_eq!(
@@ -221,11 +222,11 @@ fn its_settings_follow_from_the_task() {
     let shared = PLAIN
         .replace("\"cpu\"", "\"pidMode\": \"task\",\n  \"cpu\"")
         .replace("\"image\"", "\"user\": \"101\",\n      \"image\"");
-    let quit = Wishes {
+    let quit = AddOptions {
         drain: Some("signal QUIT app".to_owned()),
         stop_timeout_s: Some(60),
         image: Some("mine:7".to_owned()),
-        ..wishes("app")
+        ..options("app")
     };
     let added = sidecar(&shared, &quit);
     assert_eq!(
@@ -242,24 +243,24 @@ fn where_it_cannot_be_right_it_refuses_and_says_why() {
             .collect();
         json!({"family": "full", "containerDefinitions": list}).to_string()
     };
-    let with = |drain: &str| Wishes {
+    let with = |drain: &str| AddOptions {
         drain: Some(drain.to_owned()),
-        ..wishes("app")
+        ..options("app")
     };
-    for (text, wishes, part) in [
+    for (text, options, part) in [
         (
             PLAIN.to_owned(),
-            wishes("web"),
+            options("web"),
             "there is no container `web`; there is `app`",
         ),
         (
             PLAIN.replace("\"portMappings\": [{\"containerPort\": 8080}],", ""),
-            wishes("app"),
-            "give --drain",
+            options("app"),
+            "no container lists a port",
         ),
         (
             PLAIN.replace("25", "115"),
-            wishes("app"),
+            options("app"),
             "leaves nothing of the 120 s",
         ),
         (PLAIN.to_owned(), with("drain"), "`drain` is not a step"),
@@ -271,35 +272,35 @@ fn where_it_cannot_be_right_it_refuses_and_says_why() {
                 "\"cpu\"",
                 "\"runtimePlatform\": {\"operatingSystemFamily\": \"WINDOWS_SERVER_2022_CORE\"}, \"cpu\"",
             ),
-            wishes("app"),
+            options("app"),
             "Windows",
         ),
-        (full(10), wishes("c0"), "10 containers"),
+        (full(10), options("c0"), "10 containers"),
         (
             "{\"containerDefinitions\": [".to_owned(),
-            wishes("app"),
+            options("app"),
             "not JSON",
         ),
         (
             PLAIN.replace("\"name\": \"app\"", "\"name\": \"prestop\""),
-            wishes("prestop"),
+            options("prestop"),
             "",
         ),
     ] {
-        match added("a.json", &text, &wishes) {
+        match added("a.json", &text, &options) {
             Err(why) => assert!(why.to_string().contains(part), "{part}: {why}"),
             Ok(added) => assert!(part.is_empty(), "{part} was done: {}", added.text),
         }
     }
     let two = TEMPLATE.replace("  Service:", "  Other:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      ContainerDefinitions: [{Name: app, Image: x}]\n  Service:");
-    let why = refusal("t.yaml", &two, &wishes("app"));
+    let why = refusal("t.yaml", &two, &options("app"));
     assert!(
         why.contains("`Task` and `Other` both have a container `app`"),
         "{why}"
     );
-    let said = Wishes {
+    let said = AddOptions {
         task: Some("Task".to_owned()),
-        ..wishes("app")
+        ..options("app")
     };
     assert!(added("t.yaml", &two, &said).is_ok());
 }
@@ -334,6 +335,392 @@ fn in_place_and_diff_are_what_they_say() {
             .status
             .code(),
         Some(2)
+    );
+}
+
+#[test]
+fn the_drain_is_what_is_known_to_work() {
+    let drained = |text: &str| setting(&sidecar(text, &options("app")), "PRESTOP_DRAIN").unwrap();
+    assert_eq!(drained(PLAIN), "quiet");
+    let port = |more: &str| {
+        PLAIN.replace(
+            "{\"containerPort\": 8080}",
+            &format!("{{\"containerPort\": 8080, {more}}}"),
+        )
+    };
+    assert_eq!(drained(&port("\"appProtocol\": \"grpc\"")), "quiet moves");
+    assert_eq!(drained(&port("\"appProtocol\": \"http\"")), "quiet");
+    let on_ec2 = PLAIN.replace("FARGATE", "EC2");
+    assert_eq!(drained(&on_ec2.replace("awsvpc", "bridge")), "sleep 15s");
+    assert_eq!(drained(&on_ec2.replace("awsvpc", "host")), "quiet :8080");
+    let shared = PLAIN.replace("\"cpu\"", "\"pidMode\": \"task\",\n  \"cpu\"");
+    assert_eq!(
+        drained(&shared.replace("FARGATE", "EC2").replace("awsvpc", "bridge")),
+        "quiet"
+    );
+    // Each has its own way to finish; nothing that speaks FastCGI, MySQL or Redis gets HTTP or a look.
+    let image = |text: &str, image: &str| {
+        text.replace("111122223333.dkr.ecr.eu-central-1.amazonaws.com/app:1", image)
+    };
+    for (own, apart, together) in [
+        ("nginx:1.27", "quiet", "signal QUIT app"),
+        ("php:8.3-fpm", "quiet", "signal QUIT app"),
+        ("httpd:2.4", "quiet", "signal WINCH app"),
+        ("redis:7", "sleep 5s", "signal TERM app"),
+        ("mysql:8", "sleep 5s", "signal TERM app"),
+        ("postgres:16", "sleep 5s", "signal INT app"),
+    ] {
+        assert_eq!(drained(&image(PLAIN, own)), apart, "{own}");
+        assert_eq!(drained(&image(&shared, own)), together, "{own}");
+    }
+    let template = BALANCED.replace(
+        "HealthCheckPath: /health\n",
+        "HealthCheckPath: /health\n      ProtocolVersion: GRPC\n",
+    );
+    assert!(
+        added("t.yaml", &template, &options("app"))
+            .unwrap()
+            .text
+            .contains("Value: quiet moves")
+    );
+    let labelled = PLAIN.replace(
+        "\"image\"",
+        "\"dockerLabels\": {\"prestop.drain\": \"POST :8080/stop\"}, \"image\"",
+    );
+    assert_eq!(
+        setting(&sidecar(&labelled, &options("app")), "PRESTOP_DRAIN"),
+        None
+    );
+}
+
+#[test]
+fn settle_is_written_where_somebody_says_it() {
+    let settled = AddOptions {
+        settle_s: Some(20),
+        ..options("app")
+    };
+    assert_eq!(
+        setting(&sidecar(PLAIN, &settled), "PRESTOP_SETTLE").as_deref(),
+        Some("20s")
+    );
+    assert_eq!(setting(&sidecar(PLAIN, &options("app")), "PRESTOP_SETTLE"), None);
+    let long = AddOptions {
+        settle_s: Some(60),
+        ..options("app")
+    };
+    assert!(refusal("a.json", PLAIN, &long).contains("PS015"));
+}
+
+#[test]
+fn in_compose_it_looks_from_within_the_network_of_the_app() {
+    let one = |service: &str| {
+        let text = format!("services:\n  app:\n    {service}\n");
+        added("compose.yaml", &text, &options("app")).map(|done| inserted(&text, &done.text).to_owned())
+    };
+    let part = one("image: app:1").unwrap();
+    assert!(
+        part.contains("PRESTOP_DRAIN: quiet") && part.contains("network_mode: service:app"),
+        "{part}"
+    );
+    let part = one("image: redis:7").unwrap();
+    assert!(
+        part.contains("PRESTOP_DRAIN: sleep 5s") && !part.contains("network_mode"),
+        "{part}"
+    );
+    let part = one("{image: app:1, network_mode: host, ports: ['8080']}").unwrap();
+    assert!(
+        part.contains("PRESTOP_DRAIN: quiet :8080") && part.contains("network_mode: host"),
+        "{part}"
+    );
+    let why = one("{image: app:1, command: [bundle, exec, sidekiq]}")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        why.contains("works on jobs") && why.contains("--drain ack"),
+        "{why}"
+    );
+}
+
+#[test]
+fn the_image_is_taken_from_a_private_registry_or_asked_for() {
+    let image = |image: &str| -> Result<Value, NotAdded> {
+        let text = PLAIN.replace("111122223333.dkr.ecr.eu-central-1.amazonaws.com/app:1", image);
+        let asked = AddOptions {
+            image: None,
+            ..options("app")
+        };
+        let done = added("a.json", &text, &asked)?;
+        let task: Value = serde_json::from_str(&done.text).unwrap();
+        Ok(task["containerDefinitions"][1]["image"].clone())
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    for (own, registry) in [
+        (
+            "111122223333.dkr.ecr.eu-central-1.amazonaws.com/team/app:1",
+            "111122223333.dkr.ecr.eu-central-1.amazonaws.com",
+        ),
+        ("registry.example.com:5000/app", "registry.example.com:5000"),
+        (
+            "<ACCOUNT>.dkr.ecr.eu-west-1.amazonaws.com/app",
+            "<ACCOUNT>.dkr.ecr.eu-west-1.amazonaws.com",
+        ),
+    ] {
+        assert_eq!(image(own).unwrap(), format!("{registry}/ecs-prestop:{version}"));
+    }
+    for public in [
+        "app:1",
+        "team/app:1",
+        "ghcr.io/team/app",
+        "public.ecr.aws/nginx/nginx:1",
+        "docker.io/app",
+        "<IMAGE>",
+    ] {
+        let why = image(public).unwrap_err().to_string();
+        assert!(
+            why.contains("say --image REGISTRY/ecs-prestop:"),
+            "{public}: {why}"
+        );
+    }
+    // In a template it may be put together; compose gets what docker/build makes.
+    let asked = AddOptions {
+        image: None,
+        ..options("app")
+    };
+    let done = added("t.yaml", TEMPLATE, &asked).unwrap().text;
+    assert!(
+        done.contains("Image: !Sub \"${AWS::AccountId}.dkr.ecr.${AWS::Region}.amazonaws.com/ecs-prestop:"),
+        "{done}"
+    );
+    assert!(
+        added("compose.yaml", COMPOSE, &asked)
+            .unwrap()
+            .text
+            .contains("image: ecs-prestop:dev")
+    );
+}
+
+#[test]
+fn a_helper_is_answered_with_the_name_of_the_app() {
+    let beside = |container: &str| {
+        PLAIN.replace(
+            "\"containerDefinitions\": [",
+            &format!("\"containerDefinitions\": [{container},"),
+        )
+    };
+    for (container, name, part) in [
+        (
+            "{\"name\": \"logs\", \"image\": \"fluent-bit\", \"firelensConfiguration\": {\"type\": \"fluentbit\"}}",
+            "logs",
+            "`logs` only watches the others: say `--to app`",
+        ),
+        (
+            "{\"name\": \"datadog\", \"image\": \"mine:1\"}",
+            "datadog",
+            "only watches",
+        ),
+        (
+            "{\"name\": \"cache\", \"image\": \"redis:7\"}",
+            "cache",
+            "is what the app needs, not the app: say `--to app`",
+        ),
+    ] {
+        let why = refusal("a.json", &beside(container), &options(name));
+        assert!(why.contains(part), "{why}");
+    }
+    let init = PLAIN.replace("\"containerDefinitions\": [", "\"containerDefinitions\": [{\"name\": \"migrate\", \"image\": \"app:1\", \"essential\": false},")
+        .replace("\"stopTimeout\": 25", "\"stopTimeout\": 25, \"dependsOn\": [{\"containerName\": \"migrate\", \"condition\": \"SUCCESS\"}]");
+    let why = refusal("a.json", &init, &options("migrate"));
+    assert!(
+        why.contains("`migrate` has ended before the task stops: say `--to app`"),
+        "{why}"
+    );
+    let story = added("a.json", &init, &options("app")).unwrap().story;
+    assert!(
+        story.contains("it does not depend on `migrate`, which has ended by then"),
+        "{story}"
+    );
+}
+
+const BALANCED: &str = "Resources:
+  Task:
+    Type: AWS::ECS::TaskDefinition
+    Properties:
+      RequiresCompatibilities: [FARGATE]
+      NetworkMode: awsvpc
+      Cpu: 256
+      Memory: 512
+      TaskRoleArn: !GetAtt Role.Arn
+      ContainerDefinitions:
+        - Name: app
+          Image: app:1
+          PortMappings: [{ContainerPort: 8080}]
+          StopTimeout: 20
+          HealthCheck: {Command: [CMD-SHELL, 'curl -f http://localhost:8080/health || exit 1']}
+  TargetGroup:
+    Type: AWS::ElasticLoadBalancingV2::TargetGroup
+    Properties:
+      HealthCheckPath: /health
+      HealthCheckIntervalSeconds: 10
+      TargetGroupAttributes: [{Key: deregistration_delay.timeout_seconds, Value: 30}]
+  Service:
+    Type: AWS::ECS::Service
+    Properties:
+      TaskDefinition: !Ref Task
+      CapacityProviderStrategy: [{CapacityProvider: FARGATE, Base: 1}, {CapacityProvider: FARGATE_SPOT, Weight: 1}]
+      LoadBalancers: [{ContainerName: app, ContainerPort: 8080, TargetGroupArn: !Ref TargetGroup}]
+";
+
+#[test]
+fn on_spot_the_load_balancer_is_told_and_the_story_says_how() {
+    let with_role = added("t.yaml", BALANCED, &options("app")).unwrap();
+    let part = inserted(BALANCED, &with_role.text);
+    assert!(
+        part.contains("- Name: PRESTOP_DEREGISTER\n              Value: \"true\""),
+        "{part}"
+    );
+    assert!(
+        with_role.story.contains("iam/sidecar-deregister.json"),
+        "{}",
+        with_role.story
+    );
+    // Without a role on Fargate, ECS does it before SIGTERM.
+    let without = BALANCED.replace("      TaskRoleArn: !GetAtt Role.Arn\n", "");
+    let done = added("t.yaml", &without, &options("app")).unwrap();
+    let part = inserted(&without, &done.text);
+    assert!(
+        part.contains("- Name: PRESTOP_SETTLE\n              Value: 5s") && !part.contains("DEREGISTER"),
+        "{part}"
+    );
+    assert!(
+        done.story
+            .contains("ECS takes the task out of `TargetGroup` before SIGTERM"),
+        "{}",
+        done.story
+    );
+    // A health check of its own asks the sidecar, which must be in its reach.
+    let asking = BALANCED.replace(
+        "HealthCheckPath: /health",
+        "HealthCheckPath: /ready\n      HealthCheckPort: 9911",
+    );
+    let done = added("t.yaml", &asking, &options("app")).unwrap();
+    let part = inserted(&asking, &done.text);
+    for (name, value) in [
+        ("LISTEN", "0.0.0.0:9911"),
+        ("READY_URL", "http://app:8080/health"),
+        ("SETTLE", "20s"),
+    ] {
+        let line = format!("- Name: PRESTOP_{name}\n              Value: ");
+        let rest = &part[part.find(&line).unwrap_or_else(|| panic!("{name}: {part}")) + line.len()..];
+        assert!(rest.trim_start_matches('"').starts_with(value), "{name}: {rest}");
+    }
+    assert_eq!(findings("t.yaml", &done.text), [""; 0]);
+    // On EC2 nobody tells it: the refusal says both ways on.
+    let on_ec2 = without.replace("FARGATE_SPOT", "mine").replace("FARGATE", "EC2");
+    let spot = AddOptions {
+        capacity: Some("spot".to_owned()),
+        ..options("app")
+    };
+    let why = refusal("t.yaml", &on_ec2, &spot);
+    assert!(
+        why.contains("sidecar-deregister.json") && why.contains("HealthCheckPort 9911"),
+        "{why}"
+    );
+}
+
+#[test]
+fn on_demand_is_read_from_the_file() {
+    let long = BALANCED.replace("StopTimeout: 20", "StopTimeout: 120");
+    let why = refusal("t.yaml", &long, &options("app"));
+    assert!(
+        why.contains("leaves nothing of the 120 s of a Spot notice"),
+        "{why}"
+    );
+    for capacity in [
+        "LaunchType: FARGATE",
+        "CapacityProviderStrategy: [{CapacityProvider: FARGATE, Weight: 1}]",
+    ] {
+        let text = long.replace(
+            "CapacityProviderStrategy: [{CapacityProvider: FARGATE, Base: 1}, {CapacityProvider: FARGATE_SPOT, Weight: 1}]",
+            capacity,
+        );
+        let done = added("t.yaml", &text, &options("app")).unwrap();
+        let part = inserted(&text, &done.text);
+        assert!(
+            part.contains("Value: on-demand") && part.contains("StopTimeout: 90"),
+            "{part}"
+        );
+    }
+}
+
+#[test]
+fn containers_under_a_condition_are_depended_on_under_it() {
+    for conditional in [
+        "        - !If [Traced, {Name: envoy, Image: envoy:1, StopTimeout: 5}, !Ref AWS::NoValue]\n",
+        "        - Fn::If: [Traced, {Name: envoy, Image: envoy:1, StopTimeout: 5}, {Ref: AWS::NoValue}]\n",
+        "        - !If [Plain, !Ref AWS::NoValue, {Name: envoy, Image: envoy:1, StopTimeout: 5}]\n",
+    ] {
+        let text = TEMPLATE.replace("        # No more containers.\n", conditional);
+        let done = added("t.yaml", &text, &options("app")).unwrap();
+        let part = inserted(&text, &done.text);
+        assert!(
+            part.contains("- Fn::If:") && part.contains("ContainerName: envoy"),
+            "{part}"
+        );
+        assert_eq!(findings("t.yaml", &done.text), findings("t.yaml", &text));
+    }
+}
+
+#[test]
+fn what_was_wrong_before_is_told_and_a_wrong_order_refused() {
+    let blocking = PLAIN.replace(
+        "\"awslogs-group\": \"web\"",
+        "\"awslogs-group\": \"web\", \"mode\": \"blocking\"",
+    );
+    let story = added("a.json", &blocking, &options("app")).unwrap().story;
+    assert!(
+        story.contains("what was found before is found still:\n  PS050"),
+        "{story}"
+    );
+    let circle = PLAIN.replace(
+        "\"stopTimeout\": 25",
+        "\"stopTimeout\": 25, \"dependsOn\": [{\"containerName\": \"app\", \"condition\": \"START\"}]",
+    );
+    let why = refusal("a.json", &circle, &options("app"));
+    assert!(why.contains("mend this first:\n  PS003"), "{why}");
+}
+
+#[test]
+fn a_null_is_left_alone_and_not_copied() {
+    let text = PLAIN.replace("\"logDriver\"", "\"secretOptions\": null, \"logDriver\"");
+    let added = sidecar(&text, &options("app"));
+    assert_eq!(
+        added["logConfiguration"],
+        json!({"logDriver": "awslogs", "options": {"awslogs-group": "web"}})
+    );
+}
+
+#[test]
+fn under_host_networking_no_port_of_the_instance_is_taken() {
+    let host = PLAIN.replace("FARGATE", "EC2").replace("awsvpc", "host");
+    let added = sidecar(&host, &options("app"));
+    assert_eq!(setting(&added, "PRESTOP_LISTEN").as_deref(), Some("off"));
+    assert_eq!(added["healthCheck"], Value::Null);
+}
+
+#[test]
+fn in_compose_it_depends_on_whom_it_may() {
+    let text = "services:\n  app:\n    image: app:1\n    ports: [\"80:8080\"]\n    depends_on:\n      migrate: {condition: service_completed_successfully}\n  migrate:\n    image: app:1\n  proxy:\n    image: nginx\n  tools:\n    image: adminer\n    profiles: [debug]\n";
+    let done = added("compose.yaml", text, &options("app")).unwrap();
+    let part = inserted(text, &done.text);
+    assert!(
+        part.contains("depends_on: [app, proxy]") && part.contains("PRESTOP_WATCH: none"),
+        "{part}"
+    );
+    assert!(
+        done.story.contains("`migrate`, which has ended by then")
+            && done.story.contains("`tools`, which runs only where its profile"),
+        "{}",
+        done.story
     );
 }
 
@@ -444,14 +831,14 @@ proptest! {
         let template = as_template(&task, indent, &comment);
         for (name, text) in [("a.json", written(&task, style)), ("a.yaml", template)] {
             let before = findings(name, &text);
-            let result = match added(name, &text, &wishes("app")) {
+            let result = match added(name, &text, &options("app")) {
                 Ok(added) => added.text,
                 Err(why) => return Err(TestCaseError::fail(format!("{why}\n{text}"))),
             };
             let part = inserted(&text, &result);
             prop_assert!(part.contains("prestop"), "{result}");
             prop_assert_eq!(&findings(name, &result), &before);
-            prop_assert_eq!(&added(name, &result, &wishes("app")).unwrap().text, &result);
+            prop_assert_eq!(&added(name, &result, &options("app")).unwrap().text, &result);
             if name == "a.json" {
                 let mut after: Value = serde_json::from_str(&result).unwrap();
                 let list = after["containerDefinitions"].as_array_mut().unwrap();
@@ -472,6 +859,7 @@ fn odd_layouts_are_added_to_rightly_or_refused() {
     let container = "{Name: app, Image: x, StopTimeout: 20, PortMappings: [{ContainerPort: 80}]}";
     let cases = [
         (format!("{head}\n      - {container} # the app, alone\n"), true),
+        (format!("{head}\n        -\n          Name: app\n          PortMappings: [{{ContainerPort: 80}}]\n          StopTimeout: 20\n"), true),
         (format!("{head} [{container},]\n"), true),
         (format!("{head} [\n        {container}, # one\n      ]\n"), true),
         (format!("{head}\n        - Name: app\n          PortMappings: [{{ContainerPort: 80}}]\n          StopTimeout: 20\n          LogConfiguration:\n            LogDriver: awslogs\n            Options:\n              a: !Join\n                - '-'\n                - - b\n                  - c\n              awslogs-datetime-format: |2-\n                  two\n              mode: blocking\n"), true),
@@ -481,12 +869,12 @@ fn odd_layouts_are_added_to_rightly_or_refused() {
         (format!("Shared: &list\n  - {container}\n{head} *list\n"), false),
     ];
     for (text, possible) in cases {
-        match added("t.yaml", &text, &wishes("app")) {
+        match added("t.yaml", &text, &options("app")) {
             Ok(done) => {
                 assert!(possible, "{}", done.text);
                 assert_eq!(findings("t.yaml", &done.text), findings("t.yaml", &text));
                 assert_eq!(
-                    added("t.yaml", &done.text, &wishes("app")).unwrap().text,
+                    added("t.yaml", &done.text, &options("app")).unwrap().text,
                     done.text
                 );
                 assert!(!done.text.contains("# the app, alone,"), "{}", done.text);

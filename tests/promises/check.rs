@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::process::Stdio;
 
-use ecs_prestop::tools::check::output::{self, Format};
-use ecs_prestop::tools::check::{Checked, RULES, Selection, check, rules_document};
-use ecs_prestop::tools::source::{Problem, Source};
+use ecs_prestop::tools::check::output::{self, OutputFormat};
+use ecs_prestop::tools::check::{Checked, Persona, RULES, Selection, check, rules_document};
+use ecs_prestop::tools::source::{FileProblem, Source};
 use serde_json::{Value, json};
 
 use crate::process::{binary, complaints, run};
@@ -13,12 +13,25 @@ use crate::process::{binary, complaints, run};
 /// What a terminal has at least.
 const COLUMNS: usize = 80;
 
+/// All that the rules find, as with `--pedantic`.
 fn checked(name: &str, text: &str) -> Checked {
+    let selection = Selection {
+        persona: Persona::Pedantic,
+        ..Selection::default()
+    };
     let source = Source::new(name, text.to_owned(), true);
-    check(source, &Selection::default()).unwrap().unwrap()
+    check(source, &selection).unwrap().unwrap()
 }
 
-fn problem(name: &str, text: &str) -> Problem {
+/// What everybody is told, and how many findings are left out.
+fn regular(name: &str, text: &str) -> (Vec<&'static str>, usize) {
+    let source = Source::new(name, text.to_owned(), true);
+    let file = check(source, &Selection::default()).unwrap().unwrap();
+    let ids = file.findings.iter().map(|finding| finding.rule.id).collect();
+    (ids, file.pedantic)
+}
+
+fn problem(name: &str, text: &str) -> FileProblem {
     let source = Source::new(name, text.to_owned(), true);
     check(source, &Selection::default()).unwrap_err()
 }
@@ -248,6 +261,18 @@ const BREAKAGES: &[Breakage] = &[
         let entry = sidecar(task).map(|sidecar| &mut sidecar["dependsOn"][0]);
         set(entry, "condition", json!("HEALTHY"))
     }),
+    ("PS008", |task| {
+        containers(task).push(json!({"name": "proxy", "image": "nginx:1", "memory": 32, "stopTimeout": 2}));
+        true
+    }),
+    ("PS008", |task| {
+        let name = app(task).map(|app| app["name"].clone()).unwrap_or_default();
+        containers(task).push(
+            json!({"name": "proxy", "image": "envoy:1", "memory": 32, "stopTimeout": 2,
+            "dependsOn": [{"containerName": name, "condition": "START"}]}),
+        );
+        true
+    }),
     ("PS010", |task| {
         // The default of 30 s must fit in for itself.
         setting(task, "PRESTOP_RESERVE", "60s") && remove(app(task), "stopTimeout")
@@ -267,18 +292,39 @@ const BREAKAGES: &[Breakage] = &[
     ("PS014", |task| remove(sidecar(task), "stopTimeout")),
     ("PS015", |task| setting(task, "PRESTOP_SETTLE", "70s")),
     ("PS015", |task| {
+        setting(task, "PRESTOP_SETTLE", "0s") && setting(task, "PRESTOP_DRAIN", "sleep 60s, sleep 61s")
+    }),
+    ("PS015", |task| {
         let on_demand = sidecar(task).is_some_and(|sidecar| sidecar.to_string().contains("on-demand"));
         setting(task, "PRESTOP_SETTLE", "0s") && !on_demand && setting(task, "PRESTOP_RESERVE", "110s") && {
             set(sidecar(task), "stopTimeout", json!(5));
             setting(task, "PRESTOP_STOP_TIMEOUT", "5s")
         }
     }),
+    ("PS016", |task| {
+        set(
+            app(task),
+            "command",
+            json!(["bundle", "exec", "sidekiq", "-t", "300"]),
+        )
+    }),
+    ("PS016", |task| {
+        let variables = json!([{"name": "SPRING_LIFECYCLE_TIMEOUT_PER_SHUTDOWN_PHASE", "value": "5m"}]);
+        set(app(task), "environment", variables)
+    }),
+    ("PS016", |task| {
+        set(
+            app(task),
+            "command",
+            json!(["nginx", "-g", "worker_shutdown_timeout 150s; daemon off;"]),
+        )
+    }),
     ("PS020", |task| {
         set(app(task), "command", json!(["sh", "-c", "migrate; app"]))
     }),
     ("PS020", |task| {
         set(app(task), "entryPoint", json!(["/bin/bash", "-lc"]));
-        set(app(task), "command", json!(["cd /srv && ./app"]))
+        set(app(task), "command", json!(["cd /srv && ./app | tee log"]))
     }),
     ("PS020", |task| set(app(task), "command", json!(["npm", "start"]))),
     ("PS021", |task| {
@@ -302,9 +348,11 @@ const BREAKAGES: &[Breakage] = &[
     }),
     ("PS030", |task| setting(task, "PRESTOP_RESERVE", "2h")),
     ("PS030", |task| setting(task, "PRESTOP_STOPTIMEOUT", "90s")),
-    ("PS030", |task| {
-        let from_labels = drain(task).is_empty();
-        !from_labels && setting(task, "PRESTOP_DRAIN", "")
+    ("PS036", |task| {
+        task["networkMode"] == "bridge" && {
+            remove(Some(task), "pidMode");
+            setting(task, "PRESTOP_DRAIN", "quiet")
+        }
     }),
     ("PS030", |task| {
         let labelled = containers(task)
@@ -359,6 +407,9 @@ const BREAKAGES: &[Breakage] = &[
         let restarts = sidecar(task).is_some_and(|sidecar| !sidecar["restartPolicy"].is_null());
         restarts && set(sidecar(task), "restartPolicy", json!({"enabled": true}))
     }),
+    ("PS046", |task| {
+        task["networkMode"] == "bridge" && set(Some(task), "networkMode", json!("host"))
+    }),
     ("PS050", |task| {
         let log = app(task).map(|app| &mut app["logConfiguration"]);
         log.is_some_and(|log| {
@@ -402,7 +453,9 @@ fn each_way_to_break_them_is_found_and_nothing_else_is() {
             }
         }
     }
-    let of_templates = ["PS051", "PS052", "PS053"];
+    let of_templates = [
+        "PS023", "PS051", "PS052", "PS053", "PS054", "PS055", "PS056", "PS057", "PS058",
+    ];
     for rule in &RULES {
         assert!(
             tried.contains_key(rule.id) || of_templates.contains(&rule.id),
@@ -410,6 +463,44 @@ fn each_way_to_break_them_is_found_and_nothing_else_is() {
             rule.id
         );
     }
+}
+
+#[test]
+fn what_is_mostly_right_as_it_is_is_counted_and_shown_only_to_who_asks() {
+    let app = |more: &str| {
+        format!(
+            "{{\"family\": \"a\", \"requiresCompatibilities\": [\"FARGATE\"], \"containerDefinitions\": [\n  {{\"name\": \"app\", \"image\": \"app:1\"{more}}}]}}"
+        )
+    };
+    assert_eq!(regular("a.json", &app("")), (vec![], 1));
+    assert_eq!(found("a.json", &app("")), ["PS010"]);
+    let node = app(", \"command\": [\"node\", \"x.js\"], \"stopTimeout\": 9");
+    assert_eq!(regular("a.json", &node), (vec![], 1));
+    assert_eq!(found("a.json", &node), ["PS021"]);
+    // A worker, a database: there is something to finish.
+    for evidence in [
+        ", \"command\": [\"bundle\", \"exec\", \"sidekiq\"]",
+        ", \"command\": [\"celery\", \"-A\", \"app\", \"worker\"]",
+        ", \"command\": [\"php\", \"artisan\", \"queue:work\"]",
+    ] {
+        let text = app(evidence);
+        assert!(regular("a.json", &text).0.contains(&"PS010"), "{text}");
+    }
+    for (from, to) in [("app:1", "postgres:16"), ("\"app\"", "\"email-worker\"")] {
+        let text = app("").replace(from, to);
+        assert_eq!(regular("a.json", &text), (vec!["PS010"], 0), "{text}");
+    }
+    let shown = output::text(
+        &[check(Source::new("a.json", app(""), true), &Selection::default())
+            .unwrap()
+            .unwrap()],
+        &[],
+        false,
+    );
+    assert_eq!(
+        shown,
+        "nothing found, 1 more with --pedantic, in 1 task definition of 1 file\n"
+    );
 }
 
 #[test]
@@ -438,18 +529,128 @@ fn each_way_to_break_the_template_is_found_and_nothing_else_is() {
             "      TargetGroupAttributes:\n        - Key: deregistration_delay.timeout_seconds\n          Value: !Ref DeregistrationDelay\n",
             "",
         ),
-        (
-            "PS052",
-            "HealthCheckPort: \"9911\"",
-            "HealthCheckPort: traffic-port",
-        ),
-        ("PS052", "HealthCheckPath: /ready", "HealthCheckPath: /healthz"),
         ("PS053", "MinimumHealthyPercent: 100", "MinimumHealthyPercent: 0"),
+        ("PS054", "Value: 0.0.0.0:9911", "Value: 127.0.0.1:9911"),
+        (
+            "PS056",
+            "        - CapacityProvider: FARGATE\n          Base: 1\n          Weight: 0\n",
+            "",
+        ),
+        (
+            "PS058",
+            "Protocol: HTTP\n      HealthCheckPort",
+            "Protocol: TCP\n      HealthCheckPort",
+        ),
     ] {
         let broken = text.replacen(good, bad, 1);
         assert_ne!(broken, text, "{rule}: `{good}` is not in {name}");
         assert_eq!(found(&name, &broken), [rule], "{good} -> {bad}");
     }
+    // ECS tells the load balancer before SIGTERM there: the sidecar has to serve on meanwhile.
+    for (good, bad) in [
+        ("HealthCheckPort: \"9911\"", "HealthCheckPort: traffic-port"),
+        ("HealthCheckPath: /ready", "HealthCheckPath: /healthz"),
+    ] {
+        let own = text.replacen(good, bad, 1);
+        assert_ne!(own, text);
+        assert_eq!(found(&name, &own), [""; 0], "{bad}");
+        let broken = own.replacen("Value: 15s", "Value: 0s", 1);
+        assert_eq!(found(&name, &broken), ["PS052"], "{bad}");
+    }
+}
+
+#[test]
+fn a_database_that_a_task_is_there_for_is_its_app() {
+    let task = |containers: &str| format!("{{\"family\": \"a\", \"containerDefinitions\": [{containers}]}}");
+    let database = "{\"name\": \"db\", \"image\": \"postgres:16\", \"stopTimeout\": 60, \"portMappings\": [{\"containerPort\": 5432}]}";
+    let exporter = "{\"name\": \"metrics\", \"image\": \"mine:1\", \"stopTimeout\": 5}";
+    assert_eq!(
+        regular("a.json", &task(&format!("{database}, {exporter}"))).0,
+        [""; 0]
+    );
+    // Beside a called app it is what that one needs; the one that names it is meant.
+    let app = |name: &str, host: &str| {
+        format!(
+            "{{\"name\": \"{name}\", \"image\": \"mine:1\", \"stopTimeout\": 5, \"portMappings\": [{{\"containerPort\": 80}}], \"environment\": [{{\"name\": \"URL\", \"value\": \"{host}\"}}]}}"
+        )
+    };
+    let text = task(&format!(
+        "{}, {}, {database}",
+        app("web", "http://api"),
+        app("api", "postgres://db:5432/x")
+    ));
+    let findings = checked("a.json", &text).findings;
+    assert!(
+        findings.iter().any(|finding| finding
+            .message
+            .contains("`db` is a database, and `api` does not depend on it")),
+        "{findings:?}"
+    );
+    // An observer is told by its name where its image is one's own.
+    let observer = "{\"name\": \"datadog-agent\", \"image\": \"mine/agent:1\"}";
+    assert_eq!(
+        found("a.json", &task(&format!("{}, {observer}", app("web", "")))),
+        [""; 0]
+    );
+    let service = |image: &str| {
+        format!(
+            "Resources:\n  T:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      ContainerDefinitions: [{{Name: a, Image: '{image}', StopTimeout: 60, PortMappings: [{{ContainerPort: 1}}]}}]\n  S:\n    Type: AWS::ECS::Service\n    Properties:\n      TaskDefinition: !Ref T\n      LoadBalancers: [{{ContainerName: a}}]\n      DeploymentConfiguration: {{MinimumHealthyPercent: 0}}\n"
+        )
+    };
+    assert_eq!(found("t.yaml", &service("mine:1")), ["PS053"]);
+    assert_eq!(found("t.yaml", &service("mysql:8")), [""; 0]);
+}
+
+#[test]
+fn a_template_of_instances_alone_is_checked_too() {
+    let template = "Resources:\n  Group:\n    Type: AWS::AutoScaling::LaunchConfiguration\n    Properties:\n      SpotPrice: !If [Spot, '0.1', !Ref AWS::NoValue]\n      UserData: !Sub |\n        echo ECS_CLUSTER=web >>/etc/ecs/ecs.config\n";
+    assert_eq!(found("t.yaml", template), ["PS055"]);
+    let drained = template.replace(
+        "ECS_CLUSTER=web",
+        "ECS_CLUSTER=web ECS_ENABLE_SPOT_INSTANCE_DRAINING=true",
+    );
+    assert_eq!(found("t.yaml", &drained), [""; 0]);
+    let on_demand = template.replace("      SpotPrice: !If [Spot, '0.1', !Ref AWS::NoValue]\n", "");
+    assert_eq!(found("t.yaml", &on_demand), [""; 0]);
+    let no_ecs = template.replace("ECS_CLUSTER=web", "hello");
+    assert_eq!(found("t.yaml", &no_ecs), [""; 0]);
+}
+
+#[test]
+fn the_agents_own_stop_timeout_is_read_from_user_data() {
+    let (name, text) = examples()
+        .into_iter()
+        .find(|(name, _)| name.ends_with("fargate-spot.yaml"))
+        .unwrap();
+    // On EC2 it holds where a container has none: told 90 s, the sidecar would have 40.
+    let on_ec2 = text
+        .replace("[FARGATE]", "[EC2]")
+        .replace("CapacityProvider: FARGATE_SPOT", "CapacityProvider: ec2")
+        .replace("CapacityProvider: FARGATE", "CapacityProvider: ec2")
+        .replacen("          StopTimeout: 90\n", "", 1);
+    let with = |user_data: &str| {
+        format!(
+            "{on_ec2}  Instances:\n    Type: AWS::EC2::LaunchTemplate\n    Properties: {{LaunchTemplateData: {{UserData: '{user_data}'}}}}\n"
+        )
+    };
+    let at = on_ec2.find("\nOutputs:").unwrap_or(on_ec2.len());
+    let template = |user_data: &str| {
+        let part = with(user_data)[on_ec2.len()..].to_owned();
+        format!("{}\n{part}{}", &on_ec2[..at], &on_ec2[at..])
+    };
+    let said = |text: &str| {
+        let findings = checked(&name, text).findings;
+        findings
+            .iter()
+            .find(|finding| finding.rule.id == "PS014")
+            .map(|finding| finding.message.clone())
+    };
+    let message = said(&template("ECS_CLUSTER=web ECS_CONTAINER_STOP_TIMEOUT=40s")).unwrap();
+    assert!(
+        message.contains("the stop timeout of `prestop` is 40 s"),
+        "{message}"
+    );
+    assert!(said(&template("ECS_CLUSTER=web")).unwrap().contains("is 30 s"));
 }
 
 #[test]
@@ -527,6 +728,44 @@ fn compose_files_are_checked_where_a_rule_makes_sense_there() {
 }
 
 #[test]
+fn the_own_limit_of_an_app_is_held_against_what_its_container_has() {
+    let compose = |service: &str| {
+        found(
+            "compose.yaml",
+            &format!("services:\n  app:\n    image: app:1\n{service}"),
+        )
+    };
+    // Sidekiq takes 25 s by itself, compose gives 10.
+    assert_eq!(compose("    command: bundle exec sidekiq\n"), ["PS016"]);
+    assert_eq!(compose("    command: bundle exec sidekiq -t 8\n"), [""; 0]);
+    assert_eq!(
+        compose("    command: bundle exec sidekiq\n    stop_grace_period: 30s\n"),
+        [""; 0]
+    );
+    assert_eq!(compose("    command: gunicorn app:app\n"), [""; 0]);
+    assert_eq!(
+        compose("    command: gunicorn --graceful-timeout=60 app:app\n"),
+        ["PS016"]
+    );
+    assert_eq!(
+        compose("    environment: {GUNICORN_CMD_ARGS: '--graceful-timeout 60'}\n"),
+        ["PS016"]
+    );
+    assert_eq!(
+        compose("    environment: {N8N_GRACEFUL_SHUTDOWN_TIMEOUT: 60}\n    stop_grace_period: 70s\n"),
+        [""; 0]
+    );
+    assert_eq!(
+        compose("    command: celery -A a worker --time-limit 3600\n"),
+        ["PS016"]
+    );
+    assert_eq!(
+        compose("    command: celery -A a worker --time-limit ${LIMIT}\n"),
+        [""; 0]
+    );
+}
+
+#[test]
 fn a_comment_silences_a_rule_on_its_line_or_the_next() {
     let template = |comment: &str, above: &str| {
         format!(
@@ -557,7 +796,7 @@ fn a_comment_silences_a_rule_on_its_line_or_the_next() {
 fn the_sarif_form_is_what_the_schema_says() {
     let file = checked("task definitions/wéb.json", &RULES[0].example.failing());
     let unreadable = problem("b.json", "{");
-    let text = output::document(Format::Sarif, &[file], &[unreadable]);
+    let text = output::document(OutputFormat::Sarif, &[file], &[unreadable]);
     // A crate generated from the schema reads it: every name and type is right.
     let sarif: serde_sarif::sarif::Sarif = serde_json::from_str(&text).unwrap();
     let run = &sarif.runs[0];
@@ -590,7 +829,7 @@ fn the_github_form_escapes_what_has_a_meaning_there() {
         .replace("\"app\"", "\"a%p\"")
         .replace("//app:", "//a%25p:");
     let file = checked("a,b:c.json", &text);
-    let lines = output::document(Format::Github, &[file], &[problem("x.json", "{")]);
+    let lines = output::document(OutputFormat::Github, &[file], &[problem("x.json", "{")]);
     let first = lines.lines().next().unwrap();
     assert!(first.starts_with("::error file=a%2Cb%3Ac.json,line="), "{first}");
     assert!(
@@ -636,6 +875,348 @@ fn exit_codes_are_0_1_and_2() {
     assert_eq!(exit(&["--ignore", "PS999", &clean]), Some(2));
     assert_eq!(exit(&[]), Some(2));
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn what_an_image_starts_is_read_from_its_dockerfile_or_from_what_docker_says() {
+    let directory = std::env::temp_dir().join(format!("ecs-prestop-images-{}", std::process::id()));
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let said = |arguments: &[&str]| {
+        let output = run(&[&["check", "--format", "github"], arguments].concat(), &[]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let compose = write(
+        "web/compose.yaml",
+        "services:\n  app:\n    build: {context: app}\n",
+    );
+    // The shell form, by the shell of its base; the exec form.
+    for (dockerfile, part) in [
+        (
+            "FROM node:20\nCMD node x.js\n",
+            "`sh` is the first process of `app` (Dockerfile:2)",
+        ),
+        ("FROM node:20-alpine\nCMD node x.js\n", ""),
+        ("FROM node:20\nCMD [\"node\", \"x.js\"]\n", ""),
+        (
+            "FROM node:20\n\nCMD [\"yarn\", \"start\"]\n",
+            "`app` starts its app through `yarn` (Dockerfile:3)",
+        ),
+        (
+            "FROM golang:1\nCMD [\"go\", \"run\", \".\"]\n",
+            "through `go` (Dockerfile:2)",
+        ),
+        (
+            "FROM node:20\nCOPY run.sh /\nENTRYPOINT [\"/run.sh\"]\n",
+            "`run.sh` is the first process of `app` (Dockerfile:3)",
+        ),
+        (
+            "FROM node:20\nSTOPSIGNAL SIGKILL\nCMD [\"node\", \"x.js\"]\n",
+            "`app` is stopped by SIGKILL (Dockerfile:2)",
+        ),
+        ("FROM node:20\nSTOPSIGNAL SIGINT\nCMD [\"node\", \"x.js\"]\n", ""),
+        (
+            "FROM node:20\nENTRYPOINT [\"/exec.sh\"]\nCMD [\"node\", \"x\"]\n",
+            "",
+        ),
+        (
+            "FROM node:20\nENTRYPOINT [\"/exec.sh\"]\nCMD [\"npm\", \"start\"]\n",
+            "through `npm`",
+        ),
+    ] {
+        write("web/app/run.sh", "#!/bin/sh\nset -e\nmigrate\nnode x.js\n");
+        write(
+            "web/app/exec.sh",
+            "#!/bin/sh\nset -e\nif [ \"$1\" = shell ]; then exec sh; fi\nexec gosu app \"$@\"\n",
+        );
+        write("web/app/Dockerfile", dockerfile);
+        let found = said(&[&compose]);
+        assert!(
+            found.contains(part) && found.is_empty() == part.is_empty(),
+            "{dockerfile}: {found}"
+        );
+    }
+    // Beside a task definition, for the one app whose image is one's own.
+    write("Dockerfile", "FROM python:3\nCMD python app.py\n");
+    let task = |image: &str| {
+        format!(
+            "{{\"family\": \"a\", \"containerDefinitions\": [{{\"name\": \"app\", \"image\": \"{image}\", \"stopTimeout\": 9}}]}}"
+        )
+    };
+    let own = write(".aws/task.json", &task("<IMAGE>"));
+    assert!(said(&[&own]).contains("(Dockerfile:2)"));
+    let other = write("other.json", &task("nginx"));
+    assert_eq!(said(&[&other]), "");
+    // And by what Docker says.
+    let inspected = write(
+        "image.json",
+        r#"[{"RepoTags": ["nginx"], "Config": {"Entrypoint": null, "Cmd": ["npm", "start"]}}]"#,
+    );
+    assert!(said(&[&other, "--image-config", &inspected]).contains("through `npm` (nginx)"));
+    assert_eq!(
+        run(&["check", &other, "--image-config", &other], &[])
+            .status
+            .code(),
+        Some(2)
+    );
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+/// The text of a value of a YAML file at the top of the repository.
+fn in_yaml(file: &str, path: &[&str]) -> Vec<String> {
+    let path_of_file = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path_of_file).unwrap();
+    let (root, _) = ecs_prestop::tools::document::parse(file, &text).unwrap();
+    let mut nodes = vec![&root];
+    for key in path {
+        nodes = nodes
+            .into_iter()
+            .flat_map(|node| {
+                if *key == "*" {
+                    node.items().iter().collect()
+                } else {
+                    node.get(key).into_iter().collect::<Vec<_>>()
+                }
+            })
+            .collect();
+    }
+    nodes
+        .into_iter()
+        .map(|node| node.word().unwrap().into_owned())
+        .collect()
+}
+
+/// As the runner does it: each step's script in bash with `-e` and `pipefail`, inputs in its environment.
+#[test]
+fn the_action_annotates_writes_sarif_and_fails_where_something_is_found() {
+    let scripts = in_yaml("action.yml", &["runs", "steps", "*", "run"]);
+    let [install, check, result] = scripts.as_slice() else {
+        panic!("{scripts:?}")
+    };
+    assert!(install.starts_with("cargo install"));
+    // Every input reaches a script through its environment only.
+    assert!(
+        scripts.iter().all(|script| !script.contains("${{")),
+        "{scripts:?}"
+    );
+    let folder = Folder::new("action");
+    folder.write("tasks/a.json", WORKER);
+    folder.write("my tasks/b.json", RULES[0].example.passing);
+    let bash = |script: &str, environment: &[(&str, &str)]| {
+        std::process::Command::new("bash")
+            .args(["--noprofile", "--norc", "-eo", "pipefail", "-c", script])
+            .envs(environment.iter().copied())
+            .current_dir(&folder.0)
+            .output()
+            .unwrap()
+    };
+    let binary = env!("CARGO_BIN_EXE_ecs-prestop");
+    for (paths, arguments, code) in [
+        ("tasks\nmy tasks", "", "1"),
+        ("my tasks", "--pedantic\n--severity\nnote", "0"),
+        ("tasks", "--ignore\nPS010", "0"),
+        ("none", "", "2"),
+    ] {
+        folder.write("output", "");
+        let output = bash(
+            check,
+            &[
+                ("BINARY", binary),
+                ("PATHS", paths),
+                ("ARGUMENTS", arguments),
+                ("SARIF", "found.sarif"),
+                ("GITHUB_OUTPUT", "output"),
+            ],
+        );
+        assert!(output.status.success(), "{}", complaints(&output));
+        let annotations = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(
+            annotations.contains("::warning file=tasks/a.json,line=2"),
+            code == "1",
+            "{annotations}"
+        );
+        assert_eq!(
+            folder.read("output"),
+            format!("exit-code={code}\n"),
+            "{paths} {arguments}"
+        );
+        let sarif: Value = serde_json::from_str(&folder.read("found.sarif")).unwrap();
+        let results = sarif["runs"][0]["results"].as_array().unwrap();
+        assert_eq!(results.is_empty(), code != "1");
+        assert!(
+            results
+                .iter()
+                .all(|result| result["partialFingerprints"]["ecsPrestop/v1"].is_string())
+        );
+        assert_eq!(
+            bash(result, &[("CODE", code)]).status.code().unwrap().to_string(),
+            code
+        );
+    }
+}
+
+#[test]
+fn the_hook_is_given_every_file_and_minds_its_own() {
+    let entry = &in_yaml(".pre-commit-hooks.yaml", &["*", "entry"])[0];
+    let arguments: Vec<&str> = entry.split_whitespace().skip(2).collect();
+    assert!(entry.starts_with("ecs-prestop check "));
+    let folder = Folder::new("hook");
+    folder.write("package.json", "{}");
+    folder.write("ci.yaml", "jobs: {{ x }}");
+    folder.write("a.json", WORKER);
+    let hook = |files: &[&str]| folder.check(&[&arguments[..], files].concat()).0;
+    assert_eq!(hook(&["package.json", "ci.yaml"]), 0);
+    assert_eq!(hook(&["package.json", "ci.yaml", "a.json"]), 1);
+    assert_eq!(hook(&["none.json"]), 2);
+}
+
+/// A directory of its own, a way to write files into it, and to run the program in it.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("ecs-prestop-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.0.join(name)).unwrap()
+    }
+
+    /// The exit code, standard output and standard error.
+    fn check(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = binary()
+            .arg("check")
+            .args(arguments)
+            .current_dir(&self.0)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code().unwrap(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const WORKER: &str = "{\"family\": \"a\", \"containerDefinitions\": [\n  {\"name\": \"worker\", \"image\": \"a:1\"},\n  {\"name\": \"other-worker\", \"image\": \"a:1\"}\n]}\n";
+
+#[test]
+fn a_repository_says_once_what_it_leaves_alone_and_why() {
+    let folder = Folder::new("config");
+    folder.write("deploy/a.json", WORKER);
+    assert_eq!(folder.check(&["deploy"]).0, 1);
+    let ignore = |entry: &str| format!("ignore:\n  - {entry}\n");
+    for (entry, code) in [
+        ("{rule: PS010, reason: short jobs}", 0),
+        ("{rule: PS010, file: 'deploy/*.json', reason: short jobs}", 0),
+        ("{rule: PS010, file: 'other/*.json', reason: short jobs}", 1),
+        (
+            "{rule: PS010, path: '$.containerDefinitions[0]', reason: short jobs}",
+            1,
+        ),
+        (
+            "{rule: PS010, path: '$.containerDefinitions', reason: short jobs}",
+            0,
+        ),
+        ("{rule: PS011, reason: short jobs}", 1),
+        ("{rule: PS010}", 2),
+        ("{rule: PS010, reason: ' '}", 2),
+        ("{rule: PS999, reason: none}", 2),
+        ("{rule: PS010, because: none}", 2),
+    ] {
+        folder.write(".ecs-prestop.yaml", ignore(entry));
+        let (exit, _, error) = folder.check(&["deploy"]);
+        assert_eq!(exit, code, "{entry}: {error}");
+        assert!(code < 2 || error.contains(".ecs-prestop.yaml:2:"), "{error}");
+    }
+    let path = folder.check(&["deploy", "--format", "json"]).1;
+    assert!(!path.contains("\"fingerprint\": \"\""));
+    folder.write("elsewhere.yaml", ignore("{rule: PS010, reason: short jobs}"));
+    assert_eq!(folder.check(&["deploy", "--config", "elsewhere.yaml"]).0, 0);
+    assert_eq!(folder.check(&["deploy", "--config", "none.yaml"]).0, 2);
+}
+
+#[test]
+fn a_baseline_tells_only_what_is_new() {
+    let folder = Folder::new("baseline");
+    folder.write("a.json", WORKER);
+    assert_eq!(folder.check(&["a.json", "--write-baseline", "baseline"]).0, 0);
+    let (code, shown, _) = folder.check(&["a.json", "--baseline", "baseline"]);
+    assert_eq!(
+        (code, shown.as_str()),
+        (
+            0,
+            "nothing found, 2 more in the baseline, in 1 task definition of 1 file\n"
+        )
+    );
+    // Lines may move; what is new is told.
+    folder.write(
+        "a.json",
+        WORKER.replace("{\"family\"", "\n\n{\"family\"").replace(
+            "\n]}",
+            ",\n  {\"name\": \"third-worker\", \"image\": \"a:1\"}\n]}",
+        ),
+    );
+    let (code, shown, _) = folder.check(&["a.json", "--baseline", "baseline"]);
+    assert!(
+        code == 1 && shown.contains("third-worker") && !shown.contains("other-worker` works"),
+        "{shown}"
+    );
+    assert_eq!(folder.check(&["a.json", "--baseline", "none"]).0, 2);
+}
+
+#[test]
+fn what_can_be_mended_safely_is_shown_as_a_diff_and_then_written() {
+    let folder = Folder::new("fix");
+    let text = RULES
+        .iter()
+        .find(|rule| rule.id == "PS014")
+        .unwrap()
+        .example
+        .failing()
+        .replace(
+            "\"stopTimeout\": 25",
+            "\"stopTimeout\": 1,\n      \"command\": [\"dash\", \"-c\", \"cd /srv && ./app --port 80\"]",
+        );
+    folder.write("a.json", &text);
+    let (code, diff, told) = folder.check(&["a.json", "--fix"]);
+    assert_eq!(code, 1);
+    for line in [
+        "+      \"stopTimeout\": 2,",
+        "+        {\"name\": \"PRESTOP_STOP_TIMEOUT\", \"value\": \"90s\"},",
+        "\"cd /srv && exec ./app --port 80\"]",
+    ] {
+        assert!(diff.contains(line), "{line}: {diff}");
+    }
+    assert!(told.contains("3 can be mended by --in-place, 0 left"), "{told}");
+    assert_eq!(folder.read("a.json"), text);
+    assert_eq!(folder.check(&["a.json", "--fix", "--in-place"]).0, 0);
+    assert_ne!(folder.read("a.json"), text);
+    assert_eq!(folder.check(&["a.json"]).0, 0);
+    // What is written on two lines or with escapes is left to people.
+    let folded =
+        "services:\n  app:\n    image: debian\n    command: [sh, -c, \"cd /srv \\\n      && ./app\"]\n";
+    folder.write("compose.yaml", folded);
+    assert_eq!(folder.check(&["compose.yaml", "--fix"]).1, "");
 }
 
 #[test]
@@ -905,6 +1486,11 @@ fn a_directory_is_looked_through_and_what_is_left_out_is_told() {
     ecs-prestop: left out: 2 files longer than any task definition, 1 file not UTF-8, 1 file not to be read
       DIR/chart/values.yaml:2:3: not YAML: "-" is only valid inside a block: a template, which is not read: check what it is filled in to (`ecspresso render taskdef`, `helm template`, `ansible`)
     "#);
+    // Named, it is a fault; and so is what was meant for ECS.
+    let exits = |path: &std::path::Path| run(&["check", path.to_str().unwrap()], &[]).status.code();
+    assert_eq!(exits(&directory.join("latin1.yaml")), Some(2));
+    write("task.json", b"{\"containerDefinitions\": [");
+    assert_eq!(exits(&directory), Some(2));
     std::fs::remove_dir_all(directory).unwrap();
 }
 

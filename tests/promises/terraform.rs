@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use ecs_prestop::tools::add::{Added, Refusal, Wishes, add};
+use ecs_prestop::tools::add::{AddOptions, Added, NotAdded, add};
 use ecs_prestop::tools::check::{Selection, check};
 use ecs_prestop::tools::document::{self, Node};
 use ecs_prestop::tools::model::{self, Task};
@@ -77,18 +77,18 @@ fn task_line(task: &Task<'_>) -> String {
     )
 }
 
-fn wishes(to: &str) -> Wishes {
-    Wishes {
+fn options(to: &str) -> AddOptions {
+    AddOptions {
         to: to.to_owned(),
         drain: Some("POST http://127.0.0.1:8080/drain".to_owned()),
         capacity: Some("on-demand".to_owned()),
         image: Some("registry.example/ecs-prestop:1".to_owned()),
-        ..Wishes::default()
+        ..AddOptions::default()
     }
 }
 
-fn added(source: &Source, to: &str) -> Result<Added, Refusal> {
-    add(source, &wishes(to))
+fn added(source: &Source, to: &str) -> Result<Added, NotAdded> {
+    add(source, &options(to))
 }
 
 /// What was put in, given that every other byte is as it was.
@@ -447,6 +447,7 @@ fn the_modules_that_many_use_are_read_and_written() {
       image     = "registry.example/ecs-prestop:1"
       essential = false
       dependsOn = [
+        { containerName = "fluent-bit", condition = "START" },
         { containerName = (local.name), condition = "START" }
       ]
       stopTimeout = 90
@@ -489,6 +490,7 @@ fn the_modules_that_many_use_are_read_and_written() {
       image     = "registry.example/ecs-prestop:1"
       essential = false
       dependencies = [
+        { containerName = "fluent-bit", condition = "START" },
         { containerName = (local.name), condition = "START" }
       ]
       stop_timeout = 90
@@ -571,11 +573,11 @@ fn containers_that_are_modules_of_their_own_are_followed() {
       1: app cloudposse/geodesic stop Some(20.0) ports [8080]
     ");
     let of = |task: &str| {
-        let wishes = Wishes {
+        let options = AddOptions {
             task: Some(task.to_owned()),
-            ..wishes("app")
+            ..options("app")
         };
-        add(&source, &wishes)
+        add(&source, &options)
     };
     insta::assert_snapshot!(of("service").unwrap_err(), @"the list of containers of `service` is `module.app.json_map_encoded_list`, not written out: make it `jsonencode([…])` with one entry a container first");
     let text = of("one").unwrap().text;
@@ -650,9 +652,9 @@ fn a_plan_and_a_state_are_read_with_the_places_in_their_texts() {
     assert_eq!(&text[found.span.start..found.span.end], "300");
     let why = add(
         &source,
-        &Wishes {
+        &AddOptions {
             task: Some("aws_ecs_task_definition.app".to_owned()),
-            ..wishes("app")
+            ..options("app")
         },
     )
     .unwrap_err();
@@ -849,5 +851,156 @@ proptest! {
                 prop_assert!(text.bytes().all(|byte| rest.any(|other| other == byte)), "{text}");
             }
         }
+    }
+}
+
+/// A service on Cloud Map, behind a Network Load Balancer, run by a schedule on Spot, on instances that
+/// may be Spot Instances.
+const AROUND: &str = r#"
+resource "aws_ecs_task_definition" "app" {
+  family                = "app"
+  container_definitions = jsonencode([{ name = "app", image = "app:1", appProtocol = "http" }])
+}
+
+resource "aws_ecs_service" "app" {
+  task_definition = aws_ecs_task_definition.app.arn
+  service_registries {
+    registry_arn = aws_service_discovery_service.app.arn
+  }
+  load_balancer {
+    target_group_arn = aws_lb_target_group.app.arn
+    container_name   = "app"
+    container_port   = 8080
+  }
+}
+
+resource "aws_service_discovery_service" "app" {
+  name = "app"
+  dns_config {
+    namespace_id = "ns-1"
+    dns_records {
+      type = "A"
+      ttl  = 60
+    }
+    dns_records {
+      type = "SRV"
+      ttl  = 300
+    }
+  }
+}
+
+resource "aws_lb_target_group" "app" {
+  protocol = "TCP"
+  health_check {
+    interval = 10
+  }
+}
+
+resource "aws_cloudwatch_event_target" "nightly" {
+  rule = "nightly"
+  arn  = "cluster"
+  ecs_target {
+    task_definition_arn = aws_ecs_task_definition.app.arn
+    capacity_provider_strategy {
+      capacity_provider = "FARGATE_SPOT"
+      weight            = 1
+    }
+  }
+}
+
+resource "aws_launch_template" "mixed" {
+  user_data = base64encode(<<-EOT
+    #!/bin/sh
+    echo ECS_CLUSTER=web >>/etc/ecs/ecs.config
+    echo ECS_CONTAINER_STOP_TIMEOUT=50s >>/etc/ecs/ecs.config
+  EOT
+  )
+}
+
+resource "aws_autoscaling_group" "mixed" {
+  mixed_instances_policy {
+    instances_distribution {
+      on_demand_percentage_above_base_capacity = 20
+    }
+    launch_template {
+      launch_template_specification {
+        launch_template_id = aws_launch_template.mixed.id
+      }
+    }
+  }
+}
+"#;
+
+#[test]
+fn what_stands_around_a_task_is_read_as_in_a_template() {
+    let source = alone("ecs.tf", AROUND);
+    let (root, _) = document::parse(&source.name, &source.text).unwrap();
+    let tasks = model::tasks(&root).unwrap();
+    let [task] = tasks.as_slice() else {
+        panic!("{} tasks", tasks.len());
+    };
+    let [service] = task.services.as_slice() else {
+        panic!("{} services", task.services.len());
+    };
+    assert_eq!(service.dns_ttl_s.map(|(seconds, _)| seconds), Some(300));
+    let group = &service.target_groups[0];
+    assert!(group.is_network());
+    // Terraform's threshold is 3 where a health check does not say it.
+    assert_eq!(group.unhealthy_after_s(), Some(30));
+    let scheduled: Vec<_> = task.scheduled_on_spot.iter().map(|(name, _)| *name).collect();
+    assert_eq!(scheduled, ["nightly"]);
+    assert_eq!(task.agent_stop_timeout_s, Some(50.0));
+    let told = |text: &str| -> Vec<_> {
+        let checked = check(alone("ecs.tf", text), &Selection::default())
+            .unwrap()
+            .unwrap();
+        let findings = checked.findings.iter();
+        findings
+            .filter(|finding| ["PS055", "PS057"].contains(&finding.rule.id))
+            .map(|finding| format!("{}:{}", finding.rule.id, finding.start.line))
+            .collect()
+    };
+    let both = told(AROUND);
+    let drains = "ECS_ENABLE_SPOT_INSTANCE_DRAINING=true";
+    let mended = told(&AROUND.replace("ECS_CLUSTER=web", drains));
+    let lines = |text: &str| AROUND.lines().position(|line| line.contains(text)).unwrap() + 1;
+    assert!(
+        both.contains(&format!("PS055:{}", lines("\"aws_launch_template\""))),
+        "{both:?}"
+    );
+    assert!(!mended.iter().any(|line| line.starts_with("PS055")), "{mended:?}");
+    // Instances are told of where their tasks stand in another file, too.
+    let alone_with_instances = AROUND.split("resource \"aws_launch_template\"").nth(1).unwrap();
+    let apart = told(&format!("resource \"aws_launch_template\"{alone_with_instances}"));
+    assert_eq!(apart, ["PS055:1"]);
+}
+
+#[test]
+fn only_what_the_file_says_itself_is_mended() {
+    let fixes = |name: &str, stop: &str| -> Vec<_> {
+        let main = format!(
+            "variable \"stop\" {{\n  default = 600\n}}\nresource \"aws_ecs_task_definition\" \"app\" {{\n  \
+             requires_compatibilities = [\"FARGATE\"]\n  container_definitions = jsonencode([{{\n    name = \"app\"\n    \
+             image = \"app:1\"\n    stopTimeout = {stop}\n  }}])\n}}\n"
+        );
+        let module = Module::of(&[
+            (name, &main),
+            ("more.tf", "locals {\n  stop = 600\n  more = { stop = 600 }\n}\n"),
+        ]);
+        let checked = check(module.source(name), &Selection::default())
+            .unwrap()
+            .unwrap();
+        assert!(
+            checked.findings.iter().any(|finding| finding.rule.id == "PS011"),
+            "{stop}"
+        );
+        let fixes = checked.findings.iter().filter_map(|finding| finding.fix.clone());
+        fixes
+            .map(|edit| (main[edit.span.start..edit.span.end].to_owned(), edit.text))
+            .collect()
+    };
+    assert_eq!(fixes("main.tf", "600"), [("600".to_owned(), "120".to_owned())]);
+    for elsewhere in ["var.stop", "local.stop", "local.more.stop", "\"${var.stop}\""] {
+        assert_eq!(fixes("main.tf", elsewhere), [], "{elsewhere}");
     }
 }

@@ -27,6 +27,9 @@ from support.definitions import (
 
 COMPOSE_S = 30
 
+# Where the app's is public or a parameter, the sidecar's has to be said.
+IMAGE = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/ecs-prestop:0.1.0"
+
 COMPOSE = """\
 # What runs on a laptop.
 x-logging: &logging
@@ -55,7 +58,7 @@ def without_sidecar(file):
     sidecar = next(container for container in containers if container["name"] == SIDECAR)
     containers.remove(sidecar)
     drain = [pair["value"] for pair in sidecar["environment"] if pair["name"] == "PRESTOP_DRAIN"]
-    options = ["--to", sidecar["dependsOn"][0]["containerName"]]
+    options = ["--to", sidecar["dependsOn"][0]["containerName"], "--image", IMAGE]
     # Without it the steps are in labels of the containers.
     return task, options + (["--drain", drain[0]] if drain else [])
 
@@ -154,7 +157,7 @@ def yaml_template(binary, tmp_path_factory):
         assert found == 1, f"fargate-spot.yaml has changed: {found} times {pattern}"
     template = tmp_path_factory.mktemp("add") / "add.yaml"
     template.write_text(text)
-    binary.add(template, ["--to", "app"])
+    binary.add(template, ["--to", "app", "--image", IMAGE])
     return template
 
 
@@ -168,6 +171,8 @@ def test_the_stack_of_a_yaml_template_has_the_sidecar_after_add(yaml_template, b
     created = create_stack(clients, "after-add", yaml_template, parameters)
     arn = physical_id(created, "TaskDefinition")
     task = clients("ecs").describe_task_definition(taskDefinition=arn)["taskDefinition"]
+    # moto's CloudFormation makes it bridge, whatever the template says.
+    task["networkMode"] = "awsvpc"
     assert SIDECAR in [container["name"] for container in task["containerDefinitions"]]
     assert binary.check("-", text=json.dumps({"taskDefinition": task}, default=str)) == (1, [])
 

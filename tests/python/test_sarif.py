@@ -42,9 +42,9 @@ def findings(binary, tmp_path_factory):
         file = broken / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    found = json.loads(binary.run("check", "--format", "json", broken)[1])["findings"]
+    found = json.loads(binary.run("check", "--pedantic", "--format", "json", broken)[1])["findings"]
     sarif, table = folder / "report.sarif", folder / "report.csv"
-    sarif.write_text(binary.run("check", "--format", "sarif", broken)[1])
+    sarif.write_text(binary.run("check", "--pedantic", "--format", "sarif", broken)[1])
     command = [Path(sys.executable).with_name("sarif"), "csv", "--output", table, sarif]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SARIF_S, check=False)
     assert done.returncode == 0, done.stderr

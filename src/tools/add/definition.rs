@@ -3,10 +3,12 @@
 use crate::core::deadline::{CEILING, MAX_RESERVE, Reserve};
 use crate::core::plan::DRAIN_LABEL;
 use crate::core::step::{Step, parse_steps};
-use crate::tools::model::{self, Container, Form, Host, Network, Task, Value};
+use crate::tools::model::{self, Container, Host, Network, TargetGroup, Task, Value};
 
-use super::tree::{Definition, Tree};
-use super::{Refusal, Wishes, first_port};
+use super::balancer::{Balancer, balancer};
+use super::image::image;
+use super::tree::{SidecarDefinition, Tree};
+use super::{AddOptions, NotAdded, first_port};
 
 /// Names for it, the first that is free.
 const NAMES: [&str; 2] = ["prestop", "ecs-prestop"];
@@ -26,57 +28,74 @@ const UID: &str = "65532";
 pub(super) fn definition<'a>(
     task: &Task<'a>,
     app: &Container<'a>,
-    wishes: &Wishes,
-) -> Result<(Definition, String), Refusal> {
+    options: &AddOptions,
+) -> Result<(SidecarDefinition, String), NotAdded> {
     fits(task)?;
     let name = free_name(task)?;
-    let drain = drain(task, app, wishes)?;
-    let times = times(task, app, wishes)?;
+    let drain = drain(task, app, options)?;
+    let times = times(task, options)?;
+    let steps = drain.steps();
+    let balancer = balancer(task, app, options, &times)?;
+    let listen = listen(task, &steps, &balancer);
+    let image = image(app, options)?;
     let mut environment = Vec::new();
-    let mut story = format!("`{name}` is wired in: it depends on `{}`", app.name.text);
-    if let Some((setting, words)) = drain {
-        environment.push(Tree::variable("PRESTOP_DRAIN", setting));
-        story.push_str(&format!(", drains by `{words}`"));
+    let mut set = |name: &str, value: Option<Tree>| {
+        environment.extend(value.map(|value| Tree::variable(name, value)));
+    };
+    let stop = format!("{}s", times.stop_s);
+    set("PRESTOP_DRAIN", drain.setting);
+    set("PRESTOP_STOP_TIMEOUT", Some(Tree::text(stop)));
+    set("PRESTOP_CAPACITY", times.capacity.map(Tree::text));
+    set("PRESTOP_RESERVE", times.reserve_s.map(seconds));
+    set("PRESTOP_SETTLE", balancer.settle.clone().map(Tree::text));
+    set(
+        "PRESTOP_DEREGISTER",
+        balancer.deregisters.then(|| Tree::text("true")),
+    );
+    set("PRESTOP_LISTEN", listen.map(Tree::text));
+    set("PRESTOP_READY_URL", balancer.ready_url.clone().map(Tree::text));
+    let mut story = format!("`{name}` is wired in: {}", drain.story);
+    if let Some(words) = &balancer.story {
+        story.push_str(&format!("; {words}"));
     }
-    environment.push(Tree::variable(
-        "PRESTOP_STOP_TIMEOUT",
-        Tree::text(format!("{}s", times.stop_s)),
-    ));
-    if let Some(capacity) = &times.capacity {
-        environment.push(Tree::variable("PRESTOP_CAPACITY", Tree::text(capacity.as_str())));
-    }
-    if let Some(reserve_s) = times.reserve_s {
-        environment.push(Tree::variable(
-            "PRESTOP_RESERVE",
-            Tree::text(format!("{reserve_s}s")),
-        ));
-    }
-    let steps = known_steps(wishes);
-    if task.network() == Network::Apart && steps.contains(&Step::Ack) {
-        environment.push(Tree::variable("PRESTOP_LISTEN", Tree::text("0.0.0.0:9911")));
-    }
-    let image = image(app, wishes);
     story.push_str(&format!(
-        ", and has {} s to do so; its image is {image}{}",
+        "; it has {} s to do so, and depends on {}; its image is {}{}",
         times.stop_s,
-        if wishes.image.is_some() {
+        names(&dependencies(task)),
+        image.words,
+        if options.image.is_some() {
             ""
         } else {
-            " (another: --image)"
+            ", in the registry of the app (another: --image)"
         }
     ));
+    for container in task
+        .containers
+        .iter()
+        .filter(|container| task.ends_early(container))
+    {
+        story.push_str(&format!(
+            "; it does not depend on `{}`, which has ended by then",
+            container.name.text
+        ));
+    }
     let mut fields = vec![
         ("name", Tree::text(name)),
-        ("image", Tree::text(image)),
+        ("image", image.tree),
         ("essential", Tree::Flag(false)),
-        ("dependsOn", dependencies(task, app, wishes)),
+        (
+            "dependsOn",
+            Tree::List(dependencies(task).into_iter().map(dependency).collect()),
+        ),
         ("stopTimeout", Tree::Number(times.stop_s)),
         ("environment", Tree::List(environment)),
-        (
+    ];
+    if listen != Some(OFF) {
+        fields.push((
             "healthCheck",
             Tree::Fields(vec![("command", Tree::texts(&["CMD", "/ecs-prestop", "health"]))]),
-        ),
-    ];
+        ));
+    }
     if task.on_fargate() == Some(true) {
         // On EC2 it takes agent 1.86.0, and a task that asks for more than an agent has is placed nowhere.
         fields.push((
@@ -109,18 +128,42 @@ pub(super) fn definition<'a>(
         fields.push(("logConfiguration", log));
     }
     let body = Tree::Fields(fields);
-    Ok((Definition { name, body }, story))
+    Ok((SidecarDefinition { name, body }, story))
+}
+
+/// `PRESTOP_LISTEN` without endpoints.
+const OFF: &str = "off";
+
+/// Where others than the task's own containers reach the endpoints.
+const EVERYWHERE: &str = "0.0.0.0:9911";
+
+fn seconds(seconds: u64) -> Tree {
+    Tree::text(format!("{seconds}s"))
+}
+
+/// Who has to reach the sidecar's endpoints; `None` for its own task only.
+fn listen(task: &Task<'_>, steps: &[Step], balancer: &Balancer) -> Option<&'static str> {
+    let waits = steps.contains(&Step::Ack);
+    let on_host = task.network_mode.known().is_some_and(|mode| mode == "host");
+    if balancer.asks_the_sidecar || (waits && task.network() == Network::Apart) {
+        Some(EVERYWHERE)
+    } else if on_host && !waits {
+        // All tasks of an instance share its ports, and the second one would find this one taken.
+        Some(OFF)
+    } else {
+        None
+    }
 }
 
 /// Whether there can be a sidecar at all.
-fn fits(task: &Task<'_>) -> Result<(), Refusal> {
+fn fits(task: &Task<'_>) -> Result<(), NotAdded> {
     if task.on_windows() {
-        return Err(Refusal::because(
+        return Err(NotAdded::because(
             "this task runs Windows, and the sidecar's image is for Linux",
         ));
     }
     if task.containers.len() >= MAX_CONTAINERS {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "`{}` has {} containers, and ECS takes no more than {MAX_CONTAINERS}",
             task.name,
             task.containers.len()
@@ -129,119 +172,195 @@ fn fits(task: &Task<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn free_name(task: &Task<'_>) -> Result<&'static str, Refusal> {
+fn free_name(task: &Task<'_>) -> Result<&'static str, NotAdded> {
     NAMES
         .into_iter()
         .find(|name| task.container(name).is_none())
         .ok_or_else(|| {
-            Refusal::because(format!(
+            NotAdded::because(format!(
                 "the names {} are taken by other containers",
                 NAMES.join(" and ")
             ))
         })
 }
 
-fn known_steps(wishes: &Wishes) -> Vec<Step> {
-    wishes
-        .drain
-        .as_deref()
-        .and_then(|text| parse_steps(text).ok())
-        .unwrap_or_default()
+/// What the sidecar does at a notice.
+struct DrainSetting {
+    /// `PRESTOP_DRAIN`; `None` where labels say it.
+    setting: Option<Tree>,
+    /// The same for people.
+    story: String,
 }
 
-/// The setting, and the same for people. `None` where labels say it.
-fn drain<'a>(
-    task: &Task<'a>,
-    app: &Container<'a>,
-    wishes: &Wishes,
-) -> Result<Option<(Tree, String)>, Refusal> {
-    if let Some(text) = &wishes.drain {
-        let steps = parse_steps(text).map_err(|why| Refusal::because(format!("--drain: {why}")))?;
+impl DrainSetting {
+    fn steps(&self) -> Vec<Step> {
+        let Some(Tree::Text(text)) = &self.setting else {
+            return Vec::new();
+        };
+        parse_steps(text).unwrap_or_default()
+    }
+
+    fn by(setting: impl Into<String>, story: impl Into<String>) -> DrainSetting {
+        DrainSetting {
+            setting: Some(Tree::text(setting)),
+            story: story.into(),
+        }
+    }
+}
+
+fn drain(task: &Task<'_>, app: &Container<'_>, options: &AddOptions) -> Result<DrainSetting, NotAdded> {
+    if let Some(text) = &options.drain {
+        let steps = parse_steps(text).map_err(|why| NotAdded::because(format!("--drain: {why}")))?;
         let signals = steps.iter().any(|step| matches!(step, Step::Signal(_)));
         if signals && task.pid_mode.is_absent() {
-            return Err(Refusal::because(
+            return Err(NotAdded::because(
                 "a signal step needs `pidMode: task`, which shares the processes of all containers: set it first if you want that",
             ));
         }
-        return Ok(Some((Tree::text(text.as_str()), text.clone())));
+        return Ok(DrainSetting::by(text, format!("it drains by `{text}`")));
     }
     if task
         .containers
         .iter()
         .any(|container| container.labels.contains_key(DRAIN_LABEL))
     {
-        return Ok(None);
+        return Ok(DrainSetting {
+            setting: None,
+            story: format!("it drains by what the labels {DRAIN_LABEL} say"),
+        });
     }
-    // Loopback where the name is an expression: it is the same host there.
-    let host = match (app.name.literal, task.network()) {
-        (true, _) => app.name.text.as_ref(),
-        (false, Network::Shared) => "127.0.0.1",
-        (false, _) => {
-            return Err(Refusal::because(format!(
-                "the name of `{}` is not in this file: give --drain",
-                app.name.text
-            )));
-        }
+    let name = &app.name.text;
+    let shares_processes = !task.pid_mode.is_absent();
+    if let Some(signal) = stop_signal(app).filter(|_| shares_processes && app.name.literal) {
+        let step = format!("signal {signal} {name}");
+        let story =
+            format!("it sends SIG{signal}, by which `{name}` finishes what it has, and waits for its end");
+        return Ok(DrainSetting::by(step, story));
+    }
+    if app.keeps_data() {
+        return Ok(DrainSetting::by(
+            SHORT_SLEEP,
+            format!("it serves on for 5 s, since `{name}` is not asked by requests that could be waited for"),
+        ));
+    }
+    if task.network() == Network::Apart && !shares_processes {
+        return Ok(DrainSetting::by(
+            SLEEP,
+            "it serves on for 15 s, since under bridge networking it does not see the app's connections (with `pidMode: task` \
+             or awsvpc it waits until no answer is owed)",
+        ));
+    }
+    if task.network_mode.known().is_some_and(|mode| mode == "host") {
+        let port = first_port(app).ok_or_else(|| {
+            NotAdded::because(format!(
+                "`{name}` lists no port, and under host networking the connections of the whole instance are in sight: say \
+                 which port is the app's, such as `--drain 'quiet :8080'`"
+            ))
+        })?;
+        return Ok(DrainSetting::by(
+            format!("quiet :{port}"),
+            format!("it waits until no answer is owed on port {port}"),
+        ));
+    }
+    if !somebody_listens(task) {
+        return Err(NotAdded::because(format!(
+            "no container lists a port, so how `{name}` drains is not known: give --drain, such as `--drain quiet` if it \
+             listens for requests, `--drain 'sleep 15s'`, `--drain ack` or `--drain 'signal TERM {name}'` for a worker"
+        )));
+    }
+    let moves = app.speaks_http2
+        || task
+            .services
+            .iter()
+            .flat_map(|service| &service.target_groups)
+            .any(TargetGroup::speaks_http2);
+    Ok(if moves {
+        DrainSetting::by(
+            "quiet moves",
+            "it waits until no byte moves on the app's connections any more",
+        )
+    } else {
+        DrainSetting::by("quiet", "it waits until the app owes nobody an answer")
+    })
+}
+
+/// How long to serve on where connections are not in sight: what load balancers and clients need to look
+/// away, and most requests to be answered.
+const SLEEP: &str = "sleep 15s";
+
+/// The same for what is asked by a task's neighbours only.
+const SHORT_SLEEP: &str = "sleep 5s";
+
+/// The signal by which an image's program finishes what it has: its own STOPSIGNAL where that is not
+/// SIGTERM (Docker Official Images, nginx, php (fpm) and httpd, their Dockerfiles).
+fn stop_signal(app: &Container<'_>) -> Option<&'static str> {
+    let image = app.image.known()?;
+    match app.image_name()? {
+        "nginx" | "openresty" => Some("QUIT"),
+        "php" if image.contains("fpm") => Some("QUIT"),
+        "httpd" => Some("WINCH"),
+        "mariadb" | "memcached" | "mongo" | "mysql" | "rabbitmq" | "redis" | "valkey" => Some("TERM"),
+        // PostgreSQL's fast shutdown: SIGTERM would wait for every client.
+        "postgres" => Some("INT"),
+        _ => None,
+    }
+}
+
+/// Whether some container of the task is there to be called.
+fn somebody_listens(task: &Task<'_>) -> bool {
+    let called = task.services.iter().any(|service| service.is_called);
+    let lists = |container: &Container<'_>| match container.ports.known() {
+        Some(ports) => !ports.is_empty(),
+        None => !container.ports.is_absent(),
     };
-    if let Some(port) = first_port(app) {
-        let url = format!("http://{host}:{port}/drain");
-        return Ok(Some((Tree::text(url.as_str()), format!("POST {url}"))));
-    }
-    if let (Form::CloudFormation, Some(parameter)) = (task.form, port_parameter(app)) {
-        let url = format!("http://{host}:${{{parameter}}}/drain");
-        return Ok(Some((Tree::Sub(url.clone()), format!("POST {url}"))));
-    }
-    Err(Refusal::because(format!(
-        "`{}` lists no port, so how it drains is not known: give --drain, such as `--drain 'POST http://{host}:8080/drain'`, \
-         `--drain ack` or `--drain 'signal QUIT {host}'`",
-        app.name.text
-    )))
+    called
+        || task
+            .containers
+            .iter()
+            .any(|container| !container.only_observes() && lists(container))
 }
 
-/// `ContainerPort: !Ref AppPort`
-fn port_parameter<'a>(app: &Container<'a>) -> Option<&'a str> {
-    let mapping = app.ports.node()?.items().first()?;
-    let parameter = model::reference(mapping.get("ContainerPort")?)?;
-    (!parameter.contains("::")).then_some(parameter)
-}
-
-struct Times {
-    stop_s: u64,
-    reserve_s: Option<u64>,
-    capacity: Option<String>,
+/// The seconds that the sidecar has, and what is kept for those after it.
+pub(super) struct Times {
+    pub(super) stop_s: u64,
+    pub(super) reserve_s: Option<u64>,
+    pub(super) capacity: Option<String>,
 }
 
 /// How the 120 s are shared between the drain and those that stop after it.
-fn times(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Times, Refusal> {
-    let own = task.stop_timeout_s(app).unwrap_or(model::DEFAULT_STOP_TIMEOUT_S);
-    let (_, later) = task.stop_after(app);
-    let after = own + later;
+fn times(task: &Task<'_>, options: &AddOptions) -> Result<Times, NotAdded> {
+    let (chain, after) = task.longest_stop();
+    let chain = names(&chain);
     let spot = matches!(task.host(), Host::Goes(_));
-    let capacity = wishes.capacity.clone().or(spot.then(|| "spot".to_owned()));
+    let told = match task.host() {
+        Host::Goes(_) => Some("spot".to_owned()),
+        // A launch type or a capacity provider says so.
+        Host::Stays => Some("on-demand".to_owned()),
+        Host::MayGo | Host::Unknown => None,
+    };
+    let capacity = options.capacity.clone().or(told);
     let on_demand = capacity.as_deref() == Some("on-demand");
     if on_demand && spot {
-        return Err(Refusal::because(
+        return Err(NotAdded::because(
             "--capacity is on-demand, but a service of this template runs it on FARGATE_SPOT",
         ));
     }
     let ceiling = CEILING.as_secs_f64();
     let left = if on_demand { ceiling } else { ceiling - after };
-    let stop_s = match wishes.stop_timeout_s {
+    let stop_s = match options.stop_timeout_s {
         Some(seconds) => seconds,
         None if left < LEAST_STOP_S => {
-            return Err(Refusal::because(format!(
-                "`{}` and what stops after it take {after} s, which leaves nothing of the 120 s of a Spot notice: lower their \
-                 stopTimeout, or say --capacity on-demand if this task never runs on Spot",
-                app.name.text
+            return Err(NotAdded::because(format!(
+                "the stops of {chain} take {after} s, which leaves nothing of the 120 s of a Spot notice: lower their \
+                 stopTimeout, or say --capacity on-demand if this task never runs on Spot"
             )));
         }
         None => left.min(USUAL_STOP_S) as u64,
     };
     let wanted = after > Reserve::DEFAULT.get().as_secs_f64() && !on_demand;
     if wanted && after > MAX_RESERVE.as_secs_f64() {
-        return Err(Refusal::because(format!(
-            "`{}` and what stops after it take {after} s; no more than {} s can be kept for them: lower their stopTimeout",
-            app.name.text,
+        return Err(NotAdded::because(format!(
+            "the stops of {chain} take {after} s; no more than {} s can be kept for them: lower their stopTimeout",
             MAX_RESERVE.as_secs()
         )));
     }
@@ -252,53 +371,41 @@ fn times(task: &Task<'_>, app: &Container<'_>, wishes: &Wishes) -> Result<Times,
     })
 }
 
-/// The app, whoever else is drained, and the log router.
-fn dependencies<'a>(task: &Task<'a>, app: &Container<'a>, wishes: &Wishes) -> Tree {
-    let mut names = vec![&app.name];
+/// Everybody that has to live through the drain, in front of the app and behind it: all but those that
+/// have ended by then. What stops together with the sidecar is gone while the app still answers.
+fn dependencies<'t, 'a>(task: &'t Task<'a>) -> Vec<&'t Container<'a>> {
+    let mut held: Vec<&Container<'a>> = Vec::new();
     for container in &task.containers {
-        let labelled = wishes.drain.is_none() && container.labels.contains_key(DRAIN_LABEL);
-        let called = known_steps(wishes).iter().any(|step| match step {
-            Step::Call(call) => container.name.text == call.url.host(),
-            Step::Signal(signal) => container.name.text == signal.container.as_str(),
-            Step::Ack | Step::Quiet(_) | Step::Sleep(_) => false,
-        });
-        let routes = container.firelens.is_some() && logs_through_firelens(app);
-        let known = names.iter().any(|name| name.text == container.name.text);
-        if (labelled || called || routes) && !known {
-            names.push(&container.name);
+        let known = held
+            .iter()
+            .any(|other| other.name.text == container.name.text && other.condition == container.condition);
+        if !known && container.name.text != model::NAMELESS && !task.ends_early(container) {
+            held.push(container);
         }
     }
-    let entry = |name: &&model::Name<'a>| {
-        let name = if name.literal {
-            Tree::text(name.text.as_ref())
-        } else {
-            Tree::of(name.node)
-        };
-        Tree::Fields(vec![("containerName", name), ("condition", Tree::text("START"))])
+    held
+}
+
+fn dependency(container: &Container<'_>) -> Tree {
+    let name = if container.name.literal {
+        Tree::text(container.name.text.as_ref())
+    } else {
+        Tree::of(container.name.node)
     };
-    Tree::List(names.iter().map(entry).collect())
+    let entry = Tree::Fields(vec![("containerName", name), ("condition", Tree::text("START"))]);
+    match container.condition {
+        Some(condition) => Tree::under(condition, entry),
+        None => entry,
+    }
 }
 
-fn logs_through_firelens(container: &Container<'_>) -> bool {
-    let driver = container.log.as_ref().and_then(|log| log.driver.known());
-    driver.is_some_and(|driver| driver == "awsfirelens")
-}
-
-/// `ecs-prestop` where the app's image comes from, if that is a private registry of ECR.
-pub(super) fn image(app: &Container<'_>, wishes: &Wishes) -> String {
-    if let Some(image) = &wishes.image {
-        return image.clone();
-    }
-    let own = concat!("ecs-prestop:", env!("CARGO_PKG_VERSION"));
-    let registry = app
-        .image
-        .known()
-        .and_then(|image| image.split_once('/'))
-        .map(|(registry, _)| registry);
-    match registry.filter(|registry| registry.contains(".dkr.ecr.")) {
-        Some(registry) => format!("{registry}/{own}"),
-        None => own.to_owned(),
-    }
+/// Names for people.
+fn names(containers: &[&Container<'_>]) -> String {
+    let names: Vec<String> = containers
+        .iter()
+        .map(|container| format!("`{}`", container.name.text))
+        .collect();
+    names.join(", ")
 }
 
 /// A signal needs the rights of the process that gets it; everything else needs none.

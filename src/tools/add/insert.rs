@@ -4,7 +4,7 @@ use crate::tools::document::{Kind, Node, Syntax};
 use crate::tools::model::{Form, Task};
 use crate::tools::source::Source;
 
-use super::tree::{Definition, Tree};
+use super::tree::{SidecarDefinition, Tree};
 
 /// Lists and objects that fit are written on one line, as people do.
 const LINE: usize = 90;
@@ -15,12 +15,12 @@ pub(super) fn insert(
     source: &Source,
     syntax: Syntax,
     task: &Task<'_>,
-    sidecar: &Definition,
+    sidecar: &SidecarDefinition,
 ) -> Option<String> {
     let text = &source.text;
     let list = task.list;
     let newline = if text.contains("\r\n") { "\r\n" } else { "\n" };
-    let writer = Writer { form: task.form };
+    let writer = LayoutWriter { form: task.form };
     let bracket = match list.kind {
         Kind::Map(_) => b'{',
         _ => b'[',
@@ -40,9 +40,9 @@ pub(super) fn insert(
 /// `[…, {…}]`, on lines of their own or on one.
 pub(super) fn bracketed(
     source: &Source,
-    writer: &Writer,
+    writer: &LayoutWriter,
     list: &Node<'_>,
-    sidecar: &Definition,
+    sidecar: &SidecarDefinition,
 ) -> Option<(usize, String)> {
     let text = &source.text;
     let (first, last_end) = match &list.kind {
@@ -92,7 +92,12 @@ fn unit(text: &str, list: &Node<'_>, indent: &str) -> String {
 }
 
 /// `- …` under `- …`, or `name:` under `name:`.
-fn block(source: &Source, writer: &Writer, list: &Node<'_>, sidecar: &Definition) -> Option<(usize, String)> {
+fn block(
+    source: &Source,
+    writer: &LayoutWriter,
+    list: &Node<'_>,
+    sidecar: &SidecarDefinition,
+) -> Option<(usize, String)> {
     let text = &source.text;
     let end = text.get(..list.span.end)?.trim_end().len();
     let at = end + text.get(end..)?.find('\n').unwrap_or(text.len() - end);
@@ -100,13 +105,18 @@ fn block(source: &Source, writer: &Writer, list: &Node<'_>, sidecar: &Definition
     let part = match &list.kind {
         Kind::List(items) => {
             let key = items.first()?.span.start;
-            let line = line_start(text, key);
-            let dash = line + text.get(line..key)?.rfind('-')?;
+            let column = key - line_start(text, key);
+            // On the same line, or alone on one above, as old templates have it.
+            let dash = text.get(..key)?.rfind('-')?;
+            let between = text.get(dash + 1..key)?;
             let indent = indent_at(text, dash);
-            if indent.len() != dash - line {
+            if !between.trim().is_empty()
+                || indent.len() != dash - line_start(text, dash)
+                || column <= indent.len()
+            {
                 return None;
             }
-            let gap = " ".repeat(key - dash - 1);
+            let gap = " ".repeat(column - indent.len() - 1);
             let inner = format!("{indent} {gap}");
             format!("\n{indent}-{gap}{}", writer.yaml_fields(&sidecar.body, &inner))
         }
@@ -143,11 +153,11 @@ pub(super) fn indent_at(text: &str, at: usize) -> &str {
     &line[..line.len() - line.trim_start().len()]
 }
 
-pub(super) struct Writer {
+pub(super) struct LayoutWriter {
     pub(super) form: Form,
 }
 
-impl Writer {
+impl LayoutWriter {
     fn key(&self, name: &str) -> String {
         match self.form {
             Form::CloudFormation => {
@@ -241,8 +251,10 @@ impl Writer {
         }
         match tree {
             Tree::List(items) if items.iter().any(|item| self.entries(item).is_some()) => {
-                let item =
-                    |item: &Tree| format!("\n{deeper}- {}", self.yaml_fields(item, &format!("{deeper}  ")));
+                let item = |item: &Tree| match self.entries(item) {
+                    Some(_) => format!("\n{deeper}- {}", self.yaml_fields(item, &format!("{deeper}  "))),
+                    None => format!("\n{deeper}- {}", self.yaml_word(item)),
+                };
                 items.iter().map(item).collect()
             }
             Tree::List(items) => {

@@ -10,14 +10,16 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use similar::TextDiff;
 
-use super::check::{self, Selection};
+use super::check::{self, Located, Persona, Selection, Severity};
 use super::document;
 use super::model::{self, Container, Form, NoTask, Task};
 use super::source::Source;
 use crate::core::step::parse_steps;
 
+mod balancer;
 mod compose;
 mod definition;
+mod image;
 mod insert;
 mod terraform;
 mod tree;
@@ -27,7 +29,7 @@ pub const NAME: &str = "add";
 
 /// What the user said besides the file.
 #[derive(Clone, Debug, Default)]
-pub struct Wishes {
+pub struct AddOptions {
     /// The container that is to be drained.
     pub to: String,
     /// Which task definition of a template; needed where several have such a container.
@@ -40,6 +42,10 @@ pub struct Wishes {
     pub stop_timeout_s: Option<u64>,
     /// `PRESTOP_CAPACITY`
     pub capacity: Option<String>,
+    /// `PRESTOP_SETTLE` in whole seconds.
+    pub settle_s: Option<u64>,
+    /// `PRESTOP_READY_URL`
+    pub ready_url: Option<String>,
 }
 
 /// What became of a document.
@@ -53,7 +59,7 @@ pub struct Added {
 
 /// Why nothing was done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum NotAdded {
     /// The file cannot be read.
     #[error("{0}")]
     Unreadable(String),
@@ -62,9 +68,9 @@ pub enum Refusal {
     NotRight(String),
 }
 
-impl Refusal {
-    fn because(why: impl Into<String>) -> Refusal {
-        Refusal::NotRight(why.into())
+impl NotAdded {
+    fn because(why: impl Into<String>) -> NotAdded {
+        NotAdded::NotRight(why.into())
     }
 }
 
@@ -72,62 +78,70 @@ impl Refusal {
 ///
 /// # Errors
 /// Where the file cannot be read, or the sidecar would not be right in it.
-pub fn add(source: &Source, wishes: &Wishes) -> Result<Added, Refusal> {
+pub fn add(source: &Source, options: &AddOptions) -> Result<Added, NotAdded> {
     let unreadable =
-        |at: usize, message: String| Refusal::Unreadable(source.problem(at, message).to_string());
+        |at: usize, message: String| NotAdded::Unreadable(source.problem(at, message).to_string());
     let (root, syntax) = document::parse_among(&source.name, &source.text, source)
         .map_err(|why| unreadable(why.at, why.message))?;
     let tasks = model::tasks(&root).map_err(|why| match why {
         NoTask::Foreign { message, at } => unreadable(at, message),
         NoTask::Empty => unreadable(0, "there is no service in it".to_owned()),
     })?;
-    let (task, app) = find(&tasks, wishes)?;
+    let (task, app) = find(&tasks, options)?;
     if let Some(sidecar) = task.sidecars().next() {
-        return already(source, task, sidecar, app, wishes);
+        return already(source, task, sidecar, app, options);
     }
     if task.more_containers && task.form != Form::Compose {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "the containers of `{}` are not all in this file: it cannot be seen whether a sidecar is among them",
             task.name
         )));
     }
     let (sidecar, story) = if task.form == Form::Compose {
-        compose::definition(task, app, wishes)?
+        compose::definition(task, app, options)?
     } else {
-        definition::definition(task, app, wishes)?
+        definition::definition(task, app, options)?
     };
     let text = if task.form == Form::Terraform {
         terraform::insert(source, syntax, task, app, &sidecar)?
     } else {
         insert::insert(source, syntax, task, &sidecar).ok_or_else(|| {
-            Refusal::because(
+            NotAdded::because(
                 "the list of containers is written in a way that cannot be added to: write one container a line",
             )
         })?
     };
-    verify(source, &text, task, sidecar.name)?;
-    Ok(Added { text, story })
+    let rest = verify(source, &text, task, sidecar.name)?;
+    Ok(Added {
+        text,
+        story: format!("{story}{rest}"),
+    })
 }
 
 /// The task and the container that `--to` names.
 fn find<'t, 'a>(
     tasks: &'t [Task<'a>],
-    wishes: &Wishes,
-) -> Result<(&'t Task<'a>, &'t Container<'a>), Refusal> {
+    options: &AddOptions,
+) -> Result<(&'t Task<'a>, &'t Container<'a>), NotAdded> {
     let chosen = tasks
         .iter()
-        .filter(|task| wishes.task.as_ref().is_none_or(|name| *name == task.name));
+        .filter(|task| options.task.as_ref().is_none_or(|name| *name == task.name));
     let is_it = |container: &&Container<'_>| {
         let name = &container.name;
-        name.text == wishes.to || (!name.literal && model::reference(name.node) == Some(&wishes.to))
+        name.text == options.to || (!name.literal && model::reference(name.node) == Some(&options.to))
     };
-    let mut found = chosen.filter_map(|task| Some((task, task.containers.iter().find(is_it)?)));
+    let mut found = chosen
+        .clone()
+        .filter_map(|task| Some((task, task.containers.iter().find(is_it)?)));
     let names = |list: &mut dyn Iterator<Item = String>| list.collect::<Vec<_>>().join(", ");
     match (found.next(), found.next()) {
-        (Some(only), None) => Ok(only),
-        (Some((first, _)), Some((second, _))) => Err(Refusal::because(format!(
+        (Some((task, container)), None) => {
+            is_the_app(task, container, options)?;
+            Ok((task, container))
+        }
+        (Some((first, _)), Some((second, _))) => Err(NotAdded::because(format!(
             "`{}` and `{}` both have a container `{}`: say which with --task",
-            first.name, second.name, wishes.to
+            first.name, second.name, options.to
         ))),
         (None, _) => {
             let mut all = tasks.iter().flat_map(|task| {
@@ -135,13 +149,41 @@ fn find<'t, 'a>(
                     .iter()
                     .map(|container| format!("`{}`", container.name.text))
             });
-            Err(Refusal::because(format!(
+            Err(NotAdded::because(format!(
                 "there is no container `{}`; there is {}",
-                wishes.to,
+                options.to,
                 names(&mut all)
             )))
         }
     }
+}
+
+/// A helper is not drained: the answer names who is.
+fn is_the_app(task: &Task<'_>, container: &Container<'_>, options: &AddOptions) -> Result<(), NotAdded> {
+    let is_helper = container.only_observes()
+        || task.ends_early(container)
+        || container.needed_as().is_some()
+        || task.is_proxy(container);
+    let apps: Vec<_> = task.apps().collect();
+    if !is_helper || options.drain.is_some() || apps.iter().any(|app| std::ptr::eq(*app, container)) {
+        return Ok(());
+    }
+    let what = if container.only_observes() {
+        "only watches the others"
+    } else if task.ends_early(container) {
+        "has ended before the task stops"
+    } else {
+        "is what the app needs, not the app"
+    };
+    let names: Vec<String> = apps
+        .iter()
+        .map(|app| format!("`--to {}`", app.name.text))
+        .collect();
+    Err(NotAdded::because(format!(
+        "`{}` {what}: say {}",
+        container.name.text,
+        names.join(" or ")
+    )))
 }
 
 /// A sidecar that is there is left as it is.
@@ -150,11 +192,11 @@ fn already(
     task: &Task<'_>,
     sidecar: &Container<'_>,
     app: &Container<'_>,
-    wishes: &Wishes,
-) -> Result<Added, Refusal> {
+    options: &AddOptions,
+) -> Result<Added, NotAdded> {
     let name = &sidecar.name.text;
     if !sidecar.depends_directly_on(&app.name.text) {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "`{}` has the sidecar `{name}`, but it does not depend on `{}`: add the dependency by hand",
             task.name, app.name.text
         )));
@@ -173,28 +215,41 @@ fn already(
     let differs = [
         (
             "--image",
-            wishes
+            options
                 .image
                 .as_deref()
                 .map(|wish| sidecar.image.known().is_some_and(|image| image == wish)),
         ),
-        ("--drain", wishes.drain.as_deref().map(same_steps)),
+        ("--drain", options.drain.as_deref().map(same_steps)),
         (
             "--capacity",
-            wishes
+            options
                 .capacity
                 .as_deref()
                 .map(|wish| says("PRESTOP_CAPACITY").is_some_and(|there| there == wish)),
         ),
         (
             "--stop-timeout",
-            wishes.stop_timeout_s.map(|wish| seconds == Some(wish as f64)),
+            options.stop_timeout_s.map(|wish| seconds == Some(wish as f64)),
+        ),
+        (
+            "--settle",
+            options
+                .settle_s
+                .map(|wish| says("PRESTOP_SETTLE").is_some_and(|there| there == format!("{wish}s"))),
+        ),
+        (
+            "--ready-url",
+            options
+                .ready_url
+                .as_deref()
+                .map(|wish| says("PRESTOP_READY_URL").is_some_and(|there| there == wish)),
         ),
     ]
     .into_iter()
     .find(|(_, same)| *same == Some(false));
     if let Some((flag, _)) = differs {
-        return Err(Refusal::because(format!(
+        return Err(NotAdded::because(format!(
             "the sidecar `{name}` is there already, with something else than {flag} says: change it by hand"
         )));
     }
@@ -204,40 +259,63 @@ fn already(
     })
 }
 
-/// Reads the result as `check` does: the sidecar must bring no finding of its own.
-fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<(), Refusal> {
+/// Reads the result as `check` does: the sidecar must bring no finding of its own, and the order of the
+/// task has to be right. What else is found in it is told.
+fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<String, NotAdded> {
     if !only_more_by_one(source, text, task, name) {
-        return Err(Refusal::because(
+        return Err(NotAdded::because(
             "this file is written in a way that cannot be added to without changing more of it: write one container a line",
         ));
     }
-    let found = |text: &str| -> Result<Vec<(&'static str, String)>, Refusal> {
+    let selection = Selection {
+        persona: Persona::Pedantic,
+        ..Selection::default()
+    };
+    let found = |text: &str| -> Result<Vec<Located>, NotAdded> {
         let copy = source.with_text(text.to_owned());
-        let checked =
-            check::check(copy, &Selection::default()).map_err(|why| Refusal::because(why.to_string()))?;
-        let findings = checked.into_iter().flat_map(|checked| checked.findings);
-        Ok(findings
-            .map(|finding| (finding.rule.id, finding.message))
-            .collect())
+        let checked = check::check(copy, &selection).map_err(|why| NotAdded::because(why.to_string()))?;
+        Ok(checked.into_iter().flat_map(|checked| checked.findings).collect())
     };
     let before = found(&source.text)?;
-    let new: Vec<_> = found(text)?
-        .into_iter()
-        .filter(|finding| !before.contains(finding))
-        .collect();
-    if new.is_empty() {
-        return Ok(());
+    let is_old = |finding: &Located| {
+        let same = |old: &Located| old.rule.id == finding.rule.id && old.path == finding.path;
+        before.iter().any(same)
+    };
+    let (old, new): (Vec<_>, Vec<_>) = found(text)?.into_iter().partition(is_old);
+    let list = |findings: &[Located]| -> String {
+        let one = |finding: &Located| format!("\n  {}: {}", finding.rule.id, finding.message);
+        findings.iter().take(MAX_TOLD).map(one).collect()
+    };
+    if !new.is_empty() {
+        return Err(NotAdded::because(format!(
+            "the sidecar would not be right in `{}`:{}",
+            task.name,
+            list(&new)
+        )));
     }
-    let list: Vec<String> = new
-        .iter()
-        .map(|(rule, message)| format!("\n  {rule}: {message}"))
+    // A task that cannot start or stop in its order gains nothing by a sidecar.
+    let (wrong, rest): (Vec<_>, Vec<_>) = old
+        .into_iter()
+        .partition(|finding| finding.rule.is_about_order() && finding.severity == Severity::Error);
+    if !wrong.is_empty() {
+        return Err(NotAdded::because(format!(
+            "`{}` is not right without the sidecar either; mend this first:{}",
+            task.name,
+            list(&wrong)
+        )));
+    }
+    let regular: Vec<_> = rest
+        .into_iter()
+        .filter(|finding| finding.persona == Persona::Regular)
         .collect();
-    Err(Refusal::because(format!(
-        "the sidecar would not be right in `{}`:{}",
-        task.name,
-        list.concat()
-    )))
+    Ok(match regular.len() {
+        0 => String::new(),
+        _ => format!("\nwhat was found before is found still:{}", list(&regular)),
+    })
 }
+
+/// As many old findings as somebody reads; `check` has them all.
+const MAX_TOLD: usize = 5;
 
 /// Whether the new text has the sidecar in that task, and says the same as before everywhere else.
 fn only_more_by_one(source: &Source, text: &str, task: &Task<'_>, name: &str) -> bool {
@@ -267,7 +345,7 @@ pub fn command() -> Command {
         .arg(Arg::new("file").value_name("FILE").required(true).help("The file, or `-` for standard input"))
         .arg(option("to", "CONTAINER", "The container that is to be drained").required(true))
         .arg(option("task", "NAME", "Which task definition of a template, by its logical ID"))
-        .arg(option("image", "IMAGE", "The sidecar's image; else `ecs-prestop` in the registry of the app's"))
+        .arg(option("image", "IMAGE", "The sidecar's image; else `ecs-prestop` in the private registry of the app's image"))
         .arg(option("drain", "STEPS", "PRESTOP_DRAIN; else POST /drain at the container's first port"))
         .arg(
             option("stop-timeout", "DURATION", "The sidecar's stopTimeout, 2s to 120s; else what the app leaves of 120 s, at most 90 s")
@@ -277,6 +355,11 @@ pub fn command() -> Command {
             option("capacity", "CAPACITY", "PRESTOP_CAPACITY, where the file does not tell: on-demand or spot")
                 .value_parser(["on-demand", "spot"]),
         )
+        .arg(
+            option("settle", "DURATION", "PRESTOP_SETTLE: how long to serve on before the first step; else what a health check takes to notice")
+                .value_parser(settle),
+        )
+        .arg(option("ready-url", "URL", "PRESTOP_READY_URL, where a health check asks the sidecar; else what the container's own health check asks"))
         .arg(flag("diff", "Prints what would change instead of the whole document"))
         .arg(flag("in-place", "Writes the file instead of printing it"))
         .after_help("Changes nothing but the sidecar. Exits 0 if it is wired in, 1 if that cannot be done right, 2 if the file cannot be read.")
@@ -290,22 +373,34 @@ fn stop_timeout(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "allowed are whole seconds from 2s to 120s, such as 90s or 1m30s".to_owned())
 }
 
+fn settle(text: &str) -> Result<u64, String> {
+    let seconds = crate::config::duration(text).map(|duration| duration.as_secs_f64());
+    seconds
+        .filter(|seconds| (0.0..=60.0).contains(seconds) && seconds.fract() == 0.0)
+        .map(|seconds| seconds as u64)
+        .ok_or_else(|| {
+            "allowed are whole seconds from 0s to 60s, half of the most that a drain has".to_owned()
+        })
+}
+
 /// Runs `add`.
 pub fn main(matches: &ArgMatches) -> ExitCode {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
-    let wishes = Wishes {
+    let options = AddOptions {
         to: text("to").unwrap_or_default(),
         task: text("task"),
         image: text("image"),
         drain: text("drain"),
         stop_timeout_s: matches.get_one::<u64>("stop-timeout").copied(),
         capacity: text("capacity"),
+        settle_s: matches.get_one::<u64>("settle").copied(),
+        ready_url: text("ready-url"),
     };
     let path = text("file").unwrap_or_default();
     let done = Source::read(&path)
-        .map_err(|problem| Refusal::Unreadable(problem.to_string()))
+        .map_err(|problem| NotAdded::Unreadable(problem.to_string()))
         .and_then(|source| {
-            let added = add(&source, &wishes)?;
+            let added = add(&source, &options)?;
             deliver(matches, &path, &source, &added)?;
             Ok(added)
         });
@@ -317,14 +412,14 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
         Err(why) => {
             eprintln!("ecs-prestop: {why}");
             ExitCode::from(match why {
-                Refusal::Unreadable(_) => 2,
-                Refusal::NotRight(_) => 1,
+                NotAdded::Unreadable(_) => 2,
+                NotAdded::NotRight(_) => 1,
             })
         }
     }
 }
 
-fn deliver(matches: &ArgMatches, path: &str, source: &Source, added: &Added) -> Result<(), Refusal> {
+fn deliver(matches: &ArgMatches, path: &str, source: &Source, added: &Added) -> Result<(), NotAdded> {
     let shown = if matches.get_flag("diff") {
         diff(source, &added.text)
     } else if matches.get_flag("in-place") {
@@ -335,7 +430,7 @@ fn deliver(matches: &ArgMatches, path: &str, source: &Source, added: &Added) -> 
     let mut out = std::io::stdout().lock();
     match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
         Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
-            return Err(Refusal::because(format!("cannot write: {why}")));
+            return Err(NotAdded::because(format!("cannot write: {why}")));
         }
         _ => {}
     }
@@ -354,11 +449,11 @@ fn diff(source: &Source, text: &str) -> String {
 }
 
 /// All or nothing: the new text is written beside the file and takes its place in one step.
-fn write_in_place(path: &str, text: &str) -> Result<(), Refusal> {
+fn write_in_place(path: &str, text: &str) -> Result<(), NotAdded> {
     if path == "-" {
-        return Err(Refusal::because("--in-place needs a file, not standard input"));
+        return Err(NotAdded::because("--in-place needs a file, not standard input"));
     }
-    let cannot = |why: std::io::Error| Refusal::because(format!("{path}: cannot be written: {why}"));
+    let cannot = |why: std::io::Error| NotAdded::because(format!("{path}: cannot be written: {why}"));
     // A link stays a link: what it points to is replaced.
     let target = std::fs::canonicalize(Path::new(path)).map_err(cannot)?;
     let mut beside = target.clone().into_os_string();

@@ -11,9 +11,9 @@ use crate::tools::document::{EXPRESSION, Kind, Node, Span, Syntax};
 use crate::tools::model::{Container, Form, Task, in_snake_case};
 use crate::tools::source::Source;
 
-use super::Refusal;
-use super::insert::{Writer, bracketed, indent_at, quoted};
-use super::tree::{Definition, Tree};
+use super::NotAdded;
+use super::insert::{LayoutWriter, bracketed, indent_at, quoted};
+use super::tree::{SidecarDefinition, Tree};
 
 /// Lists and objects that fit are written on one line, as `terraform fmt` leaves them.
 const LINE: usize = 100;
@@ -27,17 +27,17 @@ pub(super) fn insert(
     syntax: Syntax,
     task: &Task<'_>,
     app: &Container<'_>,
-    sidecar: &Definition,
-) -> Result<String, Refusal> {
+    sidecar: &SidecarDefinition,
+) -> Result<String, NotAdded> {
     if syntax != Syntax::Hcl {
-        return Err(Refusal::because(
+        return Err(NotAdded::because(
             "this is what Terraform or a program wrote: add the sidecar where it is written by hand, in the `.tf` file or \
              the program",
         ));
     }
     let text = source.text.as_str();
     let list = task.list;
-    let elsewhere = || Refusal::because(elsewhere(task));
+    let elsewhere = || NotAdded::because(elsewhere(task));
     let body = parser::parse_body(text).map_err(|_| elsewhere())?;
     let insertions = match find(&body, list.span) {
         Some(Expression::Array(array)) => {
@@ -66,11 +66,11 @@ pub(super) fn insert(
             if !whole.starts_with('[') || !plain || !list.items().iter().all(inside) {
                 return Err(elsewhere());
             }
-            let adapted = Definition {
+            let adapted = SidecarDefinition {
                 name: sidecar.name,
                 body: adapt(text, task, app, sidecar, Language::Json),
             };
-            let writer = Writer {
+            let writer = LayoutWriter {
                 form: Form::Containers,
             };
             vec![bracketed(source, &writer, list, &adapted).ok_or_else(elsewhere)?]
@@ -458,7 +458,13 @@ enum Language {
 }
 
 /// The definition with the app's expressions in place of what they stand for by default.
-fn adapt(text: &str, task: &Task<'_>, app: &Container<'_>, sidecar: &Definition, language: Language) -> Tree {
+fn adapt(
+    text: &str,
+    task: &Task<'_>,
+    app: &Container<'_>,
+    sidecar: &SidecarDefinition,
+    language: Language,
+) -> Tree {
     let Tree::Fields(fields) = &sidecar.body else {
         return sidecar.body.clone();
     };

@@ -1,6 +1,7 @@
 //! The sidecar's definition before it is written in a document's own style.
 
 use crate::tools::document::{Kind, Node};
+use crate::tools::model::Condition;
 
 /// A value to be written.
 #[derive(Clone, Debug)]
@@ -39,8 +40,10 @@ impl Tree {
             Kind::String(text) => Tree::text(text.as_ref()),
             Kind::List(items) => Tree::List(items.iter().map(Tree::of).collect()),
             Kind::Map(entries) => {
+                // A field without a value is as if it were not there: it need not be said again.
                 let pairs = entries
                     .iter()
+                    .filter(|entry| !matches!(entry.value.kind, Kind::Null) || entry.value.tag.is_some())
                     .map(|entry| (entry.key.to_string(), Tree::of(&entry.value)));
                 Tree::Pairs(pairs.collect())
             }
@@ -51,6 +54,18 @@ impl Tree {
         }
     }
 
+    /// What is there only under a condition of the template.
+    pub(super) fn under(condition: Condition<'_>, tree: Tree) -> Tree {
+        let nothing = Tree::Pairs(vec![("Ref".to_owned(), Tree::text("AWS::NoValue"))]);
+        let [yes, no] = if condition.holds {
+            [tree, nothing]
+        } else {
+            [nothing, tree]
+        };
+        let list = Tree::List(vec![Tree::text(condition.name), yes, no]);
+        Tree::Pairs(vec![("Fn::If".to_owned(), list)])
+    }
+
     /// `{"name": …, "value": …}`
     pub(super) fn variable(name: &str, value: Tree) -> Tree {
         Tree::Fields(vec![("name", Tree::text(name)), ("value", value)])
@@ -59,7 +74,7 @@ impl Tree {
 
 /// The sidecar: its name and the rest.
 #[derive(Clone, Debug)]
-pub(super) struct Definition {
+pub(super) struct SidecarDefinition {
     pub(super) name: &'static str,
     /// With the name for ECS; without it for compose, where it is the key.
     pub(super) body: Tree,

@@ -3,7 +3,7 @@
 use crate::tools::document::{Node, Span};
 use crate::tools::source::{Position, Source};
 
-use super::{Rule, Severity};
+use super::{Persona, Rule, Severity};
 
 /// Something that a rule found.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub struct Finding<'a> {
     pub rule: &'static Rule,
     /// The rule's, unless this one matters less or more.
     pub severity: Severity,
+    /// The rule's, unless there is a reason to tell everybody or only some.
+    pub persona: Persona,
     /// What is wrong here, with names and values.
     pub message: String,
     /// What to point at.
@@ -19,6 +21,7 @@ pub struct Finding<'a> {
     node: &'a Node<'a>,
     label: &'static str,
     also: Vec<(Span, String)>,
+    fix: Option<Mend>,
 }
 
 /// A finding with its place in the file; knows nothing of the tree any more.
@@ -28,6 +31,8 @@ pub struct Located {
     pub rule: &'static Rule,
     /// How much it matters.
     pub severity: Severity,
+    /// Who is told.
+    pub persona: Persona,
     /// What is wrong here.
     pub message: String,
     /// What to point at, within one line.
@@ -42,6 +47,26 @@ pub struct Located {
     pub label: &'static str,
     /// Other places that belong to it.
     pub also: Vec<(Span, String)>,
+    /// The same for the same finding, wherever its line moves.
+    pub fingerprint: String,
+    /// What would mend it, if that is safe.
+    pub fix: Option<Edit>,
+}
+
+/// A piece of the text, and what is to stand there instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// What is replaced; empty where something is put in.
+    pub span: Span,
+    /// By what.
+    pub text: String,
+}
+
+/// An edit, and what has to stand around it as it is written.
+#[derive(Debug)]
+struct Mend {
+    edit: Edit,
+    written: (Span, String),
 }
 
 /// The findings of one rule in one task definition.
@@ -79,11 +104,13 @@ impl<'a> Findings<'a> {
         self.list.push(Finding {
             rule: self.rule,
             severity: self.rule.severity,
+            persona: self.rule.persona,
             message: message.into(),
             span,
             node,
             label: "",
             also: Vec::new(),
+            fix: None,
         });
         &mut self.list[index]
     }
@@ -93,6 +120,12 @@ impl<'a> Finding<'a> {
     /// Matters less or more than its rule says.
     pub fn severity(&mut self, severity: Severity) -> &mut Finding<'a> {
         self.severity = severity;
+        self
+    }
+
+    /// For others than the rule says.
+    pub fn persona(&mut self, persona: Persona) -> &mut Finding<'a> {
+        self.persona = persona;
         self
     }
 
@@ -108,11 +141,36 @@ impl<'a> Finding<'a> {
         self
     }
 
+    /// What mends it without any doubt: `text` in place of a word.
+    pub fn fix(&mut self, node: &Node<'_>, text: impl Into<String>) -> &mut Finding<'a> {
+        self.fix_within(node, node.inner(), text)
+    }
+
+    /// As [`Finding::fix`], in place of a part of the word. Nothing is mended where the file has something
+    /// else at the place of the word than the word: a variable that stands for it, or what is said
+    /// elsewhere.
+    pub fn fix_within(&mut self, node: &Node<'_>, span: Span, text: impl Into<String>) -> &mut Finding<'a> {
+        self.fix = node.word().map(|word| Mend {
+            edit: Edit {
+                span,
+                text: text.into(),
+            },
+            written: (node.inner(), word.into_owned()),
+        });
+        self
+    }
+
     pub(super) fn locate(self, source: &Source, root: &Node<'a>) -> Located {
         let span = first_line(self.span, &source.text);
         Located {
             rule: self.rule,
             severity: self.severity,
+            persona: self.persona,
+            fingerprint: fingerprint(&[self.rule.id, source.name.trim_start_matches("./"), &self.message]),
+            fix: self.fix.and_then(|mend| {
+                let (span, word) = mend.written;
+                (source.text.get(span.start..span.end) == Some(word.as_str())).then_some(mend.edit)
+            }),
             message: self.message,
             span,
             start: source.position(span.start),
@@ -126,6 +184,15 @@ impl<'a> Finding<'a> {
                 .collect(),
         }
     }
+}
+
+/// FNV-1a with 64 bits (draft-eastlake-fnv): short, and the same in every version.
+fn fingerprint(parts: &[&str]) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in parts.join("\0").bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    format!("{hash:016x}")
 }
 
 /// A caret under a whole object says less than one under its beginning.

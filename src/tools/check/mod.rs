@@ -1,24 +1,29 @@
 //! `check`: reads files, runs the rules over every task definition in them, shows what they found.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::document;
-use super::model::{self, NoTask};
-use super::source::{self, Problem, Source};
+use super::document::{self, Syntax};
+use super::model::{self, Form, ImageConfig, NoTask};
+use super::source::{self, FileProblem, LeftOut, Source};
 
 mod finding;
+mod fix;
 mod ignore;
+mod image;
 pub mod output;
 mod pages;
 pub mod rules;
+mod settings;
 
-pub use finding::{Finding, Findings, Located};
-use output::Format;
+pub use finding::{Edit, Finding, Findings, Located};
+use output::OutputFormat;
 pub use pages::{document as rules_document, page};
 pub use rules::{RULES, Rule};
+pub use settings::{Baseline, Exceptions};
 
 /// The subcommand.
 pub const NAME: &str = "check";
@@ -48,6 +53,15 @@ impl Severity {
     }
 }
 
+/// Who wants to be told of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persona {
+    /// Everybody: somebody would act on it.
+    Regular,
+    /// Who asks for all that is true, by `--pedantic`.
+    Pedantic,
+}
+
 /// One file, and what the rules found in it.
 #[derive(Debug)]
 pub struct Checked {
@@ -61,6 +75,10 @@ pub struct Checked {
     pub more: usize,
     /// What the file leaves to others, in words that say what to run.
     pub not_read: Option<String>,
+    /// Findings that only `--pedantic` shows.
+    pub pedantic: usize,
+    /// Findings that stand in the baseline.
+    pub known: usize,
 }
 
 /// What to leave out.
@@ -70,6 +88,14 @@ pub struct Selection {
     pub ignored: Vec<&'static str>,
     /// The lowest severity that is shown.
     pub severity: Severity,
+    /// Whose findings are shown.
+    pub persona: Persona,
+    /// What is known of images besides.
+    pub images: Vec<ImageConfig>,
+    /// What the repository leaves alone.
+    pub exceptions: Exceptions,
+    /// What it had before.
+    pub baseline: Baseline,
 }
 
 impl Default for Selection {
@@ -77,6 +103,10 @@ impl Default for Selection {
         Selection {
             ignored: Vec::new(),
             severity: Severity::Note,
+            persona: Persona::Regular,
+            images: Vec::new(),
+            exceptions: Exceptions::default(),
+            baseline: Baseline::default(),
         }
     }
 }
@@ -85,20 +115,26 @@ impl Default for Selection {
 ///
 /// # Errors
 /// Where it cannot be read as any form of a task definition.
-pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, Problem> {
+pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, FileProblem> {
     if !source.named && !may_hold_tasks(&source.text) {
         return Ok(None);
     }
-    let root = match document::parse_among(&source.name, &source.text, &source) {
-        Ok((root, _)) => root,
-        Err(why) => return Err(source.problem(why.at, why.message)),
+    let (root, syntax) = match document::parse_among(&source.name, &source.text, &source) {
+        Ok(read) => read,
+        Err(why) => {
+            return Err(FileProblem {
+                foreign: !source.named && !is_of_ecs(&source.text),
+                ..source.problem(why.at, why.message)
+            });
+        }
     };
-    let tasks = match model::tasks(&root) {
+    let mut tasks = match model::tasks(&root) {
         Ok(tasks) => tasks,
         Err(_) if !source.named => return Ok(None),
         Err(NoTask::Foreign { message, at }) => return Err(source.problem(at, message)),
         Err(NoTask::Empty) => Vec::new(),
     };
+    image::attach(&mut tasks, &source, &selection.images);
     let mut all = Vec::new();
     for task in &tasks {
         for rule in &RULES {
@@ -114,34 +150,61 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, P
         finding.severity >= selection.severity
             && !comments.silence(finding.rule.id, source.position(finding.span.start).line)
     });
+    let found = all.len();
+    all.retain(|finding| selection.persona == Persona::Pedantic || finding.persona == Persona::Regular);
+    let pedantic = found - all.len();
     all.sort_by_key(|finding| (finding.span, finding.rule.id));
     let more = all.len().saturating_sub(MAX_FINDINGS);
     all.truncate(MAX_FINDINGS);
-    let findings = all
+    let mut findings: Vec<Located> = all
         .into_iter()
         .map(|finding| finding.locate(&source, &root))
         .collect();
+    // What Terraform or a program has written is mended where it is made.
+    if syntax != Syntax::Hcl && tasks.iter().any(|task| task.form == Form::Terraform) {
+        findings.iter_mut().for_each(|finding| finding.fix = None);
+    }
     let not_read = model::not_read(&root, &tasks);
-    let tasks = tasks.len();
+    findings.retain(|finding| !selection.exceptions.hold(&source.name, finding));
+    number_equal_ones(&mut findings);
+    let before = findings.len();
+    findings.retain(|finding| !selection.baseline.holds(finding));
+    let known = before - findings.len();
+    let tasks = tasks
+        .iter()
+        .filter(|task| task.more_containers || !task.containers.is_empty())
+        .count();
     Ok(Some(Checked {
         source,
         tasks,
         findings,
         more,
         not_read,
+        pedantic,
+        known,
     }))
+}
+
+/// Findings of one file that read the same differ in which of them they are.
+fn number_equal_ones(findings: &mut [Located]) {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for finding in findings {
+        let count = seen.entry(finding.fingerprint.clone()).or_default();
+        *count += 1;
+        finding.fingerprint = format!("{}:{count}", finding.fingerprint);
+    }
 }
 
 /// A cheap look that spares a directory's other files.
 fn may_hold_tasks(text: &str) -> bool {
-    holds_tasks(text)
-        || ["services", "container_definition"]
+    is_of_ecs(text)
+        || ["services", "container_definition", "ECS_CLUSTER"]
             .iter()
             .any(|word| text.contains(word))
 }
 
-/// What cannot be read is somebody else's file, unless it has one of these words.
-fn holds_tasks(text: &str) -> bool {
+/// Whether a text that cannot be read was meant for ECS: it is told though nobody named its file.
+fn is_of_ecs(text: &str) -> bool {
     [
         "containerDefinitions",
         "AWS::ECS::TaskDefinition",
@@ -166,7 +229,7 @@ pub fn command() -> Command {
             Arg::new("format")
                 .long("format")
                 .value_name("FORMAT")
-                .value_parser(Format::NAMES)
+                .value_parser(OutputFormat::NAMES)
                 .default_value("text")
                 .help("text, json, sarif (2.1.0) or github (annotations of a workflow)"),
         )
@@ -179,6 +242,12 @@ pub fn command() -> Command {
                 .help("The least that is shown: note, warning or error"),
         )
         .arg(
+            Arg::new("pedantic")
+                .long("pedantic")
+                .action(ArgAction::SetTrue)
+                .help("Shows also what is true but mostly right as it is"),
+        )
+        .arg(
             Arg::new("ignore")
                 .long("ignore")
                 .value_name("RULE")
@@ -186,6 +255,50 @@ pub fn command() -> Command {
                 .value_delimiter(',')
                 .value_parser(|text: &str| rules::find(text).map(|rule| rule.id))
                 .help("Leaves a rule out, such as PS012; in YAML `# ecs-prestop: ignore PS012` does so on a line"),
+        )
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .help("What this repository leaves alone, and why; else .ecs-prestop.yaml, if it is there"),
+        )
+        .arg(
+            Arg::new("baseline")
+                .long("baseline")
+                .value_name("FILE")
+                .help("Does not tell again what stands in it"),
+        )
+        .arg(
+            Arg::new("write-baseline")
+                .long("write-baseline")
+                .value_name("FILE")
+                .help("Writes what is found now to be told no more"),
+        )
+        .arg(
+            Arg::new("skip-others")
+                .long("skip-others")
+                .action(ArgAction::SetTrue)
+                .help("Leaves out files that hold no task definition, as in a directory: for hooks that name every file"),
+        )
+        .arg(
+            Arg::new("fix")
+                .long("fix")
+                .action(ArgAction::SetTrue)
+                .help("Prints what would mend the findings that can be mended safely, as a diff"),
+        )
+        .arg(
+            Arg::new("in-place")
+                .long("in-place")
+                .action(ArgAction::SetTrue)
+                .requires("fix")
+                .help("With --fix: writes the files instead"),
+        )
+        .arg(
+            Arg::new("image-config")
+                .long("image-config")
+                .value_name("FILE")
+                .action(ArgAction::Append)
+                .help("What `docker image inspect IMAGE` prints: what the image starts, for containers that do not say it"),
         )
         .arg(
             Arg::new("list")
@@ -227,7 +340,34 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
 }
 
 fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode> {
+    let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
+    let read = Exceptions::read(text("config")).and_then(|exceptions| {
+        let baseline = text("baseline").map(Baseline::read).transpose()?;
+        Ok((exceptions, baseline.unwrap_or_default()))
+    });
+    let (exceptions, baseline) = match read {
+        Ok(read) => read,
+        Err(problem) => {
+            eprintln!("ecs-prestop: {problem}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let mut images = Vec::new();
+    for path in matches.get_many::<String>("image-config").into_iter().flatten() {
+        let read = Source::read(path)
+            .and_then(|source| model::of_inspect(&source.text).map_err(|message| source.problem(0, message)));
+        match read {
+            Ok(list) => images.extend(list),
+            Err(problem) => {
+                eprintln!("ecs-prestop: --image-config: {problem}");
+                return Ok(ExitCode::from(2));
+            }
+        }
+    }
     let selection = Selection {
+        exceptions,
+        baseline,
+        images,
         ignored: matches
             .get_many::<&'static str>("ignore")
             .map(|ids| ids.copied().collect())
@@ -237,6 +377,11 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
             Some("warning") => Severity::Warning,
             _ => Severity::Note,
         },
+        persona: if matches.get_flag("pedantic") {
+            Persona::Pedantic
+        } else {
+            Persona::Regular
+        },
     };
     let paths: Vec<String> = matches
         .get_many::<String>("files")
@@ -245,31 +390,39 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
     let mut checked = Vec::new();
     let mut problems = Vec::new();
     let mut unclear = Vec::new();
+    let skips = matches.get_flag("skip-others");
     let mut left_out = source::each(&paths, |source| {
-        let ours = source
-            .as_ref()
-            .map_or(true, |source| source.named || holds_tasks(&source.text));
+        let source = if skips { source::as_found(source) } else { source };
         match source.and_then(|source| check(source, &selection)) {
             Ok(Some(file)) => checked.push(file.without_text_if_clean()),
             Ok(None) => {}
-            Err(problem) if ours => problems.push(problem),
-            Err(problem) => unclear.push(problem),
+            Err(problem) if problem.foreign => unclear.push(problem),
+            Err(problem) => problems.push(problem),
         }
     });
     left_out.unclear = unclear;
-    let format = Format::named(matches.get_one::<String>("format").map_or("text", String::as_str));
+    if let Some(path) = text("write-baseline") {
+        let found = checked.iter().flat_map(|file| {
+            file.findings
+                .iter()
+                .map(|finding| (file.source.name.as_str(), finding))
+        });
+        if let Err(why) = std::fs::write(path, Baseline::write(found)) {
+            eprintln!("ecs-prestop: {path}: cannot be written: {why}");
+            return Ok(ExitCode::from(2));
+        }
+        tell_not_read(&checked, &left_out);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if matches.get_flag("fix") {
+        tell_not_read(&checked, &left_out);
+        return fix::fix(&checked, &problems, &selection, matches.get_flag("in-place"), out);
+    }
+    let format = OutputFormat::named(matches.get_one::<String>("format").map_or("text", String::as_str));
     output::write(format, &checked, &problems, out)?;
     out.flush()?;
-    for file in &checked {
-        if let Some(what) = &file.not_read {
-            eprintln!("ecs-prestop: {}: {what}", file.source.name);
-        }
-    }
-    if !left_out.is_empty() {
-        eprintln!("ecs-prestop: {left_out}");
-    }
-    if problems.is_empty() && checked.is_empty() {
-        out.flush()?;
+    tell_not_read(&checked, &left_out);
+    if problems.is_empty() && checked.is_empty() && !skips {
         eprintln!("ecs-prestop: no task definition in {}", paths.join(", "));
         return Ok(ExitCode::from(2));
     }
@@ -280,6 +433,18 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// What the files leave to others, and the files that were left out.
+fn tell_not_read(checked: &[Checked], left_out: &LeftOut) {
+    for file in checked {
+        if let Some(what) = &file.not_read {
+            eprintln!("ecs-prestop: {}: {what}", file.source.name);
+        }
+    }
+    if !left_out.is_empty() {
+        eprintln!("ecs-prestop: {left_out}");
+    }
 }
 
 impl Checked {

@@ -2,13 +2,21 @@
 
 use similar::TextDiff;
 
-use super::{RULES, Rule};
+use super::{Persona, RULES, Rule};
 
 /// Every rule on a line.
 pub(super) fn list() -> String {
     RULES
         .iter()
-        .map(|rule| format!("{}  {:<7}  {}\n", rule.id, rule.severity.as_str(), rule.name))
+        .map(|rule| {
+            let persona = pedantic(rule, " (--pedantic)");
+            format!(
+                "{}  {:<7}  {}{persona}\n",
+                rule.id,
+                rule.severity.as_str(),
+                rule.name
+            )
+        })
         .collect()
 }
 
@@ -28,13 +36,21 @@ pub fn page(rule: &Rule) -> String {
         "task definitions, CloudFormation"
     };
     let severity = rule.severity.as_str();
+    let persona = pedantic(rule, ", with `--pedantic` unless there is evidence");
     format!(
-        "## {id}: {name}\n\n{severity} · {forms}\n\n{}\n\n**Mend:** {}\n\n**Source:** {}\n\nFails, and passes:\n\n```diff\n{}```\n",
+        "## {id}: {name}\n\n{severity}{persona} · {forms}\n\n{}\n\n**Mend:** {}\n\n**Source:** {}\n\nFails, and passes:\n\n```diff\n{}```\n",
         folded(why),
         folded(mend),
         folded(source),
         change(rule)
     )
+}
+
+fn pedantic(rule: &Rule, words: &'static str) -> &'static str {
+    match rule.persona {
+        Persona::Regular => "",
+        Persona::Pedantic => words,
+    }
 }
 
 /// All pages, one after the other.
@@ -47,7 +63,7 @@ pub fn document() -> String {
         text.push_str(&format!(
             "| {} | {} | {} |\n",
             rule.id,
-            rule.severity.as_str(),
+            format_args!("{}{}", rule.severity.as_str(), pedantic(rule, ", pedantic")),
             rule.name
         ));
     }

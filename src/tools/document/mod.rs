@@ -227,6 +227,17 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Its bytes without the quotes of a string.
+    pub fn inner(&self) -> Span {
+        let word = self.word().map_or(0, |word| word.len());
+        let length = self.span.end - self.span.start;
+        let quotes = usize::from(matches!(self.kind, Kind::String(_)) && length == word + 2);
+        Span {
+            start: self.span.start + quotes,
+            end: self.span.end - quotes,
+        }
+    }
+
     /// The text of a string.
     pub fn text(&self) -> Option<&str> {
         match &self.kind {

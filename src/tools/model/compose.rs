@@ -65,6 +65,9 @@ pub(super) fn task<'a>(root: &'a Node<'a>, services: &'a Node<'a>, at: Span) -> 
         proxy: Value::Absent,
         services: Vec::new(),
         short_hops: Vec::new(),
+        instances: Vec::new(),
+        agent_stop_timeout_s: None,
+        scheduled_on_spot: Vec::new(),
     }
 }
 
@@ -85,6 +88,8 @@ fn container<'a>(name: Name<'a>, node: &'a Node<'a>) -> Container<'a> {
     };
     Container {
         node,
+        condition: None,
+        starts: None,
         name,
         image: absent(fields.text("image"), elsewhere, node),
         essential: Value::Unknown(node),
@@ -98,6 +103,7 @@ fn container<'a>(name: Name<'a>, node: &'a Node<'a>) -> Container<'a> {
         secrets: Vec::new(),
         // `expose` and `ports` are for others; containers of one network reach every port.
         ports: Value::Unknown(node),
+        speaks_http2: false,
         log: fields.object("logging").map(log),
         firelens: None,
         health_check: match fields.object("healthcheck") {

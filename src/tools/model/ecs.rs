@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::tools::document::{Kind, Node, Span};
 
-use super::fields::{Fields, is_expression, name, process_words, text};
+use super::fields::{Fields, branches, is_expression, is_no_value, name, process_words, text};
 use super::{
-    Capabilities, Container, Dependency, Form, Log, MAX_CONTAINERS, NAMELESS, Name, Task, Text, Value,
-    Variable,
+    Capabilities, Condition, Container, Dependency, Form, Log, MAX_CONTAINERS, NAMELESS, Name, Task, Text,
+    Value, Variable,
 };
 
 /// `node` holds the fields, `list` the containers.
@@ -19,13 +19,7 @@ pub(super) fn task<'a>(
     list: &'a Node<'a>,
 ) -> Task<'a> {
     let fields = Fields::of(form, node);
-    let items = list.items();
-    let containers: Vec<_> = items
-        .iter()
-        .filter(|item| !is_expression(form, item))
-        .take(MAX_CONTAINERS)
-        .map(|item| container(form, item))
-        .collect();
+    let (containers, unknown) = containers(form, list);
     let platform = fields.object("runtimePlatform");
     Task {
         form,
@@ -33,7 +27,7 @@ pub(super) fn task<'a>(
         node,
         at,
         list,
-        more_containers: is_expression(form, list) || containers.len() < items.len(),
+        more_containers: is_expression(form, list) || unknown,
         containers,
         compatibilities: fields.words("requiresCompatibilities"),
         network_mode: fields.text("networkMode"),
@@ -46,10 +40,43 @@ pub(super) fn task<'a>(
         system: platform.map_or(Value::Absent, |platform| platform.text("operatingSystemFamily")),
         proxy: fields
             .object("proxyConfiguration")
-            .map_or(Value::Absent, |proxy| proxy.text("containerName")),
+            .map_or(Value::Absent, |proxy| proxy.text("containerName"))
+            .and_then(|name| (!name.is_empty()).then_some(name)),
         services: Vec::new(),
         short_hops: Vec::new(),
+        instances: Vec::new(),
+        agent_stop_timeout_s: None,
+        scheduled_on_spot: Vec::new(),
     }
+}
+
+/// The containers of a list, those behind `!If` among them, and whether there may be others.
+fn containers<'a>(form: Form, list: &'a Node<'a>) -> (Vec<Container<'a>>, bool) {
+    let mut containers = Vec::new();
+    let mut unknown = false;
+    for item in list.items() {
+        if containers.len() >= MAX_CONTAINERS {
+            unknown = true;
+            break;
+        }
+        if let Some((name, branches)) = branches(form, item) {
+            for (branch, holds) in branches.into_iter().zip([true, false]) {
+                if is_expression(form, branch) || !matches!(branch.kind, Kind::Map(_)) {
+                    unknown |= !is_no_value(branch);
+                } else {
+                    containers.push(Container {
+                        condition: Some(Condition { name, holds }),
+                        ..container(form, branch)
+                    });
+                }
+            }
+        } else if is_expression(form, item) {
+            unknown |= !is_no_value(item);
+        } else {
+            containers.push(container(form, item));
+        }
+    }
+    (containers, unknown)
 }
 
 /// MiB, or with a unit as the console writes it: `2GB`, `1 GB`.
@@ -65,7 +92,7 @@ fn memory<'a>(fields: &Fields<'a>) -> Value<'a, u64> {
 
 pub(super) fn container<'a>(form: Form, node: &'a Node<'a>) -> Container<'a> {
     let fields = Fields::of(form, node);
-    let (dependencies, more_dependencies) = fields.items("dependsOn");
+    let (dependencies, more_dependencies) = fields.possible_items("dependsOn");
     let (environment, more_variables) = fields.items("environment");
     let (secrets, _) = fields.items("secrets");
     let linux = fields.object("linuxParameters");
@@ -75,6 +102,8 @@ pub(super) fn container<'a>(form: Form, node: &'a Node<'a>) -> Container<'a> {
     let (labels, more_labels) = labels(form, fields.node("dockerLabels"));
     Container {
         node,
+        condition: None,
+        starts: None,
         name: fields.name("name").unwrap_or(Name {
             text: Text::Borrowed(NAMELESS),
             literal: false,
@@ -101,6 +130,12 @@ pub(super) fn container<'a>(form: Form, node: &'a Node<'a>) -> Container<'a> {
             .filter_map(|item| Fields::of(form, item).name("name"))
             .collect(),
         ports: ports(&fields),
+        speaks_http2: fields.items("portMappings").0.into_iter().any(|mapping| {
+            let protocol = Fields::of(form, mapping).text("appProtocol");
+            protocol
+                .known()
+                .is_some_and(|word| matches!(word.as_ref(), "http2" | "grpc"))
+        }),
         log: fields.object("logConfiguration").map(log),
         firelens: fields.node("firelensConfiguration"),
         health_check: match fields.object("healthCheck") {
@@ -142,13 +177,16 @@ fn implied<'a>(fields: &Fields<'a>) -> impl Iterator<Item = Dependency<'a>> {
     let (links, _) = fields.items("links");
     let (volumes, _) = fields.items("volumesFrom");
     let form = fields.form;
-    let linked = links.into_iter().map(move |item| {
-        let mut name = name(form, item);
-        if let (true, Some((own, _alias))) = (name.literal, name.text.split_once(':')) {
-            name.text = Text::Owned(own.to_owned());
-        }
-        name
-    });
+    let linked = links
+        .into_iter()
+        .filter(|item| item.text() != Some(""))
+        .map(move |item| {
+            let mut name = name(form, item);
+            if let (true, Some((own, _alias))) = (name.literal, name.text.split_once(':')) {
+                name.text = Text::Owned(own.to_owned());
+            }
+            name
+        });
     let sources = volumes
         .into_iter()
         .filter_map(move |item| Fields::of(form, item).name("sourceContainer"));

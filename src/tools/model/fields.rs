@@ -82,9 +82,31 @@ impl<'a> Fields<'a> {
         (known, !unknown.is_empty())
     }
 
+    /// As [`Fields::items`], with those that stand behind `!If`: what may be there is not overlooked.
+    pub(super) fn possible_items(&self, name: &str) -> (Vec<&'a Node<'a>>, bool) {
+        let Some(node) = self.node(name) else {
+            return (Vec::new(), false);
+        };
+        let Some((_, branches)) = branches(self.form, node) else {
+            let (mut known, more) = self.items(name);
+            for item in node.items() {
+                if let Some((_, branches)) = branches_of_item(self.form, item) {
+                    known.extend(branches.into_iter().filter(|item| !is_no_value(item)));
+                }
+            }
+            return (known, more);
+        };
+        let listed = branches.iter().flat_map(|branch| branch.items());
+        let known = listed.filter(|item| !is_no_value(item) && !is_expression(self.form, item));
+        (known.collect(), true)
+    }
+
     /// A name, which may be an expression: two equal expressions are one name.
     pub(super) fn name(&self, name: &str) -> Option<Name<'a>> {
-        self.node(name).map(|node| self::name(self.form, node))
+        // What the AWS CLI's skeleton leaves empty names nobody.
+        self.node(name)
+            .filter(|node| node.text() != Some(""))
+            .map(|node| self::name(self.form, node))
     }
 }
 
@@ -191,6 +213,29 @@ pub(super) fn is_expression(form: Form, node: &Node<'_>) -> bool {
     }
 }
 
+/// The name of the condition of an `!If`, and what stands for it and against it.
+pub(super) fn branches<'a>(form: Form, node: &'a Node<'a>) -> Option<(&'a str, [&'a Node<'a>; 2])> {
+    if form != Form::CloudFormation {
+        return None;
+    }
+    let list = match node.tag.as_deref() {
+        Some("If") => node,
+        _ => match function(node) {
+            Some(("Fn::If", inner)) => inner,
+            _ => return None,
+        },
+    };
+    match list.items() {
+        [condition, yes, no] => Some((condition.text()?, [yes, no])),
+        _ => None,
+    }
+}
+
+/// As [`branches`], for an item of a list, whose branches are items.
+fn branches_of_item<'a>(form: Form, node: &'a Node<'a>) -> Option<(&'a str, [&'a Node<'a>; 2])> {
+    branches(form, node).filter(|(_, branches)| branches.iter().all(|branch| branch.items().is_empty()))
+}
+
 /// The one entry of `{"Ref": …}` or `{"Fn::Sub": …}`.
 fn function<'a>(node: &'a Node<'a>) -> Option<(&'a str, &'a Node<'a>)> {
     match node.entries() {
@@ -214,6 +259,18 @@ fn substitution_of_nothing<'a>(form: Form, node: &'a Node<'a>) -> Option<Text<'a
     (!text.contains("${")).then_some(Cow::Borrowed(text))
 }
 
+/// The text of a `!Sub`, variables and all.
+pub fn substitution<'a>(node: &'a Node<'a>) -> Option<&'a str> {
+    match node.tag.as_deref() {
+        Some("Sub") => node.text(),
+        Some(_) => None,
+        None => match function(node) {
+            Some(("Fn::Sub", inner)) => inner.text(),
+            _ => None,
+        },
+    }
+}
+
 /// What a `!Ref` or `!GetAtt` refers to.
 pub fn reference<'a>(node: &'a Node<'a>) -> Option<&'a str> {
     let (function, inner) = match node.tag.as_deref() {
@@ -230,7 +287,7 @@ pub fn reference<'a>(node: &'a Node<'a>) -> Option<&'a str> {
     }
 }
 
-fn is_no_value(node: &Node<'_>) -> bool {
+pub(super) fn is_no_value(node: &Node<'_>) -> bool {
     reference(node) == Some("AWS::NoValue")
 }
 

@@ -13,6 +13,7 @@ mod compose;
 mod ecs;
 mod fields;
 mod forms;
+mod image;
 mod placed;
 mod roles;
 mod sidecar;
@@ -21,12 +22,12 @@ mod template;
 mod terraform;
 
 pub use capacity::Host;
-pub use fields::reference;
+pub use fields::{reference, substitution};
 pub use forms::{NoTask, not_read, tasks};
+pub use image::{ImageConfig, of_dockerfile, of_inspect};
 pub use placed::{LaunchType, PortMapping};
 pub use sidecar::{Sidecar, Steps};
-pub use stops::DEFAULT_STOP_TIMEOUT_S;
-pub use template::{Service, TargetGroup};
+pub use template::{Instances, Scheduled, Service, TargetGroup};
 pub use terraform::in_snake_case;
 
 /// More containers than any task may have: 10 (developer guide, *Service quotas*). What stands behind
@@ -149,6 +150,12 @@ pub struct Task<'a> {
     pub services: Vec<Service<'a>>,
     /// The instances of the template that answer IMDS with a hop limit of 1.
     pub short_hops: Vec<&'a Node<'a>>,
+    /// What starts the instances of the template; only the first of its tasks has them.
+    pub instances: Vec<Instances<'a>>,
+    /// `ECS_CONTAINER_STOP_TIMEOUT` of those instances.
+    pub agent_stop_timeout_s: Option<f64>,
+    /// What starts it on Spot by the clock or by an event.
+    pub scheduled_on_spot: Vec<Scheduled<'a>>,
 }
 
 /// A container, or a service of compose.
@@ -156,6 +163,8 @@ pub struct Task<'a> {
 pub struct Container<'a> {
     /// Its object.
     pub node: &'a Node<'a>,
+    /// The condition of a template under which it is there; `None` where it always is.
+    pub condition: Option<Condition<'a>>,
     /// Its name; equal expressions are equal names.
     pub name: Name<'a>,
     /// `image`
@@ -168,6 +177,8 @@ pub struct Container<'a> {
     pub more_dependencies: bool,
     /// `stopTimeout` in seconds.
     pub stop_timeout_s: Value<'a, f64>,
+    /// What its image starts by itself, where that is at hand.
+    pub starts: Option<ImageConfig>,
     /// `entryPoint`
     pub entry_point: Value<'a, Vec<Text<'a>>>,
     /// `command`
@@ -180,6 +191,8 @@ pub struct Container<'a> {
     pub secrets: Vec<Name<'a>>,
     /// `portMappings`: what the container listens on.
     pub ports: Value<'a, Vec<u16>>,
+    /// Whether a port of `portMappings` says `appProtocol: http2` or `grpc`.
+    pub speaks_http2: bool,
     /// `logConfiguration`
     pub log: Option<Log<'a>>,
     /// `firelensConfiguration`: this is the log router.
@@ -202,6 +215,15 @@ pub struct Container<'a> {
     pub more_labels: bool,
     /// `restartPolicy`: whether it is enabled, and the exit codes that are left alone.
     pub restarts: Value<'a, Vec<i64>>,
+}
+
+/// A condition of a template, and whether it has to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition<'a> {
+    /// Its name under `Conditions`.
+    pub name: &'a str,
+    /// `false` behind the second branch of an `!If`.
+    pub holds: bool,
 }
 
 /// A name and where it stands.
@@ -346,15 +368,21 @@ impl<'a> Container<'a> {
         Some(last.split(':').next().unwrap_or(last))
     }
 
-    /// What its first process is started as: entry point and command together. `None` where either is
-    /// unknown, or the image decides.
+    /// What its first process is started as: entry point and command together, its image's where the file
+    /// has none of its own. `None` where either is unknown, or the image decides and is not at hand.
     pub fn arguments(&self) -> Option<Vec<&str>> {
         let mut words: Vec<&str> = Vec::new();
-        for part in [&self.entry_point, &self.command] {
-            match part {
-                Value::Absent => {}
-                Value::Unknown(_) => return None,
-                Value::Known(list, _) => words.extend(list.iter().map(AsRef::as_ref)),
+        // An entry point of the file's own leaves nothing of the image's (Docker Engine API, Entrypoint).
+        let image = self.starts.as_ref().filter(|_| self.entry_point.is_absent());
+        for (part, by_image) in [
+            (&self.entry_point, image.map(|image| &image.entry_point)),
+            (&self.command, image.map(|image| &image.command)),
+        ] {
+            match (part, by_image) {
+                (Value::Absent, Some(by_image)) => words.extend(by_image.iter().map(String::as_str)),
+                (Value::Absent, None) => {}
+                (Value::Unknown(_), _) => return None,
+                (Value::Known(list, _), _) => words.extend(list.iter().map(AsRef::as_ref)),
             }
         }
         (!words.is_empty()).then_some(words)

@@ -50,6 +50,106 @@ const OBSERVERS: [&str; 16] = [
     "xray-daemon",
 ];
 
+/// The names under which they run where the image is somebody's own build.
+const OBSERVER_NAMES: [&str; 14] = [
+    "adot",
+    "cloudwatch",
+    "cwagent",
+    "datadog",
+    "firelens",
+    "fluentbit",
+    "log-router",
+    "logrouter",
+    "log_router",
+    "newrelic",
+    "otel",
+    "promtail",
+    "splunk",
+    "xray",
+];
+
+/// Words of a command that start a process which takes jobs from a queue.
+const WORKERS: [&str; 22] = [
+    "arq",
+    "celery",
+    "celeryd",
+    "consume",
+    "consumer",
+    "delayed_job",
+    "dramatiq",
+    "faktory-worker",
+    "good_job",
+    "horizon",
+    "huey_consumer",
+    "jobs:work",
+    "messenger:consume",
+    "queue:listen",
+    "queue:work",
+    "que",
+    "resque",
+    "resque:work",
+    "rq",
+    "shoryuken",
+    "sidekiq",
+    "solid_queue:start",
+];
+
+/// Parts of a container's name that say the same.
+const WORKER_NAMES: [&str; 7] = [
+    "celery",
+    "consumer",
+    "consumers",
+    "sidekiq",
+    "worker",
+    "workers",
+    "queue",
+];
+
+/// Parts of a container's name, and words of its command, behind which it ends by itself.
+const ONE_OFF: [&str; 22] = [
+    "--help",
+    "--version",
+    "bootstrap",
+    "build",
+    "builder",
+    "collectstatic",
+    "ci",
+    "init",
+    "install",
+    "lint",
+    "migrate",
+    "migration",
+    "migrations",
+    "migrator",
+    "restore",
+    "seed",
+    "seeder",
+    "setup",
+    "studio",
+    "test",
+    "tests",
+    "upgrade",
+];
+
+/// A command with more words does something else besides.
+const SHORT: usize = 4;
+
+/// What speaks something else than requests and answers: no `quiet` is to be read from its connections.
+const NO_REQUESTS: [&str; 12] = [
+    "eclipse-mosquitto",
+    "kafka",
+    "mariadb",
+    "memcached",
+    "mongo",
+    "mysql",
+    "nats",
+    "postgres",
+    "rabbitmq",
+    "redis",
+    "valkey",
+    "zookeeper",
+];
+
 /// Subcommands of our own image that are no sidecar.
 const TOOLS: [&str; 6] = ["sample", "simulate", "rehearse", "health", "check", "add"];
 
@@ -81,12 +181,105 @@ impl<'a> Container<'a> {
             .map(|(_, what)| *what)
     }
 
-    fn only_observes(&self) -> bool {
-        // An image that is an expression says nothing; the name of its container may.
-        let image = self.image.known().unwrap_or(&self.name.text);
-        self.firelens.is_some() || OBSERVERS.iter().any(|part| image.contains(part))
+    /// Whether it only watches the others: losing it loses no request.
+    pub fn only_observes(&self) -> bool {
+        // An image that is an expression or somebody's own says nothing; the name of its container may.
+        let named = |text: &str, parts: &[&str]| parts.iter().any(|part| text.contains(part));
+        let name = self.name.text.to_ascii_lowercase();
+        self.firelens.is_some()
+            || self.image.known().is_some_and(|image| named(image, &OBSERVERS))
+            || named(&name, &OBSERVERS)
+            || named(&name, &OBSERVER_NAMES)
+    }
+
+    /// Whether it takes jobs, told by its command or its name.
+    pub fn is_worker(&self) -> bool {
+        let words = self.arguments().unwrap_or_default();
+        // Celery's scheduler starts jobs and works on none.
+        let schedules = |word: &str| matches!(word, "beat" | "scheduler" | "flower");
+        let named = |word: &str| self.name.text.split(['-', '_', '.']).any(|part| part == word);
+        if words.iter().any(|word| schedules(word)) || named("beat") || named("scheduler") || named("flower")
+        {
+            return false;
+        }
+        let worker = |word: &str| {
+            let base = word.rsplit('/').next().unwrap_or(word);
+            let stem = base.split('.').next().unwrap_or(base);
+            WORKERS.contains(&base) || WORKER_NAMES.contains(&stem)
+        };
+        words
+            .iter()
+            .flat_map(|words| words.split_whitespace())
+            .any(worker)
+            || self
+                .name
+                .text
+                .split(['-', '_', '.'])
+                .any(|part| WORKER_NAMES.iter().any(|known| part.eq_ignore_ascii_case(known)))
+    }
+
+    /// Whether it is there for a while only, told by its name or its command: there is nothing to finish.
+    pub fn is_one_off(&self) -> bool {
+        let known = |word: &str| ONE_OFF.iter().any(|known| word.eq_ignore_ascii_case(known));
+        let by_name = self.name.text.split(['-', '_', '.', ' ']).any(known);
+        let words = self.arguments().unwrap_or_default();
+        by_name || (words.len() <= SHORT && words.iter().any(|word| known(word)))
+    }
+
+    /// Whether it keeps data or messages: a database, a cache, a broker.
+    pub fn keeps_data(&self) -> bool {
+        let name = self.image_name().unwrap_or(&self.name.text);
+        NO_REQUESTS.contains(&name)
+    }
+
+    /// What has something to finish, if that is known.
+    pub fn finishes(&self) -> Option<&'static str> {
+        if self.keeps_data() {
+            Some("keeps data")
+        } else if self.is_worker() {
+            Some("works on jobs")
+        } else {
+            None
+        }
+    }
+
+    /// Whether a variable, an argument or a link of this container names another, or the local port on
+    /// which such a thing listens.
+    pub fn mentions(&self, other: &Container<'_>) -> bool {
+        let name = other.name.text.as_ref();
+        let port = NEEDED_PORTS
+            .iter()
+            .find(|(image, _)| other.image_name() == Some(image))
+            .map(|(_, port)| *port);
+        let says = |text: &str| {
+            let host = |host: &str| {
+                text.split(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c))
+                    .any(|word| word == host)
+            };
+            host(name)
+                || (port.is_some_and(|port| text.contains(port)) && (host("localhost") || host("127.0.0.1")))
+        };
+        let values = self
+            .environment
+            .iter()
+            .filter_map(|variable| variable.value.known());
+        let words = self.arguments().unwrap_or_default();
+        values.map(AsRef::as_ref).chain(words).any(says)
     }
 }
+
+/// The ports on which they listen unless told otherwise.
+const NEEDED_PORTS: [(&str, &str); 9] = [
+    ("mariadb", ":3306"),
+    ("memcached", ":11211"),
+    ("mongo", ":27017"),
+    ("mysql", ":3306"),
+    ("nats", ":4222"),
+    ("postgres", ":5432"),
+    ("rabbitmq", ":5672"),
+    ("redis", ":6379"),
+    ("valkey", ":6379"),
+];
 
 impl<'a> Task<'a> {
     /// The sidecars; one, where all is well.
@@ -101,7 +294,21 @@ impl<'a> Task<'a> {
             container.is_essential() && container.needed_as().is_none() && !self.is_proxy(container)
         });
         let apps: Vec<_> = apps.collect();
-        let all = if apps.is_empty() {
+        // What others are to reach is the app, be it a database, unless one beside it says that it needs it.
+        let called = |container: &Container<'_>| match container.ports.known() {
+            Some(ports) => !ports.is_empty(),
+            None => !container.ports.is_absent(),
+        };
+        let is_called = |container: &&Container<'_>| container.keeps_data() && called(container);
+        let needs_it = |app: &Container<'_>| self.workers().filter(is_called).any(|data| app.mentions(data));
+        let is_for_a_database = !apps.is_empty()
+            && !apps
+                .iter()
+                .any(|app| called(app) || app.is_worker() || needs_it(app))
+            && self.workers().any(|container| is_called(&container));
+        let all = if is_for_a_database {
+            self.workers().filter(is_called).collect()
+        } else if apps.is_empty() {
             self.workers().collect()
         } else {
             apps

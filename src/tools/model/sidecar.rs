@@ -1,10 +1,15 @@
 //! The settings of a sidecar in a file, read by the code that reads them at run time.
 
-use crate::config::{Config, Problem};
+use std::time::Duration;
+
+use crate::config::{Config, Problem, SETTLE_BEFORE_QUIET};
 use crate::core::plan::{LabelError, Plan, PlannedStep};
+use crate::core::step::Step;
 use crate::core::task;
 
-use super::{Container, Task, Value};
+use super::{Container, Form, Task, Value};
+
+const SETTLE: &str = "PRESTOP_SETTLE";
 
 /// Nobody has a use for more than one; what a file of hundreds says of each is not told.
 const MAX_SIDECARS: usize = 4;
@@ -25,8 +30,6 @@ pub struct Sidecar<'t, 'a> {
 pub enum Steps {
     /// These, and what is wrong with labels that are left out.
     Known(Vec<PlannedStep>, Vec<LabelError>),
-    /// Nothing at all: it would refuse to start.
-    None(Vec<LabelError>),
     /// The file does not say.
     Unknown,
 }
@@ -36,7 +39,7 @@ impl Steps {
     pub fn known(&self) -> &[PlannedStep] {
         match self {
             Steps::Known(steps, _) => steps,
-            Steps::None(_) | Steps::Unknown => &[],
+            Steps::Unknown => &[],
         }
     }
 }
@@ -59,6 +62,25 @@ impl<'t, 'a> Sidecar<'t, 'a> {
             container,
             settings,
             steps,
+        }
+    }
+
+    /// Whether one of its steps is a `quiet`.
+    pub fn waits_for_quiet(&self) -> bool {
+        let quiet = |planned: &PlannedStep| matches!(planned.step, Step::Quiet(_));
+        self.steps.known().iter().any(quiet)
+    }
+
+    /// How long it serves on before its first step; `None` where its settings are wrong or not told. On
+    /// ECS it does so before a `quiet` though nobody has said it.
+    pub fn settle(&self, task: &Task<'_>) -> Option<Duration> {
+        let config = self.settings.as_ref().ok()?;
+        let is_set = self.container.variable(SETTLE).is_some() || flag(self.container, "settle").is_some();
+        let by_itself = !is_set && task.form != Form::Compose && self.waits_for_quiet();
+        match by_itself {
+            _ if self.is_unknown(SETTLE) => None,
+            true => Some(SETTLE_BEFORE_QUIET),
+            false => Some(config.policy.settle),
         }
     }
 
@@ -131,7 +153,7 @@ fn steps(task: &Task<'_>, container: &Container<'_>, config: &Config) -> Steps {
     match plan {
         Some(plan) => Steps::Known(plan.steps().to_vec(), errors),
         None if more => Steps::Unknown,
-        None => Steps::None(errors),
+        None => Steps::Known(Plan::without_settings().steps().to_vec(), errors),
     }
 }
 

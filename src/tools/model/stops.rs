@@ -8,7 +8,7 @@ use super::{Container, Form, Task};
 
 /// Where no `stopTimeout` is set (API reference, *ContainerDefinition*; on EC2 the agent's
 /// `ECS_CONTAINER_STOP_TIMEOUT`, of which this is the default).
-pub const DEFAULT_STOP_TIMEOUT_S: f64 = 30.0;
+const DEFAULT_STOP_TIMEOUT_S: f64 = 30.0;
 
 impl<'a> Task<'a> {
     /// Those that directly depend on a container: they stop before it.
@@ -56,7 +56,8 @@ impl<'a> Task<'a> {
     pub fn stop_timeout_s(&self, container: &Container<'a>) -> Option<f64> {
         let default = match self.form {
             Form::Compose => DEFAULT_GRACE.as_secs_f64(),
-            _ => DEFAULT_STOP_TIMEOUT_S,
+            _ if self.on_fargate() == Some(true) => DEFAULT_STOP_TIMEOUT_S,
+            _ => self.agent_stop_timeout_s.unwrap_or(DEFAULT_STOP_TIMEOUT_S),
         };
         container.stop_timeout_s.or_default(default)
     }
@@ -74,6 +75,28 @@ impl<'a> Task<'a> {
         })
     }
 
+    /// Whether a container gets its signal only after another has stopped: because the other depends on
+    /// it, or one that itself waits for the other does. One that has ended by then holds nobody.
+    pub fn stops_after(&self, container: &Container<'a>, first: &Container<'a>) -> bool {
+        let mut waiting = vec![container.name.text.as_ref()];
+        let mut seen: Vec<&str> = Vec::new();
+        while let Some(name) = waiting.pop() {
+            if seen.contains(&name) {
+                continue;
+            }
+            seen.push(name);
+            for dependant in self.dependants(name) {
+                if std::ptr::eq(dependant, first) {
+                    return true;
+                }
+                if !self.ends_early(dependant) {
+                    waiting.push(&dependant.name.text);
+                }
+            }
+        }
+        false
+    }
+
     /// The longest chain of containers that stop one after another, first one first, and its seconds.
     /// What is unknown counts nothing, so the sum is what it takes at least.
     pub fn longest_stop(&self) -> (Vec<&Container<'a>>, f64) {
@@ -82,26 +105,6 @@ impl<'a> Task<'a> {
         last.map_or_else(Default::default, |last| {
             (self.chain_to(last, &ends), ends[last].seconds)
         })
-    }
-
-    /// The longest chain that starts right after a container has stopped, and its seconds.
-    pub fn stop_after(&self, container: &Container<'a>) -> (Vec<&Container<'a>>, f64) {
-        let ends = self.stop_ends();
-        let is_it = |link: &&Container<'a>| std::ptr::eq(*link, container);
-        let Some(own) = self.containers.iter().position(|link| is_it(&link)) else {
-            return Default::default();
-        };
-        let longest = (0..ends.len())
-            .map(|last| (self.chain_to(last, &ends), ends[last].seconds))
-            .filter(|(chain, _)| chain.iter().any(is_it))
-            .max_by(|a, b| a.1.total_cmp(&b.1));
-        let (chain, end) = longest.unwrap_or_default();
-        let rest = chain
-            .into_iter()
-            .skip_while(|link| !is_it(link))
-            .skip(1)
-            .collect();
-        (rest, (end - ends[own].seconds).max(0.0))
     }
 
     /// For each container, when it has stopped.

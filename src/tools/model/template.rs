@@ -26,6 +26,10 @@ pub struct Service<'a> {
     pub on_fargate: bool,
     /// Whether it says that all its capacity is on demand.
     pub on_demand: bool,
+    /// Whether it says that none of it is.
+    pub only_spot: bool,
+    /// How long clients keep an address of its tasks, in seconds, and where Cloud Map is told so.
+    pub dns_ttl_s: Option<(u64, &'a Node<'a>)>,
     /// `DesiredCount`
     pub desired: Value<'a, u64>,
     /// Whether others call it: by a load balancer, by service discovery or Service Connect.
@@ -53,7 +57,57 @@ pub struct TargetGroup<'a> {
     pub health_path: Value<'a, Text<'a>>,
     /// `HealthCheckPort`; without one, the port of the traffic.
     pub health_port: Value<'a, Text<'a>>,
+    /// `HealthCheckIntervalSeconds`
+    pub health_interval_s: Value<'a, u64>,
+    /// `UnhealthyThresholdCount`
+    pub unhealthy_threshold: Value<'a, u64>,
+    /// `Protocol`
+    pub protocol: Value<'a, Text<'a>>,
+    /// `ProtocolVersion`
+    pub protocol_version: Value<'a, Text<'a>>,
 }
+
+impl TargetGroup<'_> {
+    /// How long a failing health check takes to be noticed, in seconds; `None` where that is not told.
+    /// An interval is 30 s and a threshold 2 unless said otherwise (Elastic Load Balancing API reference,
+    /// CreateTargetGroup).
+    pub fn unhealthy_after_s(&self) -> Option<u64> {
+        let interval = self.health_interval_s.or_default(30)?;
+        Some(interval.saturating_mul(self.unhealthy_threshold.or_default(2)?))
+    }
+
+    /// Whether its clients speak HTTP/2 or gRPC to the app.
+    pub fn speaks_http2(&self) -> bool {
+        let version = self.protocol_version.known();
+        version.is_some_and(|version| matches!(version.as_ref(), "HTTP2" | "GRPC"))
+    }
+
+    /// Whether it belongs to a Network Load Balancer.
+    pub fn is_network(&self) -> bool {
+        let protocol = self.protocol.known();
+        protocol.is_some_and(|protocol| matches!(protocol.as_ref(), "TCP" | "TLS" | "UDP" | "TCP_UDP"))
+    }
+}
+
+/// What starts instances of a cluster: a launch template or a launch configuration.
+#[derive(Clone, Debug)]
+pub struct Instances<'a> {
+    /// Its logical ID.
+    pub name: &'a str,
+    /// Where that stands.
+    pub at: Span,
+    /// Its properties.
+    pub node: &'a Node<'a>,
+    /// Whether they may be Spot Instances.
+    pub spot: bool,
+    /// Whether their agent drains them on a Spot notice; `None` where their user data does not tell.
+    pub drains_on_spot: Option<bool>,
+    /// `ECS_CONTAINER_STOP_TIMEOUT` of their agent, in seconds.
+    pub stop_timeout_s: Option<f64>,
+}
+
+/// A rule or schedule that starts the task on Spot, and where it says so.
+pub type Scheduled<'a> = (&'a str, &'a Node<'a>);
 
 /// Every task definition of a template.
 pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<Task<'a>> {
@@ -73,6 +127,10 @@ pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<Task<'a>> {
         })
         .collect();
     let find = |arn: &'a Node<'a>| groups.get(reference(arn)?).cloned();
+    let ttls: BTreeMap<&str, (u64, &'a Node<'a>)> = of("AWS::ServiceDiscovery::Service")
+        .filter_map(|(entry, properties)| Some((entry.key.as_ref(), longest_ttl(FORM, properties)?)))
+        .collect();
+    let find_ttl = |arn: &'a Node<'a>| ttls.get(reference(arn)?).copied();
     let mut services: BTreeMap<&str, Vec<Service<'a>>> = BTreeMap::new();
     for (entry, properties) in of("AWS::ECS::Service").chain(of("AWS::ECS::TaskSet")) {
         if let Some(task) = properties.get("TaskDefinition").and_then(reference) {
@@ -82,21 +140,165 @@ pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<Task<'a>> {
                 entry.key_span,
                 properties,
                 find,
+                find_ttl,
             ));
+        }
+    }
+    let mut scheduled: BTreeMap<&str, Vec<Scheduled<'a>>> = BTreeMap::new();
+    for (entry, properties) in of("AWS::Events::Rule").chain(of("AWS::Scheduler::Schedule")) {
+        for (definition, node) in started_on_spot(FORM, properties) {
+            if let Some(task) = reference(definition) {
+                scheduled
+                    .entry(task)
+                    .or_default()
+                    .push((entry.key.as_ref(), node));
+            }
         }
     }
     let short_hops: Vec<_> = of("AWS::EC2::LaunchTemplate")
         .filter_map(|(_, properties)| short_hop(properties))
         .collect();
-    of("AWS::ECS::TaskDefinition")
+    let mixed: Vec<&str> = of("AWS::AutoScaling::AutoScalingGroup")
+        .filter_map(|(_, properties)| reference(mixed_with_spot(FORM, properties)?))
+        .collect();
+    let instances: Vec<Instances<'a>> = of("AWS::EC2::LaunchTemplate")
+        .chain(of("AWS::AutoScaling::LaunchConfiguration"))
+        .map(|(entry, properties)| {
+            let mixed = mixed.contains(&entry.key.as_ref());
+            self::instances(FORM, &entry.key, entry.key_span, &entry.value, properties, mixed)
+        })
+        .collect();
+    let stop_timeout_s = instances.iter().find_map(|instances| instances.stop_timeout_s);
+    let mut tasks: Vec<Task<'a>> = of("AWS::ECS::TaskDefinition")
         .filter_map(|(entry, properties)| {
             let list = properties.get("ContainerDefinitions")?;
             let mut task = ecs::task(FORM, entry.key.to_string(), entry.key_span, properties, list);
             task.services = services.remove(entry.key.as_ref()).unwrap_or_default();
+            task.scheduled_on_spot = scheduled.remove(entry.key.as_ref()).unwrap_or_default();
             task.short_hops = short_hops.clone();
+            task.agent_stop_timeout_s = stop_timeout_s;
             Some(task)
         })
+        .collect();
+    with_instances(FORM, &mut tasks, instances);
+    tasks
+}
+
+/// Instances are said something of once, also where their tasks stand in another file.
+pub(super) fn with_instances<'a>(form: Form, tasks: &mut Vec<Task<'a>>, mut instances: Vec<Instances<'a>>) {
+    instances.retain(|instances| instances.drains_on_spot.is_some());
+    if let (true, Some(first)) = (tasks.is_empty(), instances.first()) {
+        let mut task = ecs::task(form, first.name.to_owned(), first.at, first.node, first.node);
+        task.containers.clear();
+        tasks.push(task);
+    }
+    if let Some(first) = tasks.first_mut() {
+        first.instances = instances;
+    }
+}
+
+/// How long clients keep an address, and where a service of Cloud Map says so.
+pub(super) fn longest_ttl<'a>(form: Form, properties: &'a Node<'a>) -> Option<(u64, &'a Node<'a>)> {
+    let config = Fields::of(form, properties).object("dnsConfig")?;
+    let (records, _) = config.items("dnsRecords");
+    let ttls = records.into_iter().filter_map(|record| {
+        let ttl = Fields::of(form, record).whole("TTL");
+        Some((*ttl.known()?, ttl.node()?))
+    });
+    ttls.max_by_key(|(seconds, _)| *seconds)
+}
+
+/// The task definitions that a rule or a schedule starts on Fargate Spot, and where it says so.
+pub(super) fn started_on_spot<'a>(form: Form, properties: &'a Node<'a>) -> Vec<(&'a Node<'a>, &'a Node<'a>)> {
+    let fields = Fields::of(form, properties);
+    let (targets, _) = fields.possible_items("targets");
+    let target = fields.object("target").map(|target| target.node);
+    // In Terraform the target of a rule is a resource of its own.
+    let own = (form == Form::Terraform).then_some(properties);
+    targets
+        .into_iter()
+        .chain(target)
+        .chain(own)
+        .filter_map(|target| {
+            let parameters = Fields::of(form, target).object("ecsParameters")?;
+            let definition = parameters.node("taskDefinitionArn")?;
+            let (strategy, _) = parameters.items("capacityProviderStrategy");
+            let spot = strategy.into_iter().find_map(|item| {
+                let provider = Fields::of(form, item).node("capacityProvider")?;
+                (provider.text() == Some("FARGATE_SPOT")).then_some(provider)
+            });
+            Some((definition, spot?))
+        })
         .collect()
+}
+
+/// What refers to the launch template of a group that has Spot Instances among others.
+pub(super) fn mixed_with_spot<'a>(form: Form, properties: &'a Node<'a>) -> Option<&'a Node<'a>> {
+    let policy = Fields::of(form, properties).object("mixedInstancesPolicy")?;
+    let share = policy
+        .object("instancesDistribution")?
+        .whole("onDemandPercentageAboveBaseCapacity");
+    share.known().filter(|share| **share < 100)?;
+    policy
+        .object("launchTemplate")?
+        .object("launchTemplateSpecification")?
+        .node("launchTemplateId")
+}
+
+/// `mixed` tells that a group has Spot Instances of it.
+pub(super) fn instances<'a>(
+    form: Form,
+    name: &'a str,
+    at: Span,
+    whole: &'a Node<'a>,
+    properties: &'a Node<'a>,
+    mixed: bool,
+) -> Instances<'a> {
+    let fields = Fields::of(form, properties);
+    let market = fields
+        .object("launchTemplateData")
+        .unwrap_or(fields)
+        .object("instanceMarketOptions")
+        .map_or(Value::Absent, |options| options.text("marketType"));
+    let spot =
+        market.known().is_some_and(|market| market == "spot") || fields.node("spotPrice").is_some() || mixed;
+    // User data, or files of cfn-init.
+    let mut text = String::new();
+    gather(whole, &mut text);
+    let is_of_ecs = text.contains("ECS_CLUSTER");
+    Instances {
+        name,
+        at,
+        node: properties,
+        spot,
+        // `NAME=true`, or PowerShell's `SetEnvironmentVariable("NAME", "true", …)`.
+        drains_on_spot: is_of_ecs.then(|| {
+            text.split("ECS_ENABLE_SPOT_INSTANCE_DRAINING")
+                .skip(1)
+                .any(|rest| {
+                    rest.trim_start_matches(['=', '"', '\'', ',', ' ', '$'])
+                        .starts_with("true")
+                })
+        }),
+        stop_timeout_s: text
+            .split_once("ECS_CONTAINER_STOP_TIMEOUT=")
+            .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_alphanumeric()).next())
+            .and_then(crate::config::duration)
+            .map(|timeout| timeout.as_secs_f64()),
+    }
+}
+
+/// All words of a value, one a line.
+fn gather(node: &Node<'_>, text: &mut String) {
+    text.push_str(node.word().as_deref().unwrap_or(""));
+    text.push('\n');
+    for item in node.items() {
+        gather(item, text);
+    }
+    for entry in node.entries() {
+        text.push_str(&entry.key);
+        gather(&entry.value, text);
+    }
 }
 
 pub(super) fn service<'a>(
@@ -105,6 +307,7 @@ pub(super) fn service<'a>(
     at: Span,
     node: &'a Node<'a>,
     group: impl Fn(&'a Node<'a>) -> Option<TargetGroup<'a>>,
+    ttl: impl Fn(&'a Node<'a>) -> Option<(u64, &'a Node<'a>)>,
 ) -> Service<'a> {
     let fields = Fields::of(form, node);
     let (strategy, more_strategy) = fields.items("capacityProviderStrategy");
@@ -126,13 +329,23 @@ pub(super) fn service<'a>(
     };
     let launch_type = fields.text("launchType");
     let on_fargate_by_type = launch_type.known().is_some_and(|word| word == "FARGATE");
-    let (balancers, _) = fields.items("loadBalancers");
+    let (balancers, _) = fields.possible_items("loadBalancers");
+    let (registries, _) = fields.possible_items("serviceRegistries");
     Service {
         name,
         at,
         node,
         spot: named("FARGATE_SPOT").and_then(Value::node),
         on_fargate: on_fargate_by_type || named("FARGATE").is_some() || named("FARGATE_SPOT").is_some(),
+        only_spot: !more_strategy
+            && !providers.is_empty()
+            && providers
+                .iter()
+                .all(|provider| provider.known().is_some_and(|word| word == "FARGATE_SPOT")),
+        dns_ttl_s: registries
+            .into_iter()
+            .filter_map(|registry| Fields::of(form, registry).node("registryArn"))
+            .find_map(ttl),
         on_demand: on_fargate_by_type
             || (!more_strategy
                 && !providers.is_empty()
@@ -196,6 +409,19 @@ pub(super) fn target_group<'a>(form: Form, name: &'a str, at: Span, node: &'a No
         },
         health_path: health.map_or_else(|| fields.text("healthCheckPath"), |check| check.text("path")),
         health_port: health.map_or_else(|| fields.text("healthCheckPort"), |check| check.text("port")),
+        health_interval_s: health.map_or_else(
+            || fields.whole("healthCheckIntervalSeconds"),
+            |check| check.whole("interval"),
+        ),
+        unhealthy_threshold: match health.map(|check| check.whole("unhealthyThreshold")) {
+            None => fields.whole("unhealthyThresholdCount"),
+            // The default of a block that is there (Terraform AWS provider, aws_lb_target_group,
+            // health_check), not that of the API.
+            Some(Value::Absent) => Value::Known(3, node),
+            Some(threshold) => threshold,
+        },
+        protocol: fields.text("protocol"),
+        protocol_version: fields.text("protocolVersion"),
     }
 }
 

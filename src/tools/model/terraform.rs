@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 use crate::tools::document::{ELSEWHERE, Entry, Kind, Node, Span};
 
 use super::fields::{Fields, is_expression, text};
-use super::template::{TargetGroup, service, target_group};
+use super::template::{
+    Instances, Scheduled, TargetGroup, instances, longest_ttl, mixed_with_spot, service, started_on_spot,
+    target_group, with_instances,
+};
 use super::{Form, MAX_CONTAINERS, NAMELESS, Name, Task, Value, Variable, ecs};
 
 const FORM: Form = Form::Terraform;
@@ -34,7 +37,8 @@ const BLOCKS: [&str; 13] = [
 
 /// Names that differ by more than the case from those of the API: in the resources, in cloudposse's
 /// modules, in those of terraform-aws-modules.
-const NAMES: [(&str, &[&str]); 16] = [
+const NAMES: [(&str, &[&str]); 18] = [
+    ("TTL", &["ttl"]),
     (
         "capacityProviderStrategy",
         &["capacity_provider_strategy", "capacity_provider_strategies"],
@@ -45,6 +49,7 @@ const NAMES: [(&str, &[&str]); 16] = [
         "dependsOn",
         &["dependsOn", "container_depends_on", "dependencies"],
     ),
+    ("ecsParameters", &["ecs_parameters", "ecs_target"]),
     ("entryPoint", &["entryPoint", "entrypoint", "entry_point"]),
     ("environmentFiles", &["environmentFiles", "environment_files"]),
     ("healthCheck", &["healthCheck", "health_check", "healthcheck"]),
@@ -184,6 +189,17 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<Task<'a>> {
         let name = referred(arn, "aws_lb_target_group").or_else(|| referred(arn, "aws_alb_target_group"))?;
         groups.get(name).cloned()
     };
+    let ttls: BTreeMap<&str, (u64, &'a Node<'a>)> = parts(root, &["resource", CLOUD_MAP])
+        .into_iter()
+        .filter_map(|part| Some((part.name, longest_ttl(FORM, part.body)?)))
+        .collect();
+    let find_ttl = |arn: &'a Node<'a>| ttls.get(referred(arn, CLOUD_MAP)?).copied();
+    let starters: Vec<Part<'a>> = STARTERS
+        .iter()
+        .flat_map(|kind| parts(root, &["resource", kind]))
+        .collect();
+    let instances = all_instances(root);
+    let stop_timeout_s = instances.iter().find_map(|(_, found)| found.stop_timeout_s);
     let runners = parts(root, &["resource", "aws_ecs_service"]);
     let mut all = Vec::new();
     // Those of other files are found where they stand.
@@ -204,14 +220,54 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<Task<'a>> {
                     references(definition, "aws_ecs_task_definition").any(|name| name == part.name)
                 })
             })
-            .map(|runner| service(FORM, runner.name, runner.at, runner.body, find))
+            .map(|runner| service(FORM, runner.name, runner.at, runner.body, find, find_ttl))
+            .collect();
+        task.scheduled_on_spot = starters
+            .iter()
+            .flat_map(|starter| {
+                let started = started_on_spot(FORM, starter.body).into_iter();
+                started.map(move |(definition, node)| (definition, (starter.name, node)))
+            })
+            .filter(|(definition, _)| {
+                references(definition, "aws_ecs_task_definition").any(|name| name == part.name)
+            })
+            .map(|(_, scheduled): (_, Scheduled<'a>)| scheduled)
             .collect();
         all.push(task);
     }
     for part in modules.iter().filter(|part| here(part)) {
-        all.extend(of_module(part, &modules, find));
+        all.extend(of_module(part, &modules, find, find_ttl));
     }
+    for task in &mut all {
+        task.agent_stop_timeout_s = stop_timeout_s;
+    }
+    // Those of other files are told where they stand.
+    let own = instances.into_iter().filter(|(here, _)| *here);
+    with_instances(FORM, &mut all, own.map(|(_, instances)| instances).collect());
     all
+}
+
+/// A service of Cloud Map.
+const CLOUD_MAP: &str = "aws_service_discovery_service";
+
+/// What starts tasks by the clock or by an event.
+const STARTERS: [&str; 2] = ["aws_cloudwatch_event_target", "aws_scheduler_schedule"];
+
+/// What starts instances, and whether it stands in this file.
+fn all_instances<'a>(root: &'a Node<'a>) -> Vec<(bool, Instances<'a>)> {
+    let mixed: Vec<&str> = parts(root, &["resource", "aws_autoscaling_group"])
+        .into_iter()
+        .filter_map(|part| referred(mixed_with_spot(FORM, part.body)?, "aws_launch_template"))
+        .collect();
+    ["aws_launch_template", "aws_launch_configuration"]
+        .iter()
+        .flat_map(|kind| parts(root, &["resource", kind]))
+        .map(|part| {
+            let mixed = mixed.contains(&part.name);
+            let found = instances(FORM, part.name, part.at, part.body, part.body, mixed);
+            (part.body.tag.as_deref() != Some(ELSEWHERE), found)
+        })
+        .collect()
 }
 
 /// A module that makes a task definition and its service.
@@ -219,11 +275,12 @@ fn of_module<'a>(
     part: &Part<'a>,
     modules: &[Part<'a>],
     find: impl Fn(&'a Node<'a>) -> Option<TargetGroup<'a>> + Copy,
+    find_ttl: impl Fn(&'a Node<'a>) -> Option<(u64, &'a Node<'a>)> + Copy,
 ) -> Vec<Task<'a>> {
     let source = part.body.get("source").and_then(Node::text).unwrap_or("");
     let made = |part: &Part<'a>, list: &'a Node<'a>| {
         let mut task = task(part, part.body, list, modules);
-        let mut runner = service(FORM, part.name, part.at, part.body, find);
+        let mut runner = service(FORM, part.name, part.at, part.body, find, find_ttl);
         let fields = Fields::of(FORM, part.body);
         // What both modules take where nothing is said: Fargate with awsvpc, and a task role of their own.
         if fields.node("launchType").is_none() && fields.node("capacityProviderStrategy").is_none() {
@@ -447,7 +504,17 @@ fn of_printed<'a>(module: &'a Node<'a>, configuration: Option<&'a Node<'a>>, all
                     };
                     groups.iter().find(is_it).map(|(_, group)| group.clone())
                 };
-                let mut found = service(FORM, runner.name, runner.at, runner.body, find);
+                let discovered = expression(
+                    "aws_ecs_service",
+                    runner.name,
+                    &["service_registries", "registry_arn"],
+                );
+                let registry = named(discovered, CLOUD_MAP);
+                let ttl = of(CLOUD_MAP)
+                    .find(|(_, part)| part.name == registry)
+                    .and_then(|(_, part)| longest_ttl(FORM, part.body));
+                let mut found = service(FORM, runner.name, runner.at, runner.body, find, |_| None);
+                found.dns_ttl_s = ttl;
                 if found.target_groups.is_empty() {
                     // The ARN is not in a plan of what is still to be made.
                     found.target_groups = groups

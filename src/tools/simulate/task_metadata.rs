@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::tools::document;
 use crate::tools::model::{self, LaunchType, NAMELESS, NoTask, PortMapping, Task};
-use crate::tools::source::{Problem, Source};
+use crate::tools::source::{FileProblem, Source};
 
 use super::{Reply, json_reply, text, too_many_requests};
 
@@ -38,7 +38,7 @@ const BURST: f64 = 60.0;
 pub enum DefinitionError {
     /// It cannot be read.
     #[error("{0}")]
-    Unreadable(Problem),
+    Unreadable(FileProblem),
     /// It says too little, or too much.
     #[error("{file}: {why}")]
     Content {

@@ -4,9 +4,9 @@
 use std::io::{self, Write};
 
 use crate::tools::check::{Checked, Severity};
-use crate::tools::source::Problem;
+use crate::tools::source::FileProblem;
 
-pub(super) fn write(checked: &[Checked], problems: &[Problem], out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write(checked: &[Checked], problems: &[FileProblem], out: &mut dyn Write) -> io::Result<()> {
     for file in checked {
         for finding in &file.findings {
             let command = match finding.severity {

@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use crate::tools::check::{Checked, Located};
-use crate::tools::source::Problem;
+use crate::tools::source::FileProblem;
 
-pub(super) fn write(checked: &[Checked], problems: &[Problem], out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write(checked: &[Checked], problems: &[FileProblem], out: &mut dyn Write) -> io::Result<()> {
     let findings: Vec<_> = checked
         .iter()
         .flat_map(|file| {
@@ -51,5 +51,6 @@ fn in_json(file: &str, finding: &Located) -> serde_json::Value {
         "end_line": finding.end.line,
         "end_column": finding.end.column,
         "path": finding.path,
+        "fingerprint": finding.fingerprint,
     })
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::Checked;
-use crate::tools::source::Problem;
+use crate::tools::source::FileProblem;
 
 mod github;
 mod json;
@@ -12,7 +12,7 @@ mod text;
 
 /// How findings are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum OutputFormat {
     /// For people: the source with a caret.
     Text,
     /// One JSON document.
@@ -23,17 +23,17 @@ pub enum Format {
     Github,
 }
 
-impl Format {
+impl OutputFormat {
     /// What `--format` takes.
     pub const NAMES: [&str; 4] = ["text", "json", "sarif", "github"];
 
     /// The format of this name; `text` for any other.
-    pub fn named(name: &str) -> Format {
+    pub fn named(name: &str) -> OutputFormat {
         match name {
-            "json" => Format::Json,
-            "sarif" => Format::Sarif,
-            "github" => Format::Github,
-            _ => Format::Text,
+            "json" => OutputFormat::Json,
+            "sarif" => OutputFormat::Sarif,
+            "github" => OutputFormat::Github,
+            _ => OutputFormat::Text,
         }
     }
 }
@@ -44,21 +44,21 @@ impl Format {
 /// # Errors
 /// Those of `out`.
 pub fn write(
-    format: Format,
+    format: OutputFormat,
     checked: &[Checked],
-    problems: &[Problem],
+    problems: &[FileProblem],
     out: &mut dyn Write,
 ) -> io::Result<()> {
     match format {
-        Format::Text => text::write(checked, problems, text::Look::of_terminal(), out),
-        Format::Json => json::write(checked, problems, out),
-        Format::Sarif => sarif::write(checked, problems, out),
-        Format::Github => github::write(checked, problems, out),
+        OutputFormat::Text => text::write(checked, problems, text::Look::of_terminal(), out),
+        OutputFormat::Json => json::write(checked, problems, out),
+        OutputFormat::Sarif => sarif::write(checked, problems, out),
+        OutputFormat::Github => github::write(checked, problems, out),
     }
 }
 
 /// The text form, as it looks with colour or without, for pages and snapshots.
-pub fn text(checked: &[Checked], problems: &[Problem], colour: bool) -> String {
+pub fn text(checked: &[Checked], problems: &[FileProblem], colour: bool) -> String {
     let mut out = Vec::new();
     let look = text::Look {
         colour,
@@ -70,7 +70,7 @@ pub fn text(checked: &[Checked], problems: &[Problem], colour: bool) -> String {
 }
 
 /// Any of the other forms as a text.
-pub fn document(format: Format, checked: &[Checked], problems: &[Problem]) -> String {
+pub fn document(format: OutputFormat, checked: &[Checked], problems: &[FileProblem]) -> String {
     let mut out = Vec::new();
     let _ = write(format, checked, problems, &mut out);
     String::from_utf8_lossy(&out).into_owned()

@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use crate::tools::check::{Checked, Located, RULES, Rule};
-use crate::tools::source::Problem;
+use crate::tools::source::FileProblem;
 
-pub(super) fn write(checked: &[Checked], problems: &[Problem], out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write(checked: &[Checked], problems: &[FileProblem], out: &mut dyn Write) -> io::Result<()> {
     let results: Vec<Value> = checked
         .iter()
         .flat_map(|file| {
@@ -55,6 +55,7 @@ fn result(file: &str, finding: &Located) -> Value {
         "ruleIndex": RULES.iter().position(|rule| rule.id == finding.rule.id),
         "level": finding.severity.as_str(),
         "message": {"text": finding.message},
+        "partialFingerprints": {"ecsPrestop/v1": finding.fingerprint},
         "locations": [{
             "physicalLocation": {
                 "artifactLocation": {"uri": uri(file)},
@@ -70,7 +71,7 @@ fn result(file: &str, finding: &Located) -> Value {
     })
 }
 
-fn notification(problem: &Problem) -> Value {
+fn notification(problem: &FileProblem) -> Value {
     let mut place = json!({"artifactLocation": {"uri": uri(&problem.file)}});
     if let (Some(at), Some(place)) = (problem.at, place.as_object_mut()) {
         place.insert(

@@ -7,7 +7,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 use super::folded;
 use crate::tools::check::{Checked, Located, Severity};
 use crate::tools::document::Span;
-use crate::tools::source::Problem;
+use crate::tools::source::FileProblem;
 
 /// What a terminal has at least, and what is drawn for.
 pub(super) const COLUMNS: usize = 80;
@@ -44,7 +44,7 @@ impl Look {
 
 pub(super) fn write(
     checked: &[Checked],
-    problems: &[Problem],
+    problems: &[FileProblem],
     look: Look,
     out: &mut dyn Write,
 ) -> io::Result<()> {
@@ -184,7 +184,7 @@ fn fitting<'a>(file: &Checked, span: Span, label: &'a str, columns: usize) -> (S
     (span, if room < MIN_CARETS { "" } else { label })
 }
 
-fn summary(checked: &[Checked], problems: &[Problem]) -> String {
+fn summary(checked: &[Checked], problems: &[FileProblem]) -> String {
     let tasks: usize = checked.iter().map(|file| file.tasks).sum();
     let findings: Vec<&Located> = checked.iter().flat_map(|file| &file.findings).collect();
     let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
@@ -198,11 +198,22 @@ fn summary(checked: &[Checked], problems: &[Problem]) -> String {
             parts.push(counted(count, severity.as_str()));
         }
     }
-    let found = if parts.is_empty() {
+    let mut found = if parts.is_empty() {
         "nothing found".to_owned()
     } else {
         parts.join(", ")
     };
+    let pedantic: usize = checked.iter().map(|file| file.pedantic).sum();
+    let known: usize = checked.iter().map(|file| file.known).sum();
+    if pedantic > 0 {
+        found.push_str(&format!(", {pedantic} more with --pedantic"));
+    }
+    if known > 0 {
+        found.push_str(&format!(", {known} more in the baseline"));
+    }
+    if pedantic + known > 0 {
+        found.push(',');
+    }
     let mut line = format!(
         "{found} in {} of {}",
         counted(tasks, "task definition"),

@@ -151,6 +151,45 @@ pub(super) const APART: &str = r#"{
 }
 "#;
 
+/// A web app on EC2 under bridge networking, where nobody sees the other's processes.
+pub(super) const UNSHARED: &str = r#"{
+  "family": "web",
+  "requiresCompatibilities": ["EC2"],
+  "networkMode": "bridge",
+  "containerDefinitions": [
+    {
+      "name": "app",
+      "image": "app:1",
+      "memory": 256,
+      "portMappings": [{"containerPort": 8080}],
+      "stopTimeout": 25
+    },
+    {
+      "name": "prestop",
+      "image": "ecs-prestop:0.1.0",
+      "essential": false,
+      "dependsOn": [{"containerName": "app", "condition": "START"}],
+      "stopTimeout": 60,
+      "environment": [
+        {"name": "PRESTOP_DRAIN", "value": "sleep 15s"},
+        {"name": "PRESTOP_STOP_TIMEOUT", "value": "60s"},
+        {"name": "PRESTOP_RESERVE", "value": "25s"}
+      ],
+      "healthCheck": {"command": ["CMD", "/ecs-prestop", "health"]},
+      "readonlyRootFilesystem": true,
+      "memory": 32
+    }
+  ]
+}
+"#;
+
+/// What runs on a laptop.
+pub(super) const COMPOSE: &str = "services:
+  web:
+    image: nginx:1
+    stop_signal: SIGQUIT
+";
+
 /// A template with all that stands around a task.
 pub(super) const TEMPLATE: &str = r"Resources:
   Task:
@@ -193,8 +232,30 @@ pub(super) const TEMPLATE: &str = r"Resources:
       Cluster: !Ref Cluster
       TaskDefinition: !Ref Task
       DesiredCount: 2
-      CapacityProviderStrategy: [{CapacityProvider: FARGATE_SPOT, Weight: 1}]
+      CapacityProviderStrategy:
+        - {CapacityProvider: FARGATE, Base: 1}
+        - {CapacityProvider: FARGATE_SPOT, Weight: 1}
       DeploymentConfiguration: {MinimumHealthyPercent: 100, MaximumPercent: 200}
       LoadBalancers:
         - {ContainerName: app, ContainerPort: 8080, TargetGroupArn: !Ref TargetGroup}
+  Schedule:
+    Type: AWS::Scheduler::Schedule
+    Properties:
+      ScheduleExpression: rate(1 hour)
+      Target:
+        Arn: !GetAtt Cluster.Arn
+        EcsParameters:
+          TaskDefinitionArn: !Ref Task
+          CapacityProviderStrategy: [{CapacityProvider: FARGATE, Weight: 1}]
+  Instances:
+    Type: AWS::EC2::LaunchTemplate
+    Properties:
+      LaunchTemplateData:
+        InstanceMarketOptions: {MarketType: spot}
+        MetadataOptions: {HttpPutResponseHopLimit: 2}
+        UserData:
+          Fn::Base64: |
+            #!/bin/sh
+            echo ECS_CLUSTER=web >>/etc/ecs/ecs.config
+            echo ECS_ENABLE_SPOT_INSTANCE_DRAINING=true >>/etc/ecs/ecs.config
 ";

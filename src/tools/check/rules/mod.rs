@@ -5,13 +5,13 @@
 
 use crate::tools::model::{Form, Task};
 
-use super::{Findings, Severity};
+use super::{Findings, Persona, Severity};
 
 mod examples;
 mod order;
 mod settings;
 mod sidecar;
-mod signals;
+pub mod signals;
 mod surroundings;
 mod time;
 
@@ -26,6 +26,8 @@ pub struct Rule {
     pub name: &'static str,
     /// What its findings are, unless one says otherwise.
     pub severity: Severity,
+    /// Whom its findings are for, unless one says otherwise.
+    pub persona: Persona,
     /// Whether it makes sense for a compose file, too.
     pub compose: bool,
     /// What goes wrong.
@@ -47,8 +49,15 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// Whether it is about the order in which containers start and stop: PS001 to PS009.
+    pub fn is_about_order(&self) -> bool {
+        self.id < "PS010"
+    }
+}
+
 /// All of them, by their ids.
-pub static RULES: [Rule; 34] = [
+pub static RULES: [Rule; 44] = [
     order::sidecar_before_app::RULE,
     order::app_before_sidecar::RULE,
     order::circle::RULE,
@@ -56,31 +65,41 @@ pub static RULES: [Rule; 34] = [
     order::log_router::RULE,
     order::needed::RULE,
     order::condition::RULE,
+    order::stops_with_sidecar::RULE,
     time::stop_timeout_missing::RULE,
     time::stop_timeout_range::RULE,
     time::stop_timeout_on_spot::RULE,
     time::stops_in_sum::RULE,
     time::stop_timeout_differs::RULE,
     time::budget_eaten::RULE,
+    time::own_limit::RULE,
     signals::shell::RULE,
     signals::init_process::RULE,
     signals::signal_step::RULE,
+    signals::stop_signal::RULE,
     settings::invalid::RULE,
     settings::step_to_nobody::RULE,
     settings::step_to_closed_port::RULE,
     settings::apart::RULE,
     settings::token_in_plain_text::RULE,
     settings::ack_without_endpoint::RULE,
+    settings::quiet_unseen::RULE,
     sidecar::essential::RULE,
     sidecar::health_check::RULE,
     sidecar::writable_root::RULE,
     sidecar::memory::RULE,
     sidecar::task_role::RULE,
     sidecar::restarts::RULE,
+    sidecar::host_port::RULE,
     surroundings::blocking_log::RULE,
     surroundings::deregistration_delay::RULE,
     surroundings::green_health_check::RULE,
     surroundings::minimum_healthy::RULE,
+    surroundings::loopback_health_check::RULE,
+    surroundings::undrained_spot::RULE,
+    surroundings::only_spot::RULE,
+    surroundings::scheduled_on_spot::RULE,
+    surroundings::slow_to_look_away::RULE,
     surroundings::names::RULE,
     surroundings::types::RULE,
 ];
@@ -109,7 +128,11 @@ mod tests {
 
     fn found(text: &str) -> Vec<&'static str> {
         let source = Source::new("example", text.to_owned(), true);
-        let checked = check(source, &Selection::default()).unwrap().unwrap();
+        let selection = Selection {
+            persona: Persona::Pedantic,
+            ..Selection::default()
+        };
+        let checked = check(source, &selection).unwrap().unwrap();
         checked.findings.iter().map(|finding| finding.rule.id).collect()
     }
 

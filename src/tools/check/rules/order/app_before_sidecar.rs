@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
 /// The arrow the wrong way round.
@@ -7,6 +7,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS002",
     name: "the app depends on the sidecar",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: true,
     why: "ECS stops a container only after those that depend on it. An app that depends on the sidecar is \
           stopped first, and the sidecar learns of it when there is nothing left to drain.",

@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{BESIDES, Example};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
 /// Nobody can be first.
@@ -7,6 +7,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS003",
     name: "containers depend on each other in a circle",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: true,
     why: "No container of a circle can start before the others, so the task never starts.",
     mend: "Take one of the dependencies out: keep the one whose container has to stop later.",

@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{BESIDES, Example};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Container, Task};
 
 /// A start that is waited for in vain.
@@ -7,6 +7,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS007",
     name: "a dependency whose condition is never met",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: false,
     why: "COMPLETE and SUCCESS wait for the end of a container, and the end of an essential one ends the task: ECS \
           refuses such a task definition. HEALTHY waits for a health check in the task definition; where there is \

@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{BESIDES, Example};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Container, Task};
 
 /// The last lines, which are the ones that explain the end, go missing.
@@ -7,6 +7,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS005",
     name: "the log router stops before those that log through it",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "What a container writes after its log router has stopped is lost: the lines of the shutdown itself. \
           ECS adds a START dependency on the router by itself, but not where the router has a dependency of its own.",

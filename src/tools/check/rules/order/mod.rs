@@ -6,4 +6,5 @@ pub(super) mod condition;
 pub(super) mod log_router;
 pub(super) mod needed;
 pub(super) mod sidecar_before_app;
+pub(super) mod stops_with_sidecar;
 pub(super) mod unknown_dependency;

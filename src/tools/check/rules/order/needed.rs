@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{BESIDES, Example};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Container, Task};
 
 /// A drain that can reach nobody finishes nothing.
@@ -7,6 +7,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS006",
     name: "a proxy or a database that the app needs stops before the app",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "Without a dependency all containers get SIGTERM at the same time. A database, its proxy or a \
           service mesh's proxy is gone in a moment, and what the app is still finishing fails.",
@@ -26,35 +27,47 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
 
 fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
     for needed in &task.containers {
-        let Some(what) = kind(task, needed) else { continue };
-        let apps: Vec<&Container<'a>> = task.apps().filter(|app| !std::ptr::eq(*app, needed)).collect();
-        if let Some(app) = apps.iter().find(|app| needed.depends_directly_on(&app.name.text)) {
-            findings
-                .at(
-                    needed.name.node,
-                    format!(
-                        "`{}` is {what} and depends on `{}`, so it stops first",
-                        needed.name.text, app.name.text
-                    ),
-                )
-                .label("stops first");
-            continue;
-        }
-        let named = apps
-            .iter()
-            .any(|app| app.depends_directly_on(&needed.name.text) || app.more_dependencies);
-        if let Some(app) = apps.first().filter(|_| !named) {
-            findings
-                .at(
-                    needed.name.node,
-                    format!(
-                        "`{}` is {what}, and `{}` does not depend on it: both get SIGTERM at the same time",
-                        needed.name.text, app.name.text
-                    ),
-                )
-                .label("stops with the app");
+        if let Some((message, label)) = stops_too_early(task, needed) {
+            findings.at(needed.name.node, message).label(label);
         }
     }
+}
+
+/// What is wrong with the end of a container that an app needs, and the same in short.
+pub(super) fn stops_too_early(task: &Task<'_>, needed: &Container<'_>) -> Option<(String, &'static str)> {
+    let what = kind(task, needed)?;
+    let apps: Vec<&Container<'_>> = task.apps().collect();
+    // A database that the task is there for is needed by nobody in it.
+    if apps.iter().any(|app| std::ptr::eq(*app, needed)) {
+        return None;
+    }
+    let name = &needed.name.text;
+    if let Some(app) = apps.iter().find(|app| needed.depends_directly_on(&app.name.text)) {
+        let message = format!(
+            "`{name}` is {what} and depends on `{}`, so it stops first",
+            app.name.text
+        );
+        return Some((message, "stops first"));
+    }
+    let named = apps
+        .iter()
+        .any(|app| app.depends_directly_on(name) || app.more_dependencies);
+    if named || apps.is_empty() {
+        return None;
+    }
+    let mentioning = apps.iter().find(|app| app.mentions(needed));
+    let who = match (mentioning, apps.as_slice()) {
+        (Some(app), _) | (None, [app]) => Some(app),
+        (None, _) => None,
+    };
+    let message = match who {
+        Some(app) => format!(
+            "`{name}` is {what}, and `{}` does not depend on it: both get SIGTERM at the same time",
+            app.name.text
+        ),
+        None => format!("`{name}` is {what}, and no app depends on it: all get SIGTERM at the same time"),
+    };
+    Some((message, "stops with the app"))
 }
 
 fn kind(task: &Task<'_>, container: &Container<'_>) -> Option<&'static str> {

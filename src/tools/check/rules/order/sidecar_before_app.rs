@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Sidecar, Task};
 
 /// The whole trick of the sidecar is to be stopped first.
@@ -10,6 +10,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS001",
     name: "the sidecar does not depend on the app",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: true,
     why: "ECS stops a container only after those that depend on it. Without the dependency the app gets its \
           SIGTERM together with the sidecar, and there is nothing left to drain. A dependency does not reach \
@@ -29,33 +30,40 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
 
 fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
     for sidecar in Sidecar::all(task) {
-        let own = sidecar.container;
-        if own.more_dependencies {
-            continue;
-        }
-        let mut needed = drained(task, &sidecar);
-        // Who is drained by an `ack` is not said: it must be one of them.
-        let named = task.apps().any(|app| own.depends_directly_on(&app.name.text));
-        if needed.is_empty() && !named && !task.more_containers {
-            needed.extend(task.apps().map(|app| app.name.text.as_ref()));
-        }
-        for name in needed {
-            let turned_round = task
-                .container(name)
-                .is_some_and(|app| app.depends_directly_on(&own.name.text));
-            if !own.depends_directly_on(name) && !turned_round {
-                findings
-                    .at(
-                        own.name.node,
-                        format!(
-                            "`{}` does not depend on `{name}`: both get SIGTERM at the same time",
-                            own.name.text
-                        ),
-                    )
-                    .label("stops together with the app");
-            }
+        for name in not_waited_for(task, &sidecar) {
+            findings
+                .at(
+                    sidecar.container.name.node,
+                    format!(
+                        "`{}` does not depend on `{name}`: both get SIGTERM at the same time",
+                        sidecar.container.name.text
+                    ),
+                )
+                .label("stops together with the app");
         }
     }
+}
+
+/// Whom a sidecar drains without depending on them.
+pub(super) fn not_waited_for<'t>(task: &'t Task<'_>, sidecar: &Sidecar<'t, '_>) -> Vec<&'t str> {
+    let own = sidecar.container;
+    if own.more_dependencies {
+        return Vec::new();
+    }
+    let mut needed = drained(task, sidecar);
+    // Who is drained by an `ack` is not said: it must be one of them.
+    let named = task.apps().any(|app| own.depends_directly_on(&app.name.text));
+    if needed.is_empty() && !named && !task.more_containers {
+        needed.extend(task.apps().map(|app| app.name.text.as_ref()));
+    }
+    let turned_round = |name: &str| {
+        task.container(name)
+            .is_some_and(|app| app.depends_directly_on(&own.name.text))
+    };
+    needed
+        .into_iter()
+        .filter(|name| !own.depends_directly_on(name) && !turned_round(name))
+        .collect()
 }
 
 /// The containers that the steps are for.

@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{BESIDES, Example};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Task, Value};
 
 /// A misspelt name, mostly.
@@ -7,7 +7,8 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS004",
     name: "a dependency on a container that is not there",
     severity: Severity::Error,
-    compose: true,
+    persona: Persona::Regular,
+    compose: false,
     why: "ECS refuses the task definition: `Cannot depend on container + 'x' because it does not exist`.",
     mend: "Name a container of this task definition.",
     source: "Amazon ECS API reference, ContainerDependency, containerName",

@@ -1,6 +1,6 @@
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{APART, Example};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Sidecar, Task};
 
 const SETTING: &str = "PRESTOP_LISTEN";
@@ -10,6 +10,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS035",
     name: "an ack step without local endpoints",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: true,
     why: "An `ack` step waits until somebody posts to `/drained`. With `PRESTOP_LISTEN=off` there is no such endpoint, \
           and every drain takes until its deadline.",

@@ -1,6 +1,6 @@
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{APART, Example};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Form, Network, Sidecar, Task};
 
 /// `127.0.0.1` is somebody else there.
@@ -8,6 +8,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS033",
     name: "under bridge networking something cannot be reached",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: true,
     why: "Under `bridge`, the default on EC2, and under compose each container has an address of its own: loopback is \
           the container itself. A drain call to 127.0.0.1 ends in the sidecar, a worker cannot post to a sidecar \

@@ -1,7 +1,6 @@
 use crate::config::unknown_name;
-use crate::core::plan::DRAIN_LABEL;
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Sidecar, Steps, Task};
 
 /// What `run` would say at start, said before the deployment.
@@ -9,6 +8,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS030",
     name: "the sidecar would refuse its settings",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: true,
     why: "The sidecar checks all its settings before it starts, and exits with 78 when one is unknown, out of bounds \
           or missing. A label that cannot be used is left out, and its container is not drained.",
@@ -35,7 +35,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             }
         }
         let labels = match &sidecar.steps {
-            Steps::Known(_, labels) | Steps::None(labels) => labels.as_slice(),
+            Steps::Known(_, labels) => labels.as_slice(),
             Steps::Unknown => &[],
         };
         for error in labels {
@@ -43,17 +43,6 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             let label = container.and_then(|container| container.labels.get(error.label()));
             let node = label.map_or(sidecar.container.name.node, |(_, node)| node);
             findings.at(node, error.to_string());
-        }
-        if matches!(&sidecar.steps, Steps::None(labels) if labels.is_empty()) {
-            findings
-                .at(
-                    sidecar.container.name.node,
-                    format!(
-                        "`{}` has nothing to do: there is neither PRESTOP_DRAIN nor a label {DRAIN_LABEL}",
-                        sidecar.container.name.text
-                    ),
-                )
-                .label("refuses to start");
         }
     }
 }

@@ -3,6 +3,7 @@
 pub(super) mod ack_without_endpoint;
 pub(super) mod apart;
 pub(super) mod invalid;
+pub(super) mod quiet_unseen;
 pub(super) mod step_to_closed_port;
 pub(super) mod step_to_nobody;
 pub(super) mod token_in_plain_text;

@@ -1,6 +1,6 @@
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Sidecar, Task};
 
 /// Mostly a port that was changed in one place only.
@@ -8,6 +8,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS032",
     name: "a step calls a port that its container does not list",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "The container has `portMappings`, and the port of the drain call is none of them. If nobody listens there, \
           the step fails 5 s after the notice and nothing is drained.",

@@ -1,6 +1,6 @@
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Form, Sidecar, Task};
 
 /// A step that finds nobody.
@@ -8,6 +8,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS031",
     name: "a step is for a container that is not there",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: true,
     why: "The host of a drain call, and the target of a signal, is the name of a container of the task. A name without \
           dots that is none of them resolves to nothing inside a task, so the step fails and nothing is drained.",

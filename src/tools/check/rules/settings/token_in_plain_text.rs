@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Sidecar, Task, Value};
 
 const SETTING: &str = "PRESTOP_DRAIN_TOKEN";
@@ -9,6 +9,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS034",
     name: "the drain token stands in plain text",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "`environment` is shown to everybody who may call DescribeTaskDefinition, and to the console.",
     mend: "Keep the token in Secrets Manager or Parameter Store and name it under `secrets`; the execution role needs \

@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
 /// Its end must not end the app.
@@ -7,6 +7,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS040",
     name: "the sidecar is essential",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "When an essential container ends, ECS stops the whole task. A container is essential unless it says \
           otherwise, so a sidecar that ends, for whatever reason, takes the app with it.",

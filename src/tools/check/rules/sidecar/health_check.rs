@@ -1,6 +1,7 @@
+use crate::core::step::Step;
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
-use crate::tools::model::{Task, Value};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
+use crate::tools::model::{Sidecar, Task, Value};
 
 /// What a check that cannot work would run.
 const NOT_IN_THE_IMAGE: [&str; 5] = ["sh", "bash", "curl", "wget", "nc"];
@@ -10,6 +11,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS041",
     name: "the sidecar has no health check that works",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "ECS does not look at the health check of an image. Without one in the task definition nobody sees that a \
           watcher has gone blind. The image has no shell and no curl: a check that needs them fails for ever.",
@@ -26,9 +28,19 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
 };
 
 fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for sidecar in task.sidecars() {
+    for Sidecar {
+        container: sidecar,
+        settings,
+        steps,
+    } in Sidecar::all(task)
+    {
         let name = &sidecar.name.text;
+        // The check asks an endpoint, and here there is none.
+        let off = settings.is_ok_and(|config| config.listen.is_none());
+        // That is PS035's.
+        let waits = steps.known().iter().any(|planned| planned.step == Step::Ack);
         match &sidecar.health_check {
+            Value::Absent if off => {}
             Value::Absent => {
                 findings
                     .at(sidecar.name.node, format!("`{name}` has no health check"))
@@ -38,6 +50,14 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
                 findings
                     .at(node, format!("the health check of `{name}` needs a shell or a tool that the image does not have"))
                     .label("no such program in the image");
+            }
+            Value::Known(_, node) if off && !waits => {
+                findings
+                    .at(
+                        node,
+                        format!("the health check of `{name}` asks its endpoint, and PRESTOP_LISTEN is off"),
+                    )
+                    .label("fails for ever");
             }
             Value::Known(..) | Value::Unknown(_) => {}
         }

@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
 /// The least that Docker accepts; the sidecar's own peak in a drain is below it.
@@ -10,6 +10,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS043",
     name: "the sidecar's memory limit is too low",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: false,
     why: "Docker starts no container with less than 6 MiB, which is also what the sidecar needs at its peak.",
     mend: "Set `\"memory\": 32` on the sidecar, or leave it out on Fargate.",

@@ -2,6 +2,7 @@
 
 pub(super) mod essential;
 pub(super) mod health_check;
+pub(super) mod host_port;
 pub(super) mod memory;
 pub(super) mod restarts;
 pub(super) mod task_role;

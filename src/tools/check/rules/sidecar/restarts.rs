@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
 /// Exit codes of a sidecar that has done what it could.
@@ -10,6 +10,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS045",
     name: "the sidecar is restarted after it has drained",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "With a restart policy ECS starts a sidecar again that has drained before the task is stopped, as after a Spot \
           notice with `PRESTOP_AFTER_DRAIN=exit`. It then finds the same notice and drains again.",

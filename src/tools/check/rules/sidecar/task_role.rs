@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Sidecar, Task};
 
 /// Calls to AWS need somebody to make them as.
@@ -7,6 +7,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS044",
     name: "a setting needs AWS, but the task has no role",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: false,
     why: "Settings that ask AWS for something use the credentials of the task role. Without one those calls are \
           refused, and the sidecar drains without them.",

@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, WEB};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
 /// It writes no file.
@@ -7,6 +7,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS042",
     name: "the sidecar's root file system is writable",
     severity: Severity::Note,
+    persona: Persona::Pedantic,
     compose: true,
     why: "The sidecar writes no file. A root file system that nobody can write to is one thing less to think of.",
     mend: "Set `\"readonlyRootFilesystem\": true` on the sidecar (compose: `read_only: true`).",

@@ -1,8 +1,8 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
-use super::pid1::{First, first};
+use super::pid1::First;
 
 /// Programs that leave SIGTERM to the kernel's default unless the program asks for it.
 const LEAVE_IT: [&str; 8] = ["node", "nodejs", "deno", "php", "perl", "python", "tail", "sleep"];
@@ -12,6 +12,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS021",
     name: "PID 1 neither handles SIGTERM nor reaps children by itself",
     severity: Severity::Note,
+    persona: Persona::Pedantic,
     compose: true,
     why: "The kernel drops a signal to PID 1 that has no handler. A Node.js, Python, PHP or Perl program without a \
           SIGTERM handler, which anywhere else would end at once, then runs on until SIGKILL; and nobody reaps the \
@@ -36,22 +37,24 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
         if task.ends_early(container) || container.init.or_default(false) != Some(false) {
             continue;
         }
-        let Some(First::Program(program)) = container.arguments().as_deref().and_then(first) else {
+        let Some((_, First::Program(program))) = super::first_process(container) else {
             continue;
         };
         let versionless = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
         if LEAVE_IT.contains(&versionless) {
             let node = container.entry_point.node().or(container.command.node());
-            findings
-                .at(
-                    node.unwrap_or(container.name.node),
-                    format!(
-                        "`{program}` is PID 1 of `{}`{}: without a handler of its own it ignores SIGTERM",
-                        container.name.text,
-                        super::unless_entry_point(container)
-                    ),
-                )
-                .label("no init process before it");
+            let finding = findings.at(
+                node.unwrap_or(container.name.node),
+                format!(
+                    "`{program}` is PID 1 of `{}`{}: without a handler of its own it ignores SIGTERM",
+                    container.name.text,
+                    super::by_whom(container)
+                ),
+            );
+            finding.label("no init process before it");
+            if let Some(node) = container.init.node() {
+                finding.fix(node, "true");
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What the first process of a container is, told from the words that start it.
 //!
-//! It reads scripts only as far as it must: which words are commands. What it does not understand, it
-//! takes for harmless.
+//! What it does not understand, it takes for harmless.
+
+use super::script::{Fate, Shell, fate};
 
 /// What gets SIGTERM when ECS stops a container.
 #[derive(Debug, PartialEq, Eq)]
@@ -12,30 +13,32 @@ pub(super) enum First<'a> {
         shell: &'a str,
         /// The word that it runs.
         script: &'a str,
-        /// How that ends.
-        ends: Ends,
+        /// Why it stays.
+        stays: Stays,
     },
-    /// `npm`, `yarn` and the like, which start the app through a shell.
+    /// `npm`, `yarn` and the like, which start the app through a shell or as a child.
     Runner(&'a str),
     /// Anything else.
     Program(&'a str),
 }
 
-/// How a script ends.
+/// Why a shell stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ends {
-    /// It is one command only: many shells then make room for it by themselves.
-    AsOneCommand,
-    /// With a command that `exec` could start.
-    WithCommand,
-    /// With a loop, which only a trap can end.
-    WithLoop,
+pub(super) enum Stays {
+    /// Some shells make room for this script's last command, and which one this is the file does not say.
+    Perhaps,
+    /// For a command that `exec` could start.
+    ForCommand,
+    /// In a loop, or waiting for others, which only a trap can end.
+    InLoop,
 }
 
 const SHELLS: [&str; 7] = ["sh", "bash", "ash", "dash", "zsh", "ksh", "busybox"];
 
-/// They start what `package.json` names through `sh -c`.
-const RUNNERS: [&str; 4] = ["npm", "npx", "yarn", "pnpm"];
+/// They start the app through `sh -c`, or as a child that they may not hand signals to.
+const RUNNERS: [&str; 9] = [
+    "gradle", "gradlew", "mvn", "mvnw", "nodemon", "npm", "npx", "pnpm", "yarn",
+];
 
 /// Init processes that hand signals to the whole group, so that a shell before the app is no harm.
 const GROUP_INITS: [&str; 2] = ["dumb-init", "s6-svscan"];
@@ -43,11 +46,9 @@ const GROUP_INITS: [&str; 2] = ["dumb-init", "s6-svscan"];
 /// Init processes that hand signals to their child only.
 const INITS: [&str; 3] = ["tini", "docker-init", "catatonit"];
 
-/// Words that may stand before a command.
-const LEADING: [&str; 9] = ["then", "else", "do", "{", "(", "!", "if", "elif", "while"];
-
-/// The first process, from the words of entry point and command. `None` where there is nothing to say.
-pub(super) fn first<'a>(words: &[&'a str]) -> Option<First<'a>> {
+/// The first process, from the words of entry point and command; `sh` is what goes by that name in the
+/// image. `None` where there is nothing to say.
+pub(super) fn first<'a>(words: &[&'a str], sh: Option<Shell>) -> Option<First<'a>> {
     let (program, rest) = words.split_first()?;
     let name = base_name(program);
     if name == "env" {
@@ -55,26 +56,87 @@ pub(super) fn first<'a>(words: &[&'a str]) -> Option<First<'a>> {
             .iter()
             .take_while(|word| word.contains('=') || word.starts_with('-'))
             .count();
-        return first(&rest[skip..]);
+        return first(&rest[skip..], sh);
     }
     if GROUP_INITS.contains(&name) {
         return None;
+    }
+    // They take another user's rights and make room for what stands behind the name.
+    if matches!(name, "gosu" | "su-exec") {
+        return first(rest.get(1..).unwrap_or_default(), sh);
     }
     if INITS.contains(&name) {
         let options = rest.iter().take_while(|word| word.starts_with('-'));
         if options.clone().any(|word| *word == "-g") {
             return None;
         }
-        return first(&rest[options.count()..]).filter(|first| !matches!(first, First::Program(_)));
+        return first(&rest[options.count()..], sh).filter(|first| !matches!(first, First::Program(_)));
     }
     if SHELLS.contains(&name) {
         let script = script(rest)?;
-        return of_script(name, script);
+        let shell = match name {
+            "bash" => Some(Shell::Bash),
+            "dash" => Some(Shell::Dash),
+            "ash" | "busybox" => Some(Shell::Ash),
+            "sh" => sh,
+            _ => None,
+        };
+        return of_script(name, script, shell, sh);
     }
-    if RUNNERS.contains(&name) {
+    let runs_go = name == "go" && rest.first() == Some(&"run");
+    if RUNNERS.contains(&name) || runs_go {
         return Some(First::Runner(name));
     }
     Some(First::Program(name))
+}
+
+/// The first process where one of the words is a script whose text is at hand. The kernel starts a shell for
+/// it, and that one stays for every command without `exec`.
+pub(super) fn first_behind_script<'a>(
+    words: &[&'a str],
+    name: &'a str,
+    text: &'a str,
+    sh: Option<Shell>,
+) -> Option<First<'a>> {
+    if words
+        .first()
+        .is_some_and(|word| GROUP_INITS.contains(&base_name(word)))
+    {
+        return None;
+    }
+    let at = words.iter().position(|word| *word == name)?;
+    let rest = &words[at + 1..];
+    let shell = |stays| {
+        Some(First::Shell {
+            shell: base_name(name),
+            script: name,
+            stays,
+        })
+    };
+    match fate(Shell::Dash, text) {
+        // `exec "$@"` is what stands behind the script.
+        Fate::MakesRoom(words)
+            if words
+                .iter()
+                .any(|word| word.contains("$@") || word.contains("$*")) =>
+        {
+            let before: Vec<&str> = words
+                .into_iter()
+                .take_while(|word| !word.contains(['@', '*']))
+                .collect();
+            first(
+                &unquoted(&before)
+                    .into_iter()
+                    .chain(rest.iter().copied())
+                    .collect::<Vec<_>>(),
+                sh,
+            )
+        }
+        Fate::MakesRoom(words) => first(&unquoted(&words), sh),
+        Fate::StaysForCommand => shell(Stays::ForCommand),
+        Fate::StaysInLoop => shell(Stays::InLoop),
+        Fate::Unclear => None,
+    }
 }
 
 fn base_name(program: &str) -> &str {
@@ -101,71 +163,115 @@ fn script<'a>(words: &[&'a str]) -> Option<&'a str> {
     None
 }
 
-fn of_script<'a>(shell: &'a str, script: &'a str) -> Option<First<'a>> {
-    let commands = commands(script);
-    let mut last = None;
-    for command in &commands {
-        let words: Vec<&str> = command
-            .split_whitespace()
-            .skip_while(|word| LEADING.contains(word) || is_assignment(word))
-            .collect();
-        match words.as_slice() {
-            [] => {}
-            // Whoever traps has thought of it.
-            ["trap", ..] => return None,
-            ["exec", rest @ ..] => {
-                return first(&unquoted(rest)).filter(|first| !matches!(first, First::Shell { .. }));
-            }
-            ["fi" | "}" | ")" | "esac", ..] => {}
-            words => last = words.first().copied(),
-        }
-    }
-    let ends = match last? {
-        // It ends by itself: there is no app behind it.
-        "exit" | "true" => return None,
-        "done" => Ends::WithLoop,
-        // What that is, the file does not say: it may be `exec`.
-        unknown if unknown.starts_with(['$', '<', '{']) => return None,
-        _ if commands.len() == 1 => Ends::AsOneCommand,
-        _ => Ends::WithCommand,
+/// What a script leaves as the first process; `shell` runs it, `sh` goes by that name.
+fn of_script<'a>(
+    name: &'a str,
+    script: &'a str,
+    shell: Option<Shell>,
+    sh: Option<Shell>,
+) -> Option<First<'a>> {
+    let stays = |stays| {
+        Some(First::Shell {
+            shell: name,
+            script,
+            stays,
+        })
     };
-    Some(First::Shell { shell, script, ends })
+    let runs = |words: Vec<&'a str>| first(&unquoted(&words), sh);
+    let one = |fate: Fate<'a>| match fate {
+        Fate::MakesRoom(words) => runs(words),
+        Fate::StaysForCommand => stays(Stays::ForCommand),
+        Fate::StaysInLoop => stays(Stays::InLoop),
+        Fate::Unclear => None,
+    };
+    if let Some(shell) = shell {
+        return one(fate(shell, script));
+    }
+    let fates = Shell::ALL.map(|shell| fate(shell, script));
+    let room = fates.iter().find(|fate| matches!(fate, Fate::MakesRoom(_)));
+    match room {
+        Some(room) if fates.iter().any(|fate| fate != room) => match one(room.clone()) {
+            // Wrong whatever the shell is.
+            Some(wrong @ (First::Runner(_) | First::Shell { .. })) => Some(wrong),
+            _ => stays(Stays::Perhaps),
+        },
+        _ => fates.into_iter().next().and_then(one),
+    }
 }
 
 fn unquoted<'a>(words: &[&'a str]) -> Vec<&'a str> {
     words.iter().map(|word| word.trim_matches(['"', '\''])).collect()
 }
 
-fn is_assignment(word: &str) -> bool {
-    word.split_once('=').is_some_and(|(name, _)| {
-        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-    })
-}
+/// Words of a tag, or names of images, behind which `sh` is Debian's or Ubuntu's.
+const DEBIAN: [&str; 13] = [
+    "bionic", "bookworm", "bullseye", "buster", "debian", "focal", "jammy", "noble", "sid", "slim",
+    "stretch", "trixie", "ubuntu",
+];
 
-/// The commands of a script, cut where a shell cuts them outside of quotes.
-fn commands(script: &str) -> Vec<&str> {
-    let mut commands = Vec::new();
-    let mut quote = None;
-    let mut escaped = false;
-    let mut start = 0;
-    for (at, c) in script.char_indices() {
-        match (quote, c) {
-            _ if escaped => escaped = false,
-            (None | Some('"'), '\\') => escaped = true,
-            (None, '"' | '\'') => quote = Some(c),
-            (Some(open), _) if open == c => quote = None,
-            // `2>&1` and `&>` are no end of a command.
-            (None, '&') if script[..at].ends_with('>') || script[at + 1..].starts_with('>') => {}
-            (None, ';' | '&' | '|' | '\n') => {
-                commands.push(&script[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
+/// Official images that are Debian or Ubuntu unless their tag says otherwise (Docker Official Images,
+/// their Dockerfiles).
+const DEBIAN_BY_DEFAULT: [&str; 24] = [
+    "buildpack-deps",
+    "eclipse-temurin",
+    "elixir",
+    "erlang",
+    "golang",
+    "gradle",
+    "haproxy",
+    "httpd",
+    "mariadb",
+    "maven",
+    "memcached",
+    "mongo",
+    "nginx",
+    "node",
+    "perl",
+    "php",
+    "postgres",
+    "python",
+    "rabbitmq",
+    "redis",
+    "ruby",
+    "rust",
+    "tomcat",
+    "wordpress",
+];
+
+/// Tags and names with a bash of 5.1 or later for `sh`.
+const RED_HAT: [&str; 6] = [
+    "al2023",
+    "amazonlinux:2023",
+    "fedora",
+    "rockylinux:9",
+    "almalinux:9",
+    "ubi9",
+];
+
+/// What goes by the name of `sh` in an image, as far as its name tells.
+pub(super) fn shell_of(image: &str) -> Option<Shell> {
+    let image = image.split('@').next().unwrap_or(image);
+    let (path, last) = image.rsplit_once('/').unwrap_or(("", image));
+    let is_official = matches!(
+        path,
+        "" | "library" | "docker.io/library" | "public.ecr.aws/docker/library"
+    );
+    let (name, tag) = last.split_once(':').unwrap_or((last, ""));
+    let mut words = last.split(['-', ':', '.', '_']);
+    if last.contains("alpine") || matches!(name, "busybox" | "docker") && is_official {
+        Some(Shell::Ash)
+    } else if RED_HAT
+        .iter()
+        .any(|known| last.starts_with(known) || tag.contains(known))
+    {
+        Some(Shell::Bash)
+    } else if words.any(|word| DEBIAN.contains(&word))
+        || (is_official && DEBIAN_BY_DEFAULT.contains(&name) && !tag.contains("windows"))
+    {
+        Some(Shell::Dash)
+    } else {
+        None
     }
-    commands.push(&script[start..]);
-    commands.retain(|command| !command.trim().is_empty() && !command.trim_start().starts_with('#'));
-    commands
 }
 
 #[cfg(test)]
@@ -174,24 +280,36 @@ mod tests {
 
     #[test]
     fn a_shell_that_stays_is_told_from_one_that_makes_room() {
-        let shell = |script, ends| {
+        let stays = |script, stays| {
             Some(First::Shell {
                 shell: "sh",
                 script,
-                ends,
+                stays,
             })
         };
-        for (script, ends) in [
-            ("node server.js", Ends::AsOneCommand),
-            ("node server.js 2>&1", Ends::AsOneCommand),
-            ("/bin/sh -c \"echo hi && httpd-foreground\"", Ends::AsOneCommand),
-            ("node server.js --port ${PORT}", Ends::AsOneCommand),
-            ("cd /app && node server.js", Ends::WithCommand),
-            ("cd /app\nnode server.js\n", Ends::WithCommand),
-            ("echo 'a && exec b'; node x", Ends::WithCommand),
-            ("while true; do beat; sleep 1; done", Ends::WithLoop),
+        let (dash, alpine) = (Some(Shell::Dash), Some(Shell::Ash));
+        let list = "cd /app && node server.js --port ${PORT}";
+        assert_eq!(
+            first(&["/bin/sh", "-c", list], dash),
+            stays(list, Stays::ForCommand)
+        );
+        assert_eq!(
+            first(&["/bin/sh", "-c", list], alpine),
+            Some(First::Program("node"))
+        );
+        assert_eq!(first(&["/bin/sh", "-c", list], None), stays(list, Stays::Perhaps));
+        assert_eq!(
+            first(&["/bin/bash", "-c", list], dash),
+            Some(First::Program("node"))
+        );
+        for (script, why) in [
+            ("node x | tee log", Stays::ForCommand),
+            ("while true; do beat; sleep 1; done", Stays::InLoop),
+            ("a & b & wait", Stays::InLoop),
         ] {
-            assert_eq!(first(&["/bin/sh", "-c", script]), shell(script, ends), "{script}");
+            for sh in [None, dash, alpine] {
+                assert_eq!(first(&["sh", "-c", script], sh), stays(script, why), "{script}");
+            }
         }
         for (script, other) in [
             (
@@ -199,36 +317,78 @@ mod tests {
                 Some(First::Program("node")),
             ),
             ("exec npm start", Some(First::Runner("npm"))),
+            ("cd /app && npm start", Some(First::Runner("npm"))),
             (
                 "if [ -n \"$A\" ]; then exec a; else exec b; fi",
-                Some(First::Program("a")),
+                Some(First::Program("b")),
             ),
             ("trap 'kill $!' TERM; node x & wait", None),
             ("mc mb data; exit 0", None),
             ("migrate && ${?}", None),
+            ("exec $0 $@", Some(First::Program("$0"))),
         ] {
-            assert_eq!(first(&["/bin/sh", "-c", script]), other, "{script}");
+            assert_eq!(first(&["/bin/sh", "-c", script], None), other, "{script}");
         }
+        let nested = "/bin/sh -c \"echo hi && httpd-foreground\"";
+        assert_eq!(
+            first(&["bash", "-c", nested], dash),
+            Some(First::Shell {
+                shell: "sh",
+                script: "echo hi && httpd-foreground",
+                stays: Stays::ForCommand
+            })
+        );
     }
 
     #[test]
     fn what_stands_before_the_shell_is_looked_through() {
-        let bash = |script| {
+        let dash = |script| {
             Some(First::Shell {
-                shell: "bash",
+                shell: "dash",
                 script,
-                ends: Ends::WithCommand,
+                stays: Stays::ForCommand,
             })
         };
-        assert_eq!(first(&["tini", "--", "node", "x"]), None);
-        assert_eq!(first(&["dumb-init", "sh", "-c", "a; b"]), None);
-        assert_eq!(first(&["/sbin/tini", "--", "bash", "-c", "a; b"]), bash("a; b"));
+        assert_eq!(first(&["tini", "--", "node", "x"], None), None);
+        assert_eq!(first(&["dumb-init", "sh", "-c", "a; b"], None), None);
         assert_eq!(
-            first(&["/usr/bin/env", "A=b", "bash", "-ec", "a; b"]),
-            bash("a; b")
+            first(&["/sbin/tini", "--", "dash", "-c", "a; b"], None),
+            dash("a; b")
         );
-        assert_eq!(first(&["bash", "-o", "pipefail", "-c", "a | b"]), bash("a | b"));
-        assert_eq!(first(&["bash", "start.sh"]), None);
-        assert_eq!(first(&["/usr/bin/npm", "start"]), Some(First::Runner("npm")));
+        assert_eq!(
+            first(&["/usr/bin/env", "A=b", "dash", "-ec", "a; b"], None),
+            dash("a; b")
+        );
+        assert_eq!(
+            first(&["dash", "-o", "pipefail", "-c", "a | b"], None),
+            dash("a | b")
+        );
+        assert_eq!(first(&["bash", "start.sh"], None), None);
+        assert_eq!(
+            first(&["/usr/bin/npm", "start"], None),
+            Some(First::Runner("npm"))
+        );
+        assert_eq!(first(&["go", "run", "."], None), Some(First::Runner("go")));
+        assert_eq!(first(&["go", "version"], None), Some(First::Program("go")));
+    }
+
+    #[test]
+    fn the_shell_follows_from_the_image_where_its_name_tells() {
+        for (image, shell) in [
+            ("node:20-alpine", Some(Shell::Ash)),
+            ("node:20", Some(Shell::Dash)),
+            ("team/app:1.2-slim", Some(Shell::Dash)),
+            (
+                "public.ecr.aws/docker/library/python:3.12-slim-bookworm",
+                Some(Shell::Dash),
+            ),
+            ("ubuntu:24.04", Some(Shell::Dash)),
+            ("amazonlinux:2023", Some(Shell::Bash)),
+            ("amazonlinux:2", None),
+            ("team/node:20", None),
+            ("111122223333.dkr.ecr.eu-west-1.amazonaws.com/python:1", None),
+        ] {
+            assert_eq!(shell_of(image), shell, "{image}");
+        }
     }
 }

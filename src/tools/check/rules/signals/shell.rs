@@ -1,32 +1,36 @@
 use std::collections::BTreeSet;
 
 use crate::tools::check::rules::examples::{Example, PLAIN};
-use crate::tools::check::{Findings, Rule, Severity};
-use crate::tools::document::Node;
-use crate::tools::model::{Container, Task, Value};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
+use crate::tools::document::{Node, Span};
+use crate::tools::model::{Container, Form, Task, Value};
 
-use super::pid1::{Ends, First, first};
+use super::pid1::{First, Stays};
+use super::script::last_command;
 
 /// SIGTERM goes to the shell, and ends there.
 pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS020",
     name: "a shell as PID 1 swallows SIGTERM",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: true,
     why: "SIGTERM goes to the first process of the container only. A shell that waits for a command does not hand \
-          it on, and as PID 1 it does not even end: the app goes on until SIGKILL. npm, yarn and pnpm start the app \
-          through a shell, and whether a signal passes depends on their version. An init process does not mend it: \
-          then the shell ends, and the app is killed with it.",
+          it on, and as PID 1 it does not even end: the app goes on until SIGKILL. dash, the `sh` of Debian and Ubuntu, \
+          stays for every command without `exec`; bash and BusyBox (Alpine) make room for the last command of a list \
+          (`a && b`, `a; b`), but not behind a pipe, a here-document or a trap, nor bash for one with a redirection. npm, \
+          yarn and pnpm start the app through a shell, `go run`, Maven and Gradle as a child; whether a signal passes \
+          depends on their version. An init process does not mend it: then the shell ends, and the app is killed with it.",
     mend: "Start the app itself (`[\"node\", \"server.js\"]`), or begin the script's last command with `exec`: \
            `sh -c \"migrate && exec node server.js\"`. \
            A loop needs a `trap`.",
-    source: "pid_namespaces(7); Docker build checks, JSONArgsRecommended; AWS containers blog, Graceful shutdowns with \
+    source: "Tried with bash 5.2.15, dash 0.5.12 and BusyBox 1.35; pid_namespaces(7); Docker build checks, JSONArgsRecommended; AWS containers blog, Graceful shutdowns with \
              ECS; nodejs/docker-node, Best Practices, CMD; npm/cli #6547",
     example: Example {
         passing: PLAIN,
         breaking: (
             "[\"java\", \"-jar\", \"app.jar\"]",
-            "[\"sh\", \"-c\", \"./migrate && java -jar app.jar\"]",
+            "[\"sh\", \"-c\", \"java -jar app.jar | tee log\"]",
         ),
     },
     check,
@@ -36,58 +40,70 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
     // Containers of one YAML anchor share their script.
     let mut seen = BTreeSet::new();
     for container in &task.containers {
-        let Some(words) = container.arguments().filter(|_| !task.ends_early(container)) else {
+        if task.ends_early(container) || container.is_one_off() {
+            continue;
+        }
+        let Some((words, first)) = super::first_process(container) else {
             continue;
         };
-        let Some(first) = first(&words) else { continue };
         let name = &container.name.text;
-        let unless = super::unless_entry_point(container);
+        let by = super::by_whom(container);
+        let of_image = if container.starts.is_some() {
+            by.as_str()
+        } else {
+            ""
+        };
         let (word, severity, message, label) = match first {
             First::Shell {
                 shell,
                 script,
-                ends: Ends::AsOneCommand,
+                stays: Stays::Perhaps,
             } => (
                 script,
                 Severity::Note,
                 format!(
-                    "`{name}` starts its app through `{shell} -c`: whether SIGTERM reaches it depends on the shell"
+                    "`{name}` starts its app through `{shell} -c`{of_image}: Debian's `sh` keeps SIGTERM from it, Alpine's does not"
                 ),
-                "write `exec` before it",
-            ),
-            First::Shell {
-                shell,
-                script,
-                ends: Ends::WithCommand,
-            } => (
-                script,
-                Severity::Warning,
-                format!("`{shell}` is the first process of `{name}`{unless}, and keeps SIGTERM from its app"),
                 "`exec` the last command",
             ),
             First::Shell {
                 shell,
                 script,
-                ends: Ends::WithLoop,
+                stays: Stays::ForCommand,
             } => (
                 script,
                 Severity::Warning,
-                format!(
-                    "`{shell}` is the first process of `{name}`{unless}, and its loop goes on after SIGTERM"
-                ),
+                format!("`{shell}` is the first process of `{name}`{by}, and keeps SIGTERM from its app"),
+                "`exec` the last command",
+            ),
+            First::Shell {
+                shell,
+                script,
+                stays: Stays::InLoop,
+            } => (
+                script,
+                Severity::Warning,
+                format!("`{shell}` is the first process of `{name}`{by}, and goes on waiting after SIGTERM"),
                 "`trap 'exit 0' TERM` first",
             ),
             First::Runner(runner) => (
                 words.first().copied().unwrap_or(runner),
                 Severity::Warning,
-                format!("`{name}` starts its app through `{runner}`: SIGTERM may not reach it"),
+                format!("`{name}` starts its app through `{runner}`{of_image}: SIGTERM may not reach it"),
                 "start the app itself",
             ),
             First::Program(_) => continue,
         };
         let node = place(container, word);
         if seen.insert(node.span) {
-            findings.at(node, message).severity(severity).label(label);
+            let finding = findings.at(node, message);
+            finding.severity(severity).label(label);
+            if let Some(span) = before_last_command(word, node) {
+                finding.fix_within(node, span, "exec ");
+            }
+            if task.form == Form::Compose && is_for_development(&words) {
+                finding.persona(Persona::Pedantic);
+            }
         }
     }
 }
@@ -101,5 +117,42 @@ fn place<'a>(container: &Container<'a>, word: &str) -> &'a Node<'a> {
             return node.items().get(index).unwrap_or(node);
         }
     }
-    container.name.node
+    let own = container.node.get("build").or(container.image.node());
+    own.unwrap_or(container.name.node)
+}
+
+/// Where `exec ` has to be written into a script that stands in the file as it is.
+fn before_last_command(script: &str, node: &Node<'_>) -> Option<Span> {
+    let at = last_command(script)?;
+    // Escapes and folded lines would shift the place.
+    let inner = node.inner();
+    let same = node.text() == Some(script) && inner.end - inner.start == script.len();
+    same.then_some(Span {
+        start: inner.start + at,
+        end: inner.start + at,
+    })
+}
+
+/// Whether a command is for a laptop, where nobody waits for requests to end.
+fn is_for_development(words: &[&str]) -> bool {
+    let mut words = words.iter().flat_map(|words| words.split_whitespace());
+    words.any(|word| {
+        matches!(
+            word,
+            "air"
+                | "CompileDaemon"
+                | "dev"
+                | "develop"
+                | "nodemon"
+                | "serve"
+                | "ts-node-dev"
+                | "watch"
+                | "watchexec"
+                | "--debug"
+                | "--reload"
+                | "--watch"
+        ) || word.starts_with("dev:")
+            || word.ends_with(":dev")
+            || word.ends_with(":watch")
+    })
 }

@@ -1,6 +1,6 @@
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{APART, Example};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Container, Sidecar, Task, Value};
 
 /// The user of our own image (docker/Dockerfile).
@@ -11,6 +11,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS022",
     name: "a signal step cannot reach its container",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: true,
     why: "A `signal` step needs the processes of the other container in sight, which `pidMode: task` gives, and the \
           right to signal them: the same user, or root with the capability KILL. Without either the step fails, and \

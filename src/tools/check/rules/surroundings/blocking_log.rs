@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Task, Value};
 
 /// A log line must not hold a request.
@@ -7,6 +7,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS050",
     name: "awslogs in blocking mode",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "In blocking mode a container that writes a line waits until CloudWatch has taken it. While CloudWatch cannot \
           be reached the app stands still, also in the middle of a drain. Without a `mode` ECS has chosen non-blocking \

@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Host, Sidecar, Task};
 
 /// Where the target group does not say.
@@ -13,6 +13,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS051",
     name: "the deregistration delay is longer than Spot gives",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "A request may run on for as long as the deregistration delay, but a Spot task is gone 120 s after its notice. \
           The default is 300 s. A sidecar that deregisters the task waits for half of its own time at most.",
@@ -59,6 +60,8 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
 fn limit(task: &Task<'_>) -> Option<(u64, String)> {
     let deregisters = Sidecar::all(task).find(|sidecar| sidecar.says("PRESTOP_DEREGISTER", "true"));
     if let Some(sidecar) = deregisters
+        // Before a `quiet` it waits only until its targets are `draining`.
+        && !sidecar.waits_for_quiet()
         && !sidecar.is_unknown("PRESTOP_STOP_TIMEOUT")
         && let Ok(config) = &sidecar.settings
     {

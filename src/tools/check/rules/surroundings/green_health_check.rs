@@ -1,21 +1,28 @@
+use std::time::Duration;
+
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Host, Sidecar, Task};
+
+/// What a load balancer needs to stop sending once ECS has told it; the sidecar's own default.
+const ENOUGH_ON_FARGATE: Duration = Duration::from_secs(5);
 
 /// The load balancer is not told that the task is about to end.
 pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS052",
     name: "the target group's health check stays green while the task drains",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "On Spot a target may stay in its target group until the task has stopped, so the load balancer goes on \
           sending. The sidecar's `/ready` says 503 from the first notice on; a health check of the app itself stays \
           green unless the app is told.",
     mend: "Point the target group's health check at the sidecar: `HealthCheckPort: 9911`, `HealthCheckPath: /ready`, \
            with `PRESTOP_LISTEN=0.0.0.0:9911` and `PRESTOP_READY_URL` for the app's own health. Or let the sidecar take \
-           the target out: `PRESTOP_DEREGISTER=true`.",
+           the target out: `PRESTOP_DEREGISTER=true`. On Fargate Spot ECS itself takes it out before SIGTERM since 2023; \
+           there it is enough to serve on for a while: `PRESTOP_SETTLE=5s`.",
     source: "AWS knowledge centre, How do I handle Spot termination notices in AWS Fargate Spot tasks; \
-             aws/containers-roadmap #2673",
+             AWS What's New 2023-02, Amazon ECS improves accuracy of service load balancing; aws/containers-roadmap #2673",
     example: Example {
         passing: TEMPLATE,
         breaking: (
@@ -36,6 +43,14 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             .iter()
             .any(|name| sidecar.is_unknown(name));
         if unsure || sidecar.says("PRESTOP_DEREGISTER", "true") {
+            continue;
+        }
+        // There ECS takes the target out before it sends SIGTERM, and somebody has to serve on meanwhile.
+        if task.on_fargate() == Some(true)
+            && sidecar
+                .settle(task)
+                .is_none_or(|settle| settle >= ENOUGH_ON_FARGATE)
+        {
             continue;
         }
         for group in task.services.iter().flat_map(|service| &service.target_groups) {

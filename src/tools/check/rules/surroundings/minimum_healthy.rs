@@ -1,12 +1,13 @@
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
-use crate::tools::check::{Findings, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::check::{Findings, Persona, Rule, Severity};
+use crate::tools::model::{Container, Task};
 
 /// A gap in every deployment.
 pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS053",
     name: "a deployment stops all tasks before it starts new ones",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "`MinimumHealthyPercent` is what must go on running during a deployment, as a share of the desired count and \
           rounded up. At 0 all tasks may be stopped before a new one runs, however well each of them drains.",
@@ -20,6 +21,10 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
 };
 
 fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    // Two databases on the same data are worse than a gap.
+    if task.apps().all(Container::keeps_data) {
+        return;
+    }
     for service in &task.services {
         // A daemon cannot have two tasks on one instance.
         let none = service.minimum_healthy_percent.known() == Some(&0) && !service.is_daemon;

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use crate::tools::check::rules::examples::{Example, PLAIN};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{NAMELESS, Task};
 
 /// Everything else here goes by names.
@@ -9,6 +9,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS060",
     name: "a container without a name, or with another's",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: false,
     why: "ECS refuses a task definition in which a container has no name or two have the same. Dependencies, steps and \
           signals find their container by it.",
@@ -29,7 +30,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             findings
                 .at(container.node, "a container without a name")
                 .label("no name");
-        } else if !seen.insert(name) {
+        } else if container.condition.is_none() && !seen.insert(name) {
             findings
                 .at(
                     container.name.node,

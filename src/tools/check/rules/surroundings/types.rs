@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
-use crate::tools::check::{Findings, Rule, Severity};
-use crate::tools::document::{Kind, Node};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
+use crate::tools::document::{Entry, Kind, Node};
 use crate::tools::model::{Form, Task};
 
 /// What the API takes for a field, as far as shutting down depends on it.
@@ -52,6 +52,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS061",
     name: "a value of the wrong type",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: false,
     why: "The ECS API is strict: `\"stopTimeout\": \"30\"` and `{\"value\": 8080}` are refused. CloudFormation is not, so \
           templates are not looked at.",
@@ -113,9 +114,12 @@ fn wrong<'a>(value: &'a Node<'a>, name: &str, expected: Type, findings: &mut Fin
         Type::List => (matches!(value.kind, Kind::List(_)), "a list"),
         Type::Object => (matches!(value.kind, Kind::Map(_)), "an object"),
     };
+    // By a tool that stands before the API: placeholders, and what belongs into a template.
+    let is_reference = |entry: &Entry<'_>| entry.key == "Ref" || entry.key.starts_with("Fn::");
     let filled_in_later = value
         .text()
-        .is_some_and(|text| text.contains("${") || text.contains("{{") || text.starts_with('<'));
+        .is_some_and(|text| text.contains("${") || text.contains("{{") || text.starts_with('<'))
+        || value.entries().iter().any(is_reference);
     if !fits && !matches!(value.kind, Kind::Null) && !filled_in_later {
         findings.at(
             value,

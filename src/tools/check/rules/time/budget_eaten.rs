@@ -1,9 +1,10 @@
 use std::time::Duration;
 
 use crate::core::deadline::CEILING;
+use crate::core::step::Step;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::rules::seconds;
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Host, Sidecar, Task};
 
 /// Less than this is no drain.
@@ -12,12 +13,13 @@ const LEAST: Duration = Duration::from_secs(5);
 /// Time that is spent before it is there.
 pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS015",
-    name: "settle time or reserve eat the budget of the drain",
+    name: "settle time, sleep or reserve eat the budget of the drain",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: true,
     why: "A drain has what is left of the stop timeout, or of the 120 s of a Spot notice less PRESTOP_RESERVE, once \
-          PRESTOP_SETTLE is over. The settle time is cut to half of that.",
-    mend: "Raise the stop timeout, or lower PRESTOP_SETTLE or PRESTOP_RESERVE.",
+          PRESTOP_SETTLE is over. The settle time is cut to half of that, and a `sleep` ends at the deadline.",
+    mend: "Raise the stop timeout, or lower PRESTOP_SETTLE, PRESTOP_RESERVE or the `sleep`.",
     source: "README, The deadline",
     example: Example {
         passing: WEB,
@@ -45,8 +47,19 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
         } else {
             (on_sigterm, "PRESTOP_STOP_TIMEOUT")
         };
-        let settle = config.policy.settle;
-        let left = budget - settle.min(budget / 2);
+        let Some(settle) = sidecar.settle(task) else {
+            continue;
+        };
+        let sleeps: Duration = sidecar
+            .steps
+            .known()
+            .iter()
+            .map(|planned| match planned.step {
+                Step::Sleep(length) => length,
+                _ => Duration::ZERO,
+            })
+            .sum();
+        let left = (budget - settle.min(budget / 2)).saturating_sub(sleeps);
         let (place, message) = if settle > budget / 2 {
             (
                 "PRESTOP_SETTLE",
@@ -57,7 +70,16 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
                     seconds(budget.as_secs_f64())
                 ),
             )
-        } else if left < LEAST {
+        } else if !sleeps.is_zero() && budget - settle < sleeps {
+            (
+                "PRESTOP_DRAIN",
+                format!(
+                    "the steps sleep for {}, but a drain has {}: they are cut short",
+                    seconds(sleeps.as_secs_f64()),
+                    seconds((budget - settle).as_secs_f64())
+                ),
+            )
+        } else if sleeps.is_zero() && left < LEAST {
             (
                 eater,
                 format!("{eater} leaves {} to the drain", seconds(left.as_secs_f64())),

@@ -1,8 +1,8 @@
 use crate::core::deadline::CEILING;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::rules::seconds;
-use crate::tools::check::{Findings, Rule, Severity};
-use crate::tools::model::{Sidecar, Task};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
+use crate::tools::model::{Form, Sidecar, Task, Value};
 
 const SETTING: &str = "PRESTOP_STOP_TIMEOUT";
 
@@ -11,6 +11,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS014",
     name: "PRESTOP_STOP_TIMEOUT is not the sidecar's stopTimeout",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: true,
     why: "A container cannot see its own `stopTimeout`, so the sidecar has to be told. Told too much, it is killed in \
           the middle of a drain; told too little, it gives up early. Both are 30 s where nothing is said; compose's \
@@ -53,6 +54,15 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             .severity(severity);
         if let Some(node) = sidecar.container.stop_timeout_s.node() {
             finding.also(node, "the stop timeout");
+        }
+        if let Some(Value::Known(_, node)) = sidecar
+            .container
+            .variable(SETTING)
+            .map(|variable| &variable.value)
+            && task.form != Form::Compose
+            && given.fract() == 0.0
+        {
+            finding.fix(node, format!("{}s", given.min(CEILING.as_secs_f64())));
         }
     }
 }

@@ -1,5 +1,5 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
 /// The default is a choice that nobody made.
@@ -7,6 +7,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS010",
     name: "the app has no stopTimeout",
     severity: Severity::Warning,
+    persona: Persona::Pedantic,
     compose: false,
     why: "Without `stopTimeout` the app is killed 30 s after its SIGTERM, on EC2 after what the agent of that \
           instance was told. Requests and jobs that take longer are cut off, and nobody chose that.",
@@ -21,21 +22,31 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
 };
 
 fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    let drained = task.sidecars().next().is_some();
     for app in task.apps() {
         if app.stop_timeout_s.is_absent() {
             let limit = match task.on_fargate() {
                 Some(true) => "30 s after SIGTERM",
                 _ => "30 s after SIGTERM, or when the agent's own default says",
             };
-            findings
-                .at(
-                    app.name.node,
-                    format!(
+            let evidence = app.finishes();
+            let finding = findings.at(
+                app.name.node,
+                match evidence {
+                    Some(evidence) => format!(
+                        "`{}` {evidence} and has no stopTimeout: what it has not finished is cut off {limit}",
+                        app.name.text
+                    ),
+                    None => format!(
                         "`{}` has no stopTimeout: what it has not finished is cut off {limit}",
                         app.name.text
                     ),
-                )
-                .label("no stopTimeout");
+                },
+            );
+            finding.label("no stopTimeout");
+            if evidence.is_some() || drained {
+                finding.persona(Persona::Regular);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{APART, Example};
 use crate::tools::check::rules::seconds;
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Host, Task};
 
 use super::stops_in_sum::HOST_S;
@@ -10,6 +10,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS012",
     name: "stopTimeout is longer than Spot gives",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "The host of a Spot task is gone 120 s after the notice, whatever the `stopTimeout` says.",
     mend: "Choose a `stopTimeout` of less than 120, or run this task on demand and say so: \

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::rules::seconds;
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::Task;
 
 /// What Fargate takes.
@@ -14,6 +14,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS011",
     name: "stopTimeout is out of range",
     severity: Severity::Error,
+    persona: Persona::Regular,
     compose: false,
     why: "On Fargate a `stopTimeout` is 2 to 120 seconds; another one is refused. On EC2 it is at least 1.",
     mend: "Choose a value in the range. Work that takes longer than 120 s has to be handed on or saved: nothing \
@@ -40,6 +41,11 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             false if given < EC2_MIN_S => "at least 1 s",
             _ => continue,
         };
+        let nearest = if fargate {
+            given.clamp(*FARGATE_S.start(), *FARGATE_S.end())
+        } else {
+            EC2_MIN_S
+        };
         findings
             .at(
                 node,
@@ -49,6 +55,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
                     seconds(given)
                 ),
             )
-            .label("out of range");
+            .label("out of range")
+            .fix(node, nearest.to_string());
     }
 }

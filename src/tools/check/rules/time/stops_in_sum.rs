@@ -1,7 +1,7 @@
 use crate::core::deadline::Reserve;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::rules::seconds;
-use crate::tools::check::{Findings, Rule, Severity};
+use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::{Container, Host, Sidecar, Task};
 
 /// What is left of a Spot host after its notice (EC2 user guide, *Spot Instance interruption notices*).
@@ -12,6 +12,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS013",
     name: "containers that stop one after another take longer than the host lives",
     severity: Severity::Warning,
+    persona: Persona::Regular,
     compose: false,
     why: "Containers that depend on each other stop one after another, and their stop timeouts add up. The host of a \
           Spot task is gone 120 s after the notice: those that stop last never get their share. A sidecar that \

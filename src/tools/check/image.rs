@@ -1,0 +1,130 @@
+//! Finds what the images of a task start: by the Dockerfile that compose builds or that stands beside the
+//! file, and by what `--image-config` says.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use crate::tools::document::Node;
+use crate::tools::model::{Container, Form, ImageConfig, Task, of_dockerfile};
+use crate::tools::source::Source;
+
+/// Longer ones are no Dockerfile and no entry point that somebody wrote.
+const MAX_BYTES: u64 = 128 * 1024;
+
+/// Gives each container what its image starts, as far as that is at hand.
+pub(super) fn attach(tasks: &mut [Task<'_>], source: &Source, images: &[ImageConfig]) {
+    let beside = (source.name != "<stdin>").then(|| folder(&source.name));
+    for task in tasks {
+        let only_app = match task.apps().collect::<Vec<_>>().as_slice() {
+            [app] => Some(app.name.text.to_string()),
+            _ => None,
+        };
+        for container in &mut task.containers {
+            let is_only_app = only_app.as_deref() == Some(container.name.text.as_ref());
+            container.starts = told(container, images, is_only_app).or_else(|| match task.form {
+                Form::Compose => built(container, beside.as_deref()?),
+                _ if is_only_app && is_ones_own(container) => beside_the_file(beside.as_deref()?),
+                _ => None,
+            });
+        }
+    }
+}
+
+fn told(container: &Container<'_>, images: &[ImageConfig], is_only_app: bool) -> Option<ImageConfig> {
+    let named = images.iter().find(|image| {
+        container
+            .image
+            .known()
+            .is_some_and(|name| image.tags.iter().any(|tag| tag == name))
+    });
+    let only = match images {
+        [only] if is_only_app => Some(only),
+        _ => None,
+    };
+    named.or(only).cloned()
+}
+
+/// Compose's `build`: a context, or an object with it.
+fn built(service: &Container<'_>, folder: &Path) -> Option<ImageConfig> {
+    let build = service.node.get("build")?;
+    let word = |name: &str| build.get(name).and_then(Node::word).map(Cow::into_owned);
+    let context = build
+        .text()
+        .map(ToOwned::to_owned)
+        .or_else(|| word("context"))
+        .unwrap_or_else(|| ".".to_owned());
+    if context.contains("://") || context.contains('$') {
+        return None;
+    }
+    let file = word("dockerfile").unwrap_or_else(|| "Dockerfile".to_owned());
+    dockerfile(&folder.join(context), &file, word("target").as_deref())
+}
+
+/// Folders of a repository that hold only how it is deployed.
+const OF_DEPLOYMENT: [&str; 7] = [
+    ".aws",
+    "aws",
+    "deploy",
+    "deployment",
+    "ecs",
+    "infra",
+    "task-definitions",
+];
+
+/// `Dockerfile` in the same folder, or above one such as `.aws`, which GitHub's workflow has.
+fn beside_the_file(folder: &Path) -> Option<ImageConfig> {
+    let inner = folder
+        .file_name()
+        .is_some_and(|name| OF_DEPLOYMENT.iter().any(|known| name == *known));
+    let above = inner.then(|| folder.parent().map(Path::to_path_buf)).flatten();
+    [Some(folder.to_path_buf()), above]
+        .into_iter()
+        .flatten()
+        .find_map(|folder| dockerfile(&folder, "Dockerfile", None))
+}
+
+/// Whether an image is likely the one that is built here: a placeholder, an expression or a private one.
+fn is_ones_own(container: &Container<'_>) -> bool {
+    match container.image.known() {
+        Some(image) => image.contains(".dkr.ecr.") || image.starts_with('<'),
+        None => !container.image.is_absent(),
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(name)
+        .parent()
+        .map(Path::to_path_buf)
+        .unwrap_or_default()
+}
+
+fn dockerfile(context: &Path, file: &str, target: Option<&str>) -> Option<ImageConfig> {
+    let text = read(&context.join(file))?;
+    let mut image = of_dockerfile(file, &text, target)?;
+    if let Some(name) = image.script_name().map(ToOwned::to_owned) {
+        image.script = script(context, &name, &image.copied).map(|text| (name, text));
+    }
+    Some(image)
+}
+
+/// The script of this name, found where the Dockerfile copies it from.
+fn script(context: &Path, name: &str, copied: &[String]) -> Option<String> {
+    let base = name.rsplit('/').next()?;
+    let same = copied
+        .iter()
+        .find(|source| source.rsplit('/').next() == Some(base));
+    let inside = name.trim_start_matches(['/', '.']);
+    let folders = copied.iter().map(|source| format!("{source}/{base}"));
+    same.cloned()
+        .into_iter()
+        .chain([inside.to_owned(), base.to_owned()])
+        .chain(folders)
+        .find_map(|path| read(&context.join(path.trim_start_matches('/'))))
+        .filter(|text| text.starts_with("#!") && text.lines().next().is_some_and(|line| line.contains("sh")))
+}
+
+fn read(path: &Path) -> Option<String> {
+    let metadata = std::fs::metadata(path).ok()?;
+    (metadata.is_file() && metadata.len() <= MAX_BYTES).then_some(())?;
+    std::fs::read_to_string(path).ok()
+}

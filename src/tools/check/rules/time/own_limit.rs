@@ -1,0 +1,293 @@
+use crate::tools::check::rules::examples::{Example, PLAIN};
+use crate::tools::check::rules::seconds;
+use crate::tools::check::{Findings, Persona, Rule, Severity};
+use crate::tools::document::Node;
+use crate::tools::model::{Container, Form, Task, Value};
+
+/// What the app was told and what the container was told do not fit.
+pub(in crate::tools::check) const RULE: Rule = Rule {
+    id: "PS016",
+    name: "the app takes longer to stop than its container has",
+    severity: Severity::Warning,
+    persona: Persona::Regular,
+    compose: true,
+    why: "Servers and workers have a limit of their own for how long they finish what they have after SIGTERM. Where it \
+          is above `stopTimeout` (compose: `stop_grace_period`, 10 s unless said otherwise) the container is killed before \
+          that, and what is left is lost: a Sidekiq that is killed pushes no job back.",
+    mend: "Raise the stop timeout above the app's own limit by a few seconds, or lower the limit.",
+    source: "Gunicorn, Settings, graceful_timeout; Uvicorn, Settings, Timeouts; Hypercorn, Configuring, graceful_timeout; \
+             Sidekiq wiki, Signals; Celery user guide, Workers; nginx, Core functionality, worker_shutdown_timeout; n8n, \
+             Environment variables, N8N_GRACEFUL_SHUTDOWN_TIMEOUT; Spring Boot reference, Graceful shutdown; ASP.NET Core, \
+             Web host, Shutdown timeout; Traefik, EntryPoints, graceTimeOut",
+    example: Example {
+        passing: PLAIN,
+        breaking: (
+            "[\"java\", \"-jar\", \"app.jar\"]",
+            "[\"gunicorn\", \"--graceful-timeout\", \"90\", \"app:app\"]",
+        ),
+    },
+    check,
+};
+
+fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+    for container in &task.containers {
+        if container.is_sidecar() || task.ends_early(container) || container.is_one_off() {
+            continue;
+        }
+        let (Some(given), Some(own)) = (task.stop_timeout_s(container), own_limit(container)) else {
+            continue;
+        };
+        // Nobody has chosen what a program does by default; only where jobs are lost it is worth a word.
+        if own.seconds <= given {
+            continue;
+        }
+        let (what, default) = match (task.form, container.stop_timeout_s.is_absent()) {
+            (Form::Compose, true) => ("the stop_grace_period", ", the default"),
+            (Form::Compose, false) => ("the stop_grace_period", ""),
+            (_, true) => ("the stopTimeout", ", the default"),
+            (_, false) => ("the stopTimeout", ""),
+        };
+        let finding = findings.at(
+            own.node,
+            format!(
+                "{} of `{}` takes up to {} to finish ({}), {what} is {}{default}: it is killed before",
+                own.program,
+                container.name.text,
+                seconds(own.seconds),
+                own.told_by,
+                seconds(given)
+            ),
+        );
+        finding.label("longer than the stop timeout");
+        if let Some(node) = container.stop_timeout_s.node() {
+            finding.also(node, "the stop timeout");
+        }
+    }
+}
+
+/// How long a program goes on after SIGTERM at most.
+struct OwnLimit<'a> {
+    program: &'static str,
+    told_by: String,
+    seconds: f64,
+    node: &'a Node<'a>,
+}
+
+/// How a program is told its limit.
+struct Known {
+    /// How it is called in a message.
+    name: &'static str,
+    /// Words of the command by which it is known; without one its variables are enough.
+    words: &'static [&'static str],
+    /// Options with the limit behind them or after `=`.
+    options: &'static [&'static str],
+    /// Variables that hold it.
+    variables: &'static [&'static str],
+    /// What it is where nothing is said, if work is lost by that.
+    default_s: Option<f64>,
+    /// What a bare number means.
+    unit_s: f64,
+}
+
+const KNOWN: [Known; 10] = [
+    Known {
+        name: "Gunicorn",
+        words: &["gunicorn"],
+        options: &["--graceful-timeout"],
+        variables: &[],
+        default_s: None,
+        unit_s: 1.0,
+    },
+    Known {
+        name: "Uvicorn",
+        words: &["uvicorn"],
+        options: &["--timeout-graceful-shutdown"],
+        variables: &["UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"],
+        default_s: None,
+        unit_s: 1.0,
+    },
+    Known {
+        name: "Hypercorn",
+        words: &["hypercorn"],
+        options: &["--graceful-timeout"],
+        variables: &[],
+        default_s: None,
+        unit_s: 1.0,
+    },
+    Known {
+        name: "Sidekiq",
+        words: &["sidekiq"],
+        options: &["-t", "--timeout"],
+        variables: &[],
+        default_s: Some(25.0),
+        unit_s: 1.0,
+    },
+    // Its warm shutdown waits for the tasks that run, and each may take this long.
+    Known {
+        name: "Celery",
+        words: &["celery"],
+        options: &["--time-limit", "--soft-time-limit"],
+        variables: &[],
+        default_s: None,
+        unit_s: 1.0,
+    },
+    Known {
+        name: "nginx",
+        words: &["nginx"],
+        options: &["worker_shutdown_timeout"],
+        variables: &["NGINX_WORKER_SHUTDOWN_TIMEOUT"],
+        default_s: None,
+        unit_s: 1.0,
+    },
+    Known {
+        name: "n8n",
+        words: &[],
+        options: &[],
+        variables: &["N8N_GRACEFUL_SHUTDOWN_TIMEOUT"],
+        default_s: None,
+        unit_s: 1.0,
+    },
+    Known {
+        name: "Spring Boot",
+        words: &["java"],
+        options: &[
+            "--spring.lifecycle.timeout-per-shutdown-phase",
+            "-Dspring.lifecycle.timeout-per-shutdown-phase",
+        ],
+        variables: &[
+            "SPRING_LIFECYCLE_TIMEOUT_PER_SHUTDOWN_PHASE",
+            "SPRING_LIFECYCLE_TIMEOUTPERSHUTDOWNPHASE",
+        ],
+        default_s: None,
+        unit_s: 0.001,
+    },
+    Known {
+        name: "ASP.NET Core",
+        words: &[],
+        options: &[],
+        variables: &[
+            "ASPNETCORE_SHUTDOWNTIMEOUTSECONDS",
+            "DOTNET_SHUTDOWNTIMEOUTSECONDS",
+        ],
+        default_s: None,
+        unit_s: 1.0,
+    },
+    Known {
+        name: "php-fpm",
+        words: &[],
+        options: &[],
+        variables: &["PHP_FPM_PROCESS_CONTROL_TIMEOUT", "FPM_PROCESS_CONTROL_TIMEOUT"],
+        default_s: None,
+        unit_s: 1.0,
+    },
+];
+
+/// Variables that hold arguments.
+const ARGUMENT_VARIABLES: [&str; 3] = ["GUNICORN_CMD_ARGS", "JAVA_OPTS", "JAVA_TOOL_OPTIONS"];
+
+fn own_limit<'a>(container: &Container<'a>) -> Option<OwnLimit<'a>> {
+    KNOWN.iter().find_map(|known| of_program(known, container))
+}
+
+fn of_program<'a>(known: &Known, container: &Container<'a>) -> Option<OwnLimit<'a>> {
+    let limit = |told_by: String, seconds: f64, node: &'a Node<'a>| OwnLimit {
+        program: known.name,
+        told_by,
+        seconds,
+        node,
+    };
+    for name in known.variables {
+        if let Some(variable) = container.variable(name) {
+            let seconds = in_seconds(variable.value.known()?, known.unit_s)?;
+            return Some(limit((*name).to_owned(), seconds, variable.node));
+        }
+    }
+    // A word of the list may be a whole script.
+    let parts = [&container.entry_point, &container.command]
+        .into_iter()
+        .filter_map(|part| match part {
+            Value::Known(words, node) => Some((words.as_slice(), *node)),
+            Value::Absent | Value::Unknown(_) => None,
+        });
+    let words: Vec<(&str, &'a Node<'a>)> = parts
+        .flat_map(|(words, node)| {
+            words.iter().enumerate().flat_map(move |(index, word)| {
+                let place = node.items().get(index).unwrap_or(node);
+                word.split_whitespace().map(move |word| (word, place))
+            })
+        })
+        .collect();
+    let runs = |(word, _): &(&str, &Node<'_>)| {
+        let base = word.rsplit('/').next().unwrap_or(word);
+        known.words.contains(&base)
+    };
+    let started = words.iter().find(|word| runs(word)).map(|(_, node)| *node);
+    let held = container.environment.iter().filter(|variable| {
+        ARGUMENT_VARIABLES.contains(&variable.name.as_ref())
+            && known
+                .options
+                .iter()
+                .any(|option| variable.value.known().is_some_and(|text| text.contains(option)))
+    });
+    let from_variables: Vec<(&str, &'a Node<'a>)> = held
+        .flat_map(|variable| {
+            let text = variable.value.known().map_or("", AsRef::as_ref);
+            text.split_whitespace().map(|word| (word, variable.node))
+        })
+        .collect();
+    let start = started.or(from_variables.first().map(|(_, node)| *node))?;
+    let all: Vec<_> = words.into_iter().chain(from_variables).collect();
+    for (index, (word, node)) in all.iter().enumerate() {
+        for option in known.options {
+            let value = match word.trim_start_matches(['"', '\'']).strip_prefix(option) {
+                Some("") => all.get(index + 1).map(|(next, _)| *next),
+                Some(rest) => rest.strip_prefix('='),
+                None => None,
+            };
+            if let Some(seconds) = value.and_then(|value| in_seconds(value, known.unit_s)) {
+                return Some(limit((*option).to_owned(), seconds, node));
+            }
+        }
+    }
+    let default = known.default_s.filter(|_| !container.more_environment)?;
+    Some(limit("its default".to_owned(), default, start))
+}
+
+/// `30`, `30s`, `1m`, `PT30S`; a bare number is of the program's own unit.
+fn in_seconds(text: &str, unit_s: f64) -> Option<f64> {
+    let text = text.trim().trim_matches(['"', '\'', ';']).to_ascii_lowercase();
+    if let Ok(number) = text.parse::<f64>() {
+        return number.is_finite().then_some(number * unit_s);
+    }
+    let text = text.strip_prefix("pt").unwrap_or(&text);
+    for (ending, seconds) in [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)] {
+        if let Some(number) = text
+            .strip_suffix(ending)
+            .and_then(|number| number.parse::<f64>().ok())
+        {
+            return Some(number * seconds);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_seconds;
+
+    #[test]
+    fn durations_are_read_as_each_program_writes_them() {
+        for (text, unit_s, seconds) in [
+            ("30", 1.0, Some(30.0)),
+            ("30000", 0.001, Some(30.0)),
+            ("45s", 0.001, Some(45.0)),
+            ("PT1M", 0.001, Some(60.0)),
+            ("1500ms", 1.0, Some(1.5)),
+            ("60s;", 1.0, Some(60.0)),
+            ("soon", 1.0, None),
+            ("nan", 1.0, None),
+        ] {
+            assert_eq!(in_seconds(text, unit_s), seconds, "{text}");
+        }
+    }
+}
