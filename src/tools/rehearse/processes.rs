@@ -69,7 +69,14 @@ pub(super) async fn supervise() -> ExitCode {
         });
     }
     let code = tokio::select! {
-        ended = player.wait() => ended.ok().and_then(|status| status.code()).unwrap_or(1),
+        ended = player.wait() => {
+            let status = ended.ok();
+            let code = status.and_then(|status| status.code());
+            if let (None, Some(status)) = (code, status) {
+                eprintln!("ecs-prestop rehearse: the rehearsal was ended: {status}");
+            }
+            code.unwrap_or(1)
+        }
         Some(signal) = catch.recv() => 128 + signal,
     };
     let left = end_all_but(&[]);

@@ -567,6 +567,7 @@ impl Stage<'_> {
         command
             .envs(options.settings.iter().cloned())
             .env("PRESTOP_LISTEN", listen.to_string())
+            .env("PRESTOP_LOG", "info")
             .env("PRESTOP_LOG_FORMAT", "json");
         command
             .spawn()
