@@ -4,6 +4,9 @@
 //! `prestop.order` of the task's containers; with neither it is one `quiet`. It knows nothing of how
 //! a step is carried out.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use crate::core::step::{MAX_STEPS, QuietStep, Step, StepError, parse_step};
 use crate::core::task::{Container, Task};
 
@@ -116,6 +119,18 @@ impl Plan {
         })
     }
 
+    /// How long its `sleep` steps take together: those of one order go at the same time.
+    pub fn sleeps(&self) -> Duration {
+        let mut longest: BTreeMap<i64, Duration> = BTreeMap::new();
+        for planned in &self.0 {
+            if let Step::Sleep(length) = planned.step {
+                let known = longest.entry(planned.order).or_default();
+                *known = length.max(*known);
+            }
+        }
+        longest.values().sum()
+    }
+
     /// All steps, lower orders first.
     pub fn steps(&self) -> &[PlannedStep] {
         &self.0
@@ -162,6 +177,7 @@ impl LabelError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::step::parse_steps;
 
     fn texts(plan: &Plan) -> Vec<String> {
         plan.steps()
@@ -208,6 +224,26 @@ mod tests {
         assert_eq!(plan.next_order(Some(5)), None);
         let more: Vec<bool> = plan.steps().iter().map(|step| step.more_behind).collect();
         assert_eq!(more, [true, true, false]);
+    }
+
+    #[test]
+    fn sleeps_of_one_order_go_together_and_others_one_after_the_other() {
+        let setting = parse_steps("sleep 3s, ack, sleep 4s").unwrap();
+        assert_eq!(
+            Plan::from_setting(&setting).unwrap().sleeps(),
+            Duration::from_secs(7)
+        );
+        let task = Task {
+            containers: vec![
+                container("a", &[(DRAIN_LABEL, "sleep 3s")]),
+                container("b", &[(DRAIN_LABEL, "sleep 4s")]),
+            ],
+            ..Task::default()
+        };
+        assert_eq!(
+            Plan::from_labels(&task).0.unwrap().sleeps(),
+            Duration::from_secs(4)
+        );
     }
 
     #[test]

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::core::step::QuietStep;
 
 /// How many connections are remembered from one look to the next: those beyond are judged by what one
-/// look says of them. At most 300 KiB, and more than an app answers at the same time.
-pub const MAX_REMEMBERED: usize = 2048;
+/// look says of them. At most 500 KiB, and more than an app answers at the same time.
+pub const MAX_REMEMBERED: usize = 1536;
 
 /// How many of those that owe are named.
 pub const MAX_NAMED: usize = 5;
@@ -112,6 +112,13 @@ pub struct Picture {
     pub last_mover: Option<SocketAddr>,
 }
 
+impl Picture {
+    /// Those that owe without a doubt: what one look alone can count.
+    pub fn surely_owing(&self) -> usize {
+        self.owing - self.unclear
+    }
+}
+
 /// Somebody who is owed an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owed {
@@ -127,7 +134,8 @@ pub struct Judge {
     /// Whether only silence counts.
     moves: bool,
     silence: Duration,
-    looks: usize,
+    /// When the first look began.
+    first: Option<Instant>,
     /// What the last look left.
     before: HashMap<u64, Memory>,
     /// What this one will leave.
@@ -144,15 +152,20 @@ pub struct Judge {
 /// What is kept of a connection from one look to the next.
 #[derive(Clone, Copy, Debug)]
 struct Memory {
-    peer: SocketAddr,
-    traffic: Traffic,
-    /// How it was at the last look before the last byte moved, where there was one.
-    before_move: Option<Traffic>,
+    bytes_in: u64,
+    bytes_out: u64,
+    bare: Bare,
+    /// The same at the last look before the last byte moved, where there was one.
+    before_move: Option<Bare>,
     /// What the counters of two looks told where the times of one do not, until a byte moves again.
     counted: Option<Verdict>,
     verdict: Verdict,
     owed_since: Instant,
 }
+
+/// Packets without data, in and out.
+#[derive(Clone, Copy, Debug)]
+struct Bare(u32, u32);
 
 /// Whether a connection owes an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,8 +179,8 @@ enum Verdict {
 impl Memory {
     /// Whose bytes have moved since: those of one side alone leave no doubt.
     fn counted_since(&self, traffic: &Traffic) -> Option<Verdict> {
-        let more_in = traffic.bytes_in > self.traffic.bytes_in;
-        let more_out = traffic.bytes_out > self.traffic.bytes_out;
+        let more_in = traffic.bytes_in > self.bytes_in;
+        let more_out = traffic.bytes_out > self.bytes_out;
         match (more_in, more_out) {
             (true, false) => Some(Verdict::Owes),
             (false, true) => Some(Verdict::Rests),
@@ -183,7 +196,7 @@ impl Judge {
         Judge {
             moves: step.moves,
             silence: step.silence,
-            looks: 0,
+            first: None,
             before: HashMap::new(),
             after: HashMap::new(),
             forgot: (false, false),
@@ -198,16 +211,15 @@ impl Judge {
         let before = self.before.remove(&connection.id);
         let traffic = connection.traffic.unwrap_or_default();
         let before_move = before.and_then(|before| {
-            let moved =
-                (before.traffic.bytes_in, before.traffic.bytes_out) != (traffic.bytes_in, traffic.bytes_out);
+            let moved = (before.bytes_in, before.bytes_out) != (traffic.bytes_in, traffic.bytes_out);
             if moved {
-                Some(before.traffic)
+                Some(before.bare)
             } else {
                 before.before_move
             }
         });
         let counted = before.and_then(|before| before.counted_since(&traffic));
-        let verdict = self.verdict(connection, counted, before_move.as_ref());
+        let verdict = self.verdict(connection, counted, before_move);
         let moved_ago = traffic.since_in.min(traffic.since_out);
         let moved = now
             .checked_sub(moved_ago)
@@ -237,8 +249,9 @@ impl Judge {
         if owes || moved_ago <= self.silence.max(ACKNOWLEDGED_BY_NOW) {
             if self.after.len() < MAX_REMEMBERED {
                 let memory = Memory {
-                    peer: connection.peer,
-                    traffic,
+                    bytes_in: traffic.bytes_in,
+                    bytes_out: traffic.bytes_out,
+                    bare: Bare(traffic.bare_in, traffic.bare_out),
                     before_move,
                     counted,
                     verdict,
@@ -257,22 +270,23 @@ impl Judge {
         let gone = self
             .before
             .values()
-            .find(|memory| memory.verdict != Verdict::Rests);
-        if let Some(peer) = gone.map(|memory| memory.peer) {
+            .any(|memory| memory.verdict != Verdict::Rests);
+        if gone {
             self.last_answer = Some(now);
-            self.note_move(now, peer);
-        } else if self.forgot.0 {
+        }
+        if gone || self.forgot.0 {
             self.last_move = self.last_move.max(Some((now, None)));
         }
         self.before = std::mem::take(&mut self.after);
         self.forgot = (self.forgot.1, false);
-        self.looks += 1;
+        let is_first = self.first.is_none();
+        let first = *self.first.get_or_insert(now);
         let mut picture = std::mem::take(&mut self.present);
         picture.last_mover = self.last_move.and_then(|(_, peer)| peer);
         if picture.owing == 0 {
-            let silent = self.last_move.map_or(now, |(moved, _)| moved + self.silence);
+            let silent = self.last_move.map_or(first, |(moved, _)| moved + self.silence);
             // One look alone may miss a connection whose place in the kernel's table changes meanwhile.
-            picture.quiet_at = Some(if self.looks < 2 {
+            picture.quiet_at = Some(if is_first {
                 silent.max(now + LEAST_PAUSE)
             } else {
                 silent
@@ -300,7 +314,7 @@ impl Judge {
         &self,
         connection: &Connection,
         counted: Option<Verdict>,
-        before_move: Option<&Traffic>,
+        before_move: Option<Bare>,
     ) -> Verdict {
         let closing = connection.stage == Stage::Closing;
         if connection.unacknowledged > 0 || (connection.unread > 0 && !closing) {
@@ -333,7 +347,7 @@ impl Judge {
 
 /// Whose byte was the last: the peer's is a request, the app's the end of an answer, for all that is
 /// known of it.
-fn last_byte(traffic: &Traffic, counted: Option<Verdict>, before_move: Option<&Traffic>) -> Verdict {
+fn last_byte(traffic: &Traffic, counted: Option<Verdict>, before_move: Option<Bare>) -> Verdict {
     if traffic.bytes_in == 0 {
         return Verdict::Rests;
     }
@@ -348,7 +362,7 @@ fn last_byte(traffic: &Traffic, counted: Option<Verdict>, before_move: Option<&T
 
 /// TCP acknowledges every packet: with the data that goes the other way anyway, or else with a bare
 /// packet. Which bare ones there were tells which data came last.
-fn same_jiffy(traffic: &Traffic, before_move: Option<&Traffic>) -> Verdict {
+fn same_jiffy(traffic: &Traffic, before_move: Option<Bare>) -> Verdict {
     // A server does not speak before it is asked: what went out after the only packet is its answer.
     if traffic.packets_in == 1 {
         return Verdict::Rests;
@@ -363,12 +377,12 @@ fn same_jiffy(traffic: &Traffic, before_move: Option<&Traffic>) -> Verdict {
     }
     // A request that has not been answered has been acknowledged barely by now. Without an earlier look
     // the comparison is with the beginning of the connection.
-    let bare_out = before_move.map_or(0, |earlier| earlier.bare_out);
+    let bare_out = before_move.map_or(0, |Bare(_, out)| out);
     if traffic.bare_out == bare_out {
         return Verdict::Rests;
     }
     // And an answer with nothing behind it would have been by the peer.
-    if before_move.is_some_and(|earlier| traffic.bare_in == earlier.bare_in) {
+    if before_move.is_some_and(|Bare(came, _)| traffic.bare_in == came) {
         return Verdict::Owes;
     }
     Verdict::Unclear

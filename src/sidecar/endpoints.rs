@@ -27,6 +27,7 @@ use crate::core::leases::{Answer, LeaseName, MAX_LEASE, MAX_LEASES, MAX_NAME, MI
 use crate::core::notice::{Notice, Reason};
 use crate::core::url::HttpUrl;
 use crate::sidecar::drain::call::wall_clock;
+use crate::sidecar::drain::quiet::Sight;
 use crate::sidecar::http::{Ask, Network};
 use crate::sidecar::mailbox::{Mailbox, Message};
 use crate::sidecar::protection::{Desk, What, protected_until};
@@ -73,6 +74,8 @@ pub struct Endpoints {
     pub network: Network,
     /// Where leases are had, if anywhere.
     pub protect: Option<Desk>,
+    /// For the connections that owe an answer.
+    pub sight: Sight,
     /// For the count of dropped lines.
     pub telemetry: Telemetry,
 }
@@ -160,8 +163,8 @@ impl Endpoints {
                 "too many connections are waiting\n",
             ),
             "/notice" => self.notice(query).await,
-            "/status" => self.status(),
-            "/metrics" => self.metrics(),
+            "/status" => self.status().await,
+            "/metrics" => self.metrics().await,
             "/drained" => self.drained(query).await,
             "/drain" => self.drain(head.headers.get(AUTHORIZATION)).await,
             protect => self.protect(&head.method, protect, query).await,
@@ -228,20 +231,25 @@ impl Endpoints {
         reply(StatusCode::OK, "application/json", format!("{body}\n"))
     }
 
-    fn status(&self) -> Reply {
+    async fn status(&self) -> Reply {
         let snapshot = self.snapshot();
         let mut body = serde_json::to_value(snapshot.as_ref()).unwrap_or_default();
         body["deadline"] = snapshot.deadline.map(wall_clock).into();
         body["seconds_left"] = snapshot.deadline.map(seconds_left).into();
+        body["connections"] = self.sight.picture().await.map_or(
+            serde_json::Value::Null,
+            |picture| json!({"open": picture.open, "owing": picture.surely_owing(), "owed": picture.named}),
+        );
         reply(StatusCode::OK, "application/json", format!("{body}\n"))
     }
 
-    fn metrics(&self) -> Reply {
+    async fn metrics(&self) -> Reply {
         let snapshot = self.snapshot();
         let body = metrics::render(
             &snapshot,
             self.telemetry.dropped(),
             snapshot.deadline.map(seconds_left),
+            self.sight.picture().await.as_ref(),
         );
         reply(
             StatusCode::OK,

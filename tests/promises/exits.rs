@@ -171,14 +171,13 @@ fn wrong_settings_are_78_all_at_once_and_before_anything_starts() {
 }
 
 #[test]
-fn without_any_step_it_is_78() {
-    let output = run(&["run"], &[("PRESTOP_LISTEN", "off")]);
-    assert_eq!(output.status.code(), Some(78));
-    assert!(
-        complaints(&output).contains("there is no step: set PRESTOP_DRAIN"),
-        "{}",
-        complaints(&output)
-    );
+fn without_any_step_it_is_quiet() {
+    let mut sidecar = Sidecar::start(&[]);
+    assert_eq!(sidecar.events[0]["drain"], "quiet");
+    sidecar.process.signal(Signal::INT);
+    sidecar.process.signal(Signal::INT);
+    sidecar.await_event("exit");
+    sidecar.process.wait();
 }
 
 #[test]

@@ -310,3 +310,20 @@ async fn what_it_sees_is_told_from_the_notice_on_while_it_changes() {
     assert_eq!(looks.last().map(|(_, open, owing)| (*open, *owing)), Some((1, 0)));
     assert!(looks.len() == 2, "{looks:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_ack_that_nobody_could_give_is_refused_at_start() {
+    let off = ("PRESTOP_LISTEN", "off");
+    for on_ecs in [true, false] {
+        let play = Play::new(&[("PRESTOP_DRAIN", "quiet, ack"), off], &[]);
+        let play = if on_ecs { play } else { play.outside_of_ecs() };
+        let played = play.play(|_| async {}).await;
+        assert_eq!(played.code, Code::Settings);
+        let complaints = played.ending.complaints.join(" ");
+        assert!(complaints.contains("nobody could acknowledge"), "{complaints}");
+    }
+    let played = Play::new(&[("PRESTOP_DRAIN", "sleep 1s"), off], &[])
+        .sigterm_at_2()
+        .await;
+    assert_eq!(played.code, Code::Drained);
+}

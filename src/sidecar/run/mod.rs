@@ -17,7 +17,7 @@ use crate::core::deadline::CEILING;
 use crate::core::lifecycle::{Code, Command, Event, Lifecycle, Report};
 use crate::core::notice::{Notice, Reason};
 use crate::core::plan::Plan;
-use crate::core::step::QuietStep;
+use crate::core::step::{QuietStep, Step};
 use crate::core::task::Task;
 use crate::core::timeline::{Outcome, millis};
 use crate::sidecar::aws::task_metadata;
@@ -41,6 +41,9 @@ const FIRST_READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the log is behind what happens: formatting it takes longer than sending the drain call.
 const LOG_LAG: Duration = Duration::from_millis(1);
+
+const NEEDS_DRAINED: &str = "there is an `ack` step, but nobody could acknowledge: PRESTOP_LISTEN is `off`, so there is \
+                             no `/drained`; let PRESTOP_LISTEN be, or take `quiet`, a URL or a signal in place of `ack`";
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -200,6 +203,7 @@ impl Sidecar {
                 ready_url: self.config.ready_url.clone(),
                 network,
                 protect: self.desk.clone(),
+                sight: self.sight.clone(),
                 telemetry: self.telemetry.clone(),
             };
             self.companions.spawn(endpoints::serve(listener, endpoints));
@@ -210,7 +214,10 @@ impl Sidecar {
             return;
         }
         self.log_start();
-        self.announce_quiet(self.lifecycle.plan().cloned().as_ref());
+        match self.lifecycle.plan().cloned() {
+            Some(plan) if self.cannot_acknowledge(&plan) => self.refuse(vec![NEEDS_DRAINED.to_owned()]),
+            plan => self.announce_plan(plan.as_ref()),
+        }
         self.watch_instance();
         self.publish();
     }
@@ -374,9 +381,9 @@ impl Sidecar {
         if let Some(plan) = self.lifecycle.plan() {
             if self.lifecycle.deadline().is_none() {
                 let plan = plan.clone();
-                match cannot_be_quiet(&plan, &task) {
+                match self.cannot_work(&plan, &task) {
                     Some(complaint) => self.refuse(vec![complaint]),
-                    None => self.announce_quiet(Some(&plan)),
+                    None => self.announce_plan(Some(&plan)),
                 }
             }
             return None;
@@ -386,17 +393,27 @@ impl Sidecar {
         let mut complaints: Vec<String> = errors.iter().map(ToString::to_string).collect();
         // A label that is wrong is no reason to do something else than what it says.
         let plan = plan.or_else(|| (errors.is_empty() || !before_notice).then(Plan::without_settings));
-        complaints.extend(plan.as_ref().and_then(|plan| cannot_be_quiet(plan, &task)));
+        complaints.extend(plan.as_ref().and_then(|plan| self.cannot_work(plan, &task)));
         for complaint in &complaints {
             tracing::error!(event = "watch", watch = "task", message = complaint.as_str());
         }
         if complaints.is_empty() || !before_notice {
-            self.announce_quiet(plan.as_ref());
+            self.announce_plan(plan.as_ref());
             // Too late to be strict: what can be done is done.
             return Some(plan.map_or(Event::Refuse(Code::Failed), Event::Plan));
         }
         self.refuse(complaints);
         None
+    }
+
+    /// Why that plan cannot be carried out here, and what to set.
+    fn cannot_work(&self, plan: &Plan, task: &Task) -> Option<String> {
+        let nobody = self.cannot_acknowledge(plan).then(|| NEEDS_DRAINED.to_owned());
+        nobody.or_else(|| cannot_be_quiet(plan, task))
+    }
+
+    fn cannot_acknowledge(&self, plan: &Plan) -> bool {
+        self.config.listen.is_none() && plan.steps().iter().any(|planned| planned.step == Step::Ack)
     }
 
     fn refuse(&mut self, complaints: Vec<String>) {
@@ -485,8 +502,12 @@ impl Sidecar {
         }
     }
 
-    /// Says soon after the start whether a `quiet` step would see anybody.
-    fn announce_quiet(&mut self, plan: Option<&Plan>) {
+    /// Says what of the plan does not fit and, soon after the start, whether a `quiet` step would see anybody.
+    fn announce_plan(&mut self, plan: Option<&Plan>) {
+        let too_long = plan.and_then(|plan| self.config.policy.too_long(plan));
+        if let Some(message) = too_long.filter(|_| !self.config.stop_timeout_auto) {
+            tracing::warn!(event = "watch", watch = "time", message);
+        }
         let steps: Vec<QuietStep> = plan
             .into_iter()
             .flat_map(Plan::quiets)

@@ -12,16 +12,24 @@ use prometheus_client::registry::Registry;
 
 use crate::core::lifecycle::{ShutdownState, StepStatus};
 use crate::core::notice::Reason;
+use crate::core::quiet::Picture;
 use crate::core::timeline::{Sight, What};
 use crate::sidecar::status::Status;
 
 /// Renders the text. `dropped`: log lines that nobody read in time; `seconds_left`: to the deadline.
-pub fn render(status: &Status, dropped: u64, seconds_left: Option<f64>) -> String {
+/// `connections`: what a look at the app's connections shows, where there can be one.
+pub fn render(
+    status: &Status,
+    dropped: u64,
+    seconds_left: Option<f64>,
+    connections: Option<&Picture>,
+) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Snapshot {
         status: status.clone(),
         dropped,
         seconds_left,
+        connections: connections.map(|picture| (picture.open, picture.surely_owing())),
     }));
     let mut text = String::new();
     // Writing to a String does not fail.
@@ -34,6 +42,8 @@ struct Snapshot {
     status: Status,
     dropped: u64,
     seconds_left: Option<f64>,
+    /// Those that count for `quiet`, and those of them that owe an answer.
+    connections: Option<(usize, usize)>,
 }
 
 impl Collector for Snapshot {
@@ -76,6 +86,17 @@ impl Collector for Snapshot {
         gauge(&mut encoder, "prestop_healthy", "What /healthz says.", healthy)?;
         let help = "Seconds to the deadline; missing before a notice.";
         gauge(&mut encoder, "prestop_deadline_seconds", help, self.seconds_left)?;
+        if let Some((open, owing)) = self.connections {
+            let help = "Connections from outside of the task to ports of the app.";
+            gauge(&mut encoder, "prestop_connections", help, Some(count(open)))?;
+            let help = "Those of them on which the app owes an answer.";
+            gauge(
+                &mut encoder,
+                "prestop_connections_owing",
+                help,
+                Some(count(owing)),
+            )?;
+        }
         let outcomes = StepStatus::KINDS.map(|kind| {
             let steps = report.steps.iter().filter(|step| step.status.is_like(&kind));
             ([("outcome", kind.as_str())], count(steps.count()))

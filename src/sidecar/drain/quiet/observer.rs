@@ -61,7 +61,7 @@ impl Sight {
             return Some(picture.clone());
         }
         let picture = Observer::new(self.clone(), &QuietStep::default())
-            .look()
+            .look(now())
             .await
             .ok()?;
         *latest = Some((now(), picture.clone()));
@@ -89,7 +89,7 @@ pub fn observe(
         let mut first = None;
         loop {
             let began = now();
-            let next = match observer.look().await {
+            let next = match observer.look(began).await {
                 Ok(picture) => {
                     let first = *first.get_or_insert((began, picture.owing));
                     let news = told.is_none_or(|(at, open, owing)| {
@@ -192,8 +192,7 @@ impl Observer {
         }
     }
 
-    async fn look(&mut self) -> io::Result<Picture> {
-        let began = now();
+    async fn look(&mut self, began: Instant) -> io::Result<Picture> {
         self.listen().await?;
         self.find_own_calls().await?;
         let ports = self.scope.heard.first(PORTS_BY_THEMSELVES + 1);

@@ -75,7 +75,7 @@ fn socket(line: &str) -> Option<Socket> {
     let state = words.next()?;
     let (unacknowledged, unread) = words.next()?.split_once(':')?;
     let queue = |text: &str, fin: u32| Some(u32::from_str_radix(text, 16).ok()?.saturating_sub(fin));
-    let inode = words.nth(3)?.parse().ok()?;
+    let inode = words.nth(4)?.parse().ok()?;
     // The states of include/net/tcp_states.h. A FIN has a place in the queue as if it were a byte.
     let (stage, fin_in, fin_out) = match state {
         "0A" => return Some(Socket::Listener(local)),
@@ -169,4 +169,90 @@ pub(super) fn own(descriptors: &Path) -> Vec<Inode> {
         .collect();
     inodes.sort_unstable();
     inodes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const PROC_NET: &str = "/proc/self/net";
+
+    fn all(wanted: Wanted) -> Vec<Socket> {
+        let mut sockets = Vec::new();
+        let mut list = list(Path::new(PROC_NET), wanted).unwrap();
+        while list.next(&mut sockets).unwrap() {}
+        sockets
+    }
+
+    #[test]
+    fn the_sockets_of_this_kernel_are_read_with_what_is_unread() {
+        use std::io::Write;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        let (_accepted, peer) = listener.accept().unwrap();
+        client.write_all(b"twelve bytes").unwrap();
+        assert!(all(Wanted::Listeners).contains(&Socket::Listener(address)));
+        let connections = all(Wanted::Connections(Some(address.port())));
+        let [Socket::Connection(connection, inode)] = connections.as_slice() else {
+            panic!("{connections:?}");
+        };
+        assert_eq!((connection.local, connection.peer), (address, peer));
+        assert_eq!((connection.unread, connection.unacknowledged), (12, 0));
+        assert_eq!((connection.stage, connection.traffic), (Stage::Open, None));
+        assert!(own(Path::new("/proc/self/fd")).contains(inode));
+        assert_eq!(all(Wanted::CallsTo(address.port())).len(), 1);
+    }
+
+    #[test]
+    fn lines_of_both_families_are_read_and_nonsense_is_not() {
+        let line = |local: &str, state: &str, queues: &str| {
+            format!(
+                "  1: {local} 0901000A:1092 {state} {queues} 00:00000000 00000000  1000  0 4711 2 0 20 4 30 10 -1"
+            )
+        };
+        let Some(Socket::Connection(connection, inode)) =
+            socket(&line("0500000A:1F90", "08", "00000003:00000001"))
+        else {
+            panic!("not read");
+        };
+        assert_eq!(connection.local.to_string(), "10.0.0.5:8080");
+        assert_eq!(connection.peer.to_string(), "10.0.1.9:4242");
+        assert_eq!(
+            (connection.unacknowledged, connection.unread),
+            (3, 0),
+            "the FIN is no byte"
+        );
+        assert_eq!((connection.stage, inode), (Stage::HalfClosed, Inode(4711)));
+        let mapped = address("0000000000000000FFFF00000500000A:1F90").unwrap();
+        assert_eq!(mapped.to_string(), "10.0.0.5:8080");
+        let last_ack = socket(&line("0500000A:1F90", "09", "00000001:00000001"));
+        assert!(
+            matches!(last_ack, Some(Socket::Connection(c, _)) if c.unacknowledged == 0 && c.stage == Stage::Closing)
+        );
+        for nonsense in [
+            "",
+            "  sl  local_address rem_address   st",
+            "1: x:y z 01 0:0",
+            "1: 0500000A:1F90",
+        ] {
+            assert_eq!(socket(nonsense), None, "{nonsense}");
+        }
+        for state in ["06", "05", "02", "03", "07", "ZZ"] {
+            assert_eq!(socket(&line("0500000A:1F90", state, "0:0")), None, "{state}");
+        }
+    }
+
+    #[test]
+    fn the_addresses_of_the_namespace_are_those_that_its_routes_call_local() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     |-- 10.0.0.5\n        \
+                    /32 host LOCAL\n     |-- 10.0.0.255\n        /32 link BROADCAST\n";
+        assert_eq!(local_routes(trie), [IpAddr::from([10, 0, 0, 5])]);
+        let six = interface_address("fe800000000000000242acfffe110002 02 40 20 80     eth0");
+        assert_eq!(six, "fe80::242:acff:fe11:2".parse().ok());
+        assert_eq!(interface_address("nonsense"), None);
+        assert!(addresses(Path::new(PROC_NET)).contains(&IpAddr::from([127, 0, 0, 1])));
+    }
 }
