@@ -10,7 +10,7 @@
 //! - [`core`]: decides, without I/O and without a clock
 //! - [`config`]: every setting
 //! - [`sidecar`]: does what the core commands
-//! - [`tools`]: `check` and `add` for task definitions, the stand-in for ECS, the rehearsal
+//! - [`tools`]: `check` and `add` for task definitions, the stand-in for ECS, the rehearsal, pictures
 //!
 //! # How a notice flows
 //! ```text

@@ -1,7 +1,7 @@
 //! A tracing layer that writes the events of the contract: JSON lines for machines, aligned text for
 //! people.
 //!
-//! What happened comes as typed values ([`Lines::tell`]), everything else as tracing events, whose
+//! What happened comes as typed values (`Lines::tell`), everything else as tracing events, whose
 //! fields are flat.
 
 use std::fmt::Write as _;

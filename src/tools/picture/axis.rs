@@ -9,6 +9,9 @@ const FAR: i64 = 3;
 /// Of what was before 0 no more than this part of the rest is shown: it is there to compare with.
 const BEFORE: i64 = 8;
 
+/// No shutdown takes a day; what a broken log says beyond it is at the edge.
+const LONGEST_MS: i64 = 86_400_000;
+
 /// From the first moment that is shown to the last.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Axis {
@@ -47,6 +50,7 @@ impl Axis {
         if far <= to.saturating_mul(FAR) {
             to = to.max(far);
         }
+        to = to.min(LONGEST_MS);
         from = from.max(-(to / BEFORE + 1));
         // Some room, so that what is at the end can be told from the edge.
         to = to.saturating_add((to - from) / 25 + 1);
@@ -59,7 +63,7 @@ impl Axis {
     /// Where a moment is, from 0 to 1; those outside are at the edge.
     pub fn share(self, at_ms: i64) -> f64 {
         let span = as_f64(self.to_ms - self.from_ms).max(1.0);
-        (as_f64(at_ms - self.from_ms) / span).clamp(0.0, 1.0)
+        (as_f64(at_ms.saturating_sub(self.from_ms)) / span).clamp(0.0, 1.0)
     }
 
     /// Whether a moment is on it.
@@ -73,7 +77,7 @@ impl Axis {
             .into_iter()
             .chain([1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600].map(|s| s * 1000));
         let count = |step: i64| usize::try_from(self.to_ms / step + 1).unwrap_or(usize::MAX);
-        let last = 7_200_000;
+        let last = LONGEST_MS;
         let step = steps
             .into_iter()
             .find(|step| count(*step) <= at_most)

@@ -17,6 +17,7 @@ use crate::core::step::Step;
 use crate::core::timeline::{AwsOutcome, Code, Sight, What};
 
 /// Runs above each other on one time axis.
+#[derive(Debug)]
 pub struct Chart {
     /// What is shown.
     pub title: String,
@@ -27,7 +28,7 @@ pub struct Chart {
 }
 
 /// One run.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Panel {
     /// Whose run it is.
     pub heading: String,
@@ -65,6 +66,7 @@ pub enum Tone {
 }
 
 /// One line of bars.
+#[derive(Debug)]
 pub struct Row {
     /// What the bars are.
     pub label: String,
@@ -74,6 +76,7 @@ pub struct Row {
 
 /// Something that lasted. Times are milliseconds on the axis, which begins at 0 and may be reached from
 /// before.
+#[derive(Debug)]
 pub struct Bar {
     /// Its beginning.
     pub from_ms: i64,
@@ -103,6 +106,7 @@ pub enum BarKind {
 }
 
 /// Something that happened at one moment.
+#[derive(Debug)]
 pub struct Mark {
     /// When, on the axis.
     pub at_ms: i64,
@@ -150,7 +154,7 @@ impl MarkKind {
 }
 
 /// What was at stake: requests or jobs.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Traffic {
     /// `requests` or `jobs`.
     pub unit: &'static str,
@@ -277,7 +281,8 @@ impl Row {
 
     /// How long its bars last together.
     pub fn lasts_ms(&self) -> u64 {
-        self.bars.iter().map(|bar| bar.to_ms.abs_diff(bar.from_ms)).sum()
+        let lengths = self.bars.iter().map(|bar| bar.to_ms.abs_diff(bar.from_ms));
+        lengths.fold(0, u64::saturating_add)
     }
 }
 
@@ -292,4 +297,94 @@ pub fn code_of(report: &Report) -> Option<Code> {
         What::Exit { code } => Some(code),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::terminal::{LEAST_WIDTH, Paper};
+    use super::*;
+
+    /// Whatever a log may say, near and far.
+    fn ms() -> impl Strategy<Value = i64> {
+        prop_oneof![8 => -5000_i64..200_000, 1 => any::<i64>()]
+    }
+
+    fn row() -> impl Strategy<Value = Row> {
+        let kinds = vec![
+            BarKind::Settle,
+            BarKind::Step,
+            BarKind::Failed,
+            BarKind::Aws,
+            BarKind::Wait,
+            BarKind::App,
+        ];
+        (any::<String>(), ms(), ms(), select(kinds), vec(ms(), 0..4)).prop_map(
+            |(label, from, to, kind, ticks)| {
+                let mut row = Row::single(&label, from, to, kind);
+                row.bars[0].ticks = ticks;
+                row
+            },
+        )
+    }
+
+    fn mark() -> impl Strategy<Value = Mark> {
+        let kinds = vec![
+            MarkKind::Notice(Reason::Sigterm),
+            MarkKind::Deregistered,
+            MarkKind::LookedAway,
+            MarkKind::Sigterm,
+            MarkKind::Deadline,
+            MarkKind::Sigkill,
+            MarkKind::HostEnd,
+        ];
+        (ms(), select(kinds)).prop_map(|(at_ms, kind)| Mark { at_ms, kind })
+    }
+
+    fn traffic() -> impl Strategy<Value = Traffic> {
+        let in_flight = vec((ms(), 0_u32..500), 0..20);
+        (in_flight, option::of(vec(ms(), 0..20))).prop_map(|(mut in_flight, lost_ms)| {
+            in_flight.sort_unstable();
+            Traffic {
+                unit: "requests",
+                place: "in flight",
+                in_flight,
+                lost_ms,
+            }
+        })
+    }
+
+    fn panel() -> impl Strategy<Value = Panel> {
+        (vec(row(), 0..5), vec(mark(), 0..8), option::of(traffic())).prop_map(|(rows, marks, traffic)| {
+            Panel {
+                heading: "a run".to_owned(),
+                verdict: None,
+                rows,
+                marks,
+                traffic,
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happened_the_rows_fit_the_paper_and_the_file_is_xml(
+            panels in vec(panel(), 0..3), width in LEAST_WIDTH..200_usize, unicode in any::<bool>(),
+        ) {
+            let chart = Chart { title: "A <title> & more".to_owned(), about: Vec::new(), panels };
+            let paper = Paper { width, colour: false, unicode };
+            for line in terminal::draw(&chart, &paper) {
+                prop_assert!(line.chars().count() <= width, "{}", line);
+                prop_assert!(!line.contains('\n'), "{:?}", line);
+            }
+            let file = svg::draw(&chart);
+            prop_assert!(!file.contains("NaN") && !file.contains("inf\""));
+            prop_assert!(file.contains("A &lt;title&gt; &amp; more"));
+            prop_assert!(!file.chars().any(|c| c.is_control() && c != '\n'));
+        }
+    }
 }

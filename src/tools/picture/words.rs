@@ -111,6 +111,8 @@ pub fn stop_code(code: &StopCode) -> String {
 pub fn span(ms: u64) -> String {
     match ms {
         0 => "0 s".to_owned(),
+        // No shutdown: a clock or a log is wrong.
+        86_400_000.. => "> 1 day".to_owned(),
         1..100 => format!("{ms} ms"),
         _ if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
         100..100_000 => format!("{:.1} s", Duration::from_millis(ms).as_secs_f64()),

@@ -3,7 +3,7 @@
 //!
 //! Each scenario is played with the sidecar and as it would have gone without it; where a setting of
 //! the sidecar makes the difference, also with the sidecar but without that setting. [`record`] is what was
-//! seen, as it is drawn and written; [`processes`] leaves nothing behind.
+//! seen, as it is drawn and written; `processes` leaves nothing behind.
 
 pub mod balancer;
 mod client;
@@ -56,7 +56,7 @@ pub fn command() -> Command {
     Command::new(NAME)
         .about("Plays a whole shutdown on this machine, with no Docker and no AWS, and shows what happened")
         .after_help(format!(
-            "Scenarios:\n{}\n\nPRESTOP_* variables are those of the sidecar. Exit code 0: nothing was lost that could \
+            "Scenarios:\n{}\n\nPRESTOP_* variables are the settings of the sidecar, but for PRESTOP_LOG and PRESTOP_LOG_FORMAT. Exit code 0: nothing was lost that could \
              be kept; 1: something was, or nothing was tested; 2: wrong command line.",
             list.join("\n")
         ))

@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::process::{ExitCode, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
@@ -29,6 +30,9 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Between two looks at what is left.
 const KILL_AGAIN: Duration = Duration::from_millis(5);
+
+/// Held while a process is started, and from the end of the supervisor on.
+static STARTING: Mutex<()> = Mutex::new(());
 
 /// What is kept of what a process says, to be shown where it fails.
 const LAST_LINES: usize = 20;
@@ -69,7 +73,14 @@ pub(super) async fn supervise() -> ExitCode {
         });
     }
     let code = tokio::select! {
-        ended = player.wait() => ended.ok().and_then(|status| status.code()).unwrap_or(1),
+        ended = player.wait() => {
+            let status = ended.ok();
+            let code = status.and_then(|status| status.code());
+            if let (None, Some(status)) = (code, status) {
+                eprintln!("ecs-prestop rehearse: the rehearsal was ended: {status}");
+            }
+            code.unwrap_or(1)
+        }
         Some(signal) = catch.recv() => 128 + signal,
     };
     let left = end_all_but(&[]);
@@ -85,9 +96,17 @@ pub(super) fn be_supervised() {
     std::thread::spawn(|| {
         // Nothing is ever written to it.
         let _ = std::io::stdin().read(&mut [0]);
+        // Held to the end: what is started after the last look would be left behind.
+        let _no_more = STARTING.lock();
         end_all_but(&[]);
         std::process::exit(1);
     });
+}
+
+/// Starts a process, unless this one is about to end.
+pub(super) fn start(command: &mut Command) -> std::io::Result<Child> {
+    let _starting = STARTING.lock();
+    command.spawn()
 }
 
 fn adopt_orphans() {

@@ -233,6 +233,13 @@ impl Run {
                 tone: Tone::Plain,
                 words: format!("What became of its {} is not seen from here.", record.unit.name()),
             },
+            _ if self.app_killed => Verdict {
+                tone: Tone::Loss,
+                words: format!(
+                    "{} done, none lost; the app had to be killed.",
+                    record.unit.counted(self.done)
+                ),
+            },
             _ => Verdict {
                 tone: Tone::Plain,
                 words: format!("{} done, none lost.", record.unit.counted(self.done)),

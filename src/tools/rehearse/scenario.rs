@@ -245,8 +245,8 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
     Scenario {
         name: "signal",
         title: "the app ends gracefully on SIGQUIT only, behind a shell",
-        story: "Its shell would swallow ECS's SIGTERM, so that SIGKILL ends it in the middle of its work. The step \
-                `signal QUIT app` finds the process behind the shell.",
+        story: "Its shell swallows ECS's SIGTERM, so that the app runs on to its SIGKILL, and the deployment waits for \
+                that. The step `signal QUIT app` finds the process behind the shell.",
         app: Kind::Quits,
         ..STOPPED
     },

@@ -3,6 +3,7 @@
 //! The sidecar depends on the app, so it is stopped first: SIGTERM, SIGKILL at its stop timeout.
 //! Only when it has ended the same happens to the app.
 
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
@@ -28,7 +29,7 @@ use crate::tools::sample_app::{self, Kind};
 use crate::tools::simulate::StandIn;
 use crate::tools::simulate::faults::{Fault, Kind as FaultKind, Target};
 
-/// Traffic before the curtain rises.
+/// Traffic before anything happens.
 const CALM: Duration = Duration::from_millis(1000);
 
 /// What the sample app and the sidecar get to start, on the busiest machine.
@@ -99,9 +100,9 @@ pub(super) struct Stage<'a> {
 }
 
 /// Ends whatever was started, however the run ends.
-struct Curtain;
+struct EndsEverything;
 
-impl Drop for Curtain {
+impl Drop for EndsEverything {
     fn drop(&mut self) {
         processes::end_all_but(&[]);
     }
@@ -111,9 +112,9 @@ impl Stage<'_> {
     /// Plays the scenario once.
     pub(super) async fn play(&self, cast: Cast) -> Result<(Run, Vec<String>), Stopped> {
         let seen = Seen::new(self.screen, self.options.own.is_none());
-        let curtain = Curtain;
+        let guard = EndsEverything;
         let run = self.play_to(&seen, cast).await;
-        drop(curtain);
+        drop(guard);
         self.screen.show_all();
         let said = |lines: &std::cell::RefCell<processes::LastLines>| -> Vec<String> {
             lines.borrow().lines().map(str::to_owned).collect()
@@ -137,7 +138,7 @@ impl Stage<'_> {
             Some(address) => address,
             None => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port().await?),
         };
-        let mut urls = Urls::new(self.options, self.scenario, app_port, sidecar_at)?;
+        let mut urls = Urls::new(self.options, self.scenario, &metadata_uri, app_port, sidecar_at)?;
         if let Some(own) = &self.options.own {
             for url in own.url.iter().chain(&own.ready) {
                 refuse_if_taken(url.host(), url.port(), "--app").await?;
@@ -152,106 +153,123 @@ impl Stage<'_> {
                 each_line(err, |line| seen.app_said.borrow_mut().add(line))
             )
         };
-        let sends = self.options.unit(self.scenario) == Unit::Requests;
         let clients = Clients::default();
-        let with_sidecar = cast != Cast::WithoutSidecar;
-
-        let drama = async {
-            if let Some(ready) = &urls.ready {
-                self.await_app(ready, &mut app).await?;
-            }
-            let mut balanced = None;
-            if self.scenario.opening == Opening::KeepsSending {
-                balanced = Some(self.balance(&stand_in, &mut urls).await?);
-            }
-            let other = balanced.as_ref().and_then(|balanced| balanced.stays.id());
-            let mut sidecar = None;
-            if with_sidecar {
-                sidecar = Some(self.start_sidecar(&metadata_uri, app_port, sidecar_at, cast)?);
-            }
-            let (out, err) = match &mut sidecar {
-                Some(child) => (child.stdout.take(), child.stderr.take()),
-                None => (None, None),
-            };
-            let lines = async {
-                tokio::join!(
-                    each_line(out, |line| seen.sidecar_says(line)),
-                    each_line(err, |line| seen.sidecar_said.borrow_mut().add(line))
-                )
-            };
-            let play = async {
-                let mut players = Players {
-                    app: &mut app,
-                    sidecar: sidecar.as_mut(),
-                    other,
-                    one_off: self.scenario.opening == Opening::AppEnds,
-                };
-                let ends = self.drama(seen, &stand_in, &mut players, &clients).await;
-                let ends = all_ended_on_error(ends);
-                // A load balancer goes on sending until it has seen for itself.
-                if ends.is_err() || !sends || timeout(CHECK_LIMIT, clients.until_looked_away()).await.is_err()
-                {
-                    clients.look_away();
-                }
-                ends
-            };
-            let traffic = async {
-                if let Some(quick) = urls.quick.as_ref().filter(|_| sends) {
-                    clients.send(quick, urls.slow.as_ref()).await;
-                }
-            };
-            let played = async { tokio::join!(play, traffic, lines).0 };
-            // What looks away for itself: the health check of a load balancer that nobody tells.
-            let health = if with_sidecar {
-                Some(&urls.sidecar_ready)
-            } else {
-                urls.quick.as_ref()
-            };
-            let checks = matches!(self.scenario.opening, Opening::Spot(_) | Opening::SpotSilent(_));
-            let surroundings = async {
-                let check = async {
-                    if let Some(health) = health.filter(|_| sends && checks) {
-                        let told = || {
-                            self.screen
-                                .say(Who::Client, "the health check fails: no new requests")
-                        };
-                        clients.check(health, told).await;
-                    }
-                };
-                let balance = async {
-                    if let Some(balanced) = &balanced {
-                        balancer::serve(&balanced.listener, &stand_in).await;
-                    }
-                };
-                tokio::join!(check, balance);
-                std::future::pending::<()>().await;
-            };
-            let ends = tokio::select! {
-                ends = played => ends?,
-                () = surroundings => return Err(Stopped::default()),
-            };
-            Ok(ends)
+        let played = async {
+            let ends = self.perform(
+                seen,
+                &stand_in,
+                &mut urls,
+                (&mut app, app_port),
+                sidecar_at,
+                cast,
+                &clients,
+            );
+            let ends = async { all_ended_on_error(ends.await) };
+            // The app's pipes end with its last process.
+            tokio::join!(ends, app_lines).0
         };
         let surroundings = async {
             // Only a socket that fails ends it.
             tokio::join!(stand_in.serve(metadata), self.screen.show()).0
-        };
-        // The app's pipes end with its last process.
-        let played = async {
-            let drama = async { all_ended_on_error(drama.await) };
-            tokio::join!(drama, app_lines).0
         };
         let ends = tokio::select! {
             played = played => played?,
             served = surroundings => return Err(format!("the stand-in has stopped serving: {served:?}").into()),
         };
         seen.app_stops.set(ends.app_stopped);
-        let clients = sends.then_some(&clients);
+        let counts_requests = self.options.unit(self.scenario) == Unit::Requests;
+        let clients = counts_requests.then_some(&clients);
         Ok(seen.run(cast, clients, ends.sidecar_code, ends.app_killed))
     }
 
+    /// From the app's first answer to the end of the last container, with clients beside it.
+    #[allow(clippy::too_many_arguments, reason = "everybody who takes part, once")]
+    async fn perform(
+        &self,
+        seen: &Seen<'_>,
+        stand_in: &StandIn,
+        urls: &mut Urls,
+        (app, app_port): (&mut Child, u16),
+        sidecar_at: SocketAddr,
+        cast: Cast,
+        clients: &Clients,
+    ) -> Result<Ends, Stopped> {
+        let metadata_uri = &urls.metadata.clone();
+        if let Some(ready) = &urls.ready {
+            self.await_app(ready, app).await?;
+        }
+        let mut balanced = None;
+        if self.scenario.opening == Opening::KeepsSending {
+            balanced = Some(self.balance(stand_in, urls).await?);
+        }
+        let mut sidecar = None;
+        if cast != Cast::WithoutSidecar {
+            sidecar = Some(self.start_sidecar(metadata_uri, app_port, sidecar_at, cast)?);
+        }
+        let (out, err) = match &mut sidecar {
+            Some(child) => (child.stdout.take(), child.stderr.take()),
+            None => (None, None),
+        };
+        let lines = async {
+            tokio::join!(
+                each_line(out, |line| seen.sidecar_says(line)),
+                each_line(err, |line| seen.sidecar_said.borrow_mut().add(line))
+            )
+        };
+        let sends = self.options.unit(self.scenario) == Unit::Requests;
+        // What looks away for itself: the health check of a load balancer that nobody tells.
+        let checks = matches!(self.scenario.opening, Opening::Spot(_) | Opening::SpotSilent(_));
+        let health = if sidecar.is_some() {
+            Some(&urls.sidecar_ready)
+        } else {
+            urls.quick.as_ref()
+        };
+        let health = health.filter(|_| sends && checks);
+        let events = async {
+            let mut players = Players {
+                app,
+                sidecar: sidecar.as_mut(),
+                other: balanced.as_ref().and_then(|balanced| balanced.stays.id()),
+                one_off: self.scenario.opening == Opening::AppEnds,
+            };
+            let ends = self.events(seen, stand_in, &mut players, clients).await;
+            let ends = all_ended_on_error(ends);
+            // A load balancer goes on sending until it has seen for itself.
+            let seen_for_itself = timeout(CHECK_LIMIT, clients.until_looked_away());
+            if ends.is_err() || !sends || seen_for_itself.await.is_err() {
+                clients.look_away();
+            }
+            ends
+        };
+        let traffic = async {
+            if let Some(quick) = urls.quick.as_ref().filter(|_| sends) {
+                clients.send(quick, urls.slow.as_ref()).await;
+            }
+        };
+        let played = async { tokio::join!(events, traffic, lines).0 };
+        let surroundings = async {
+            let check = async {
+                if let Some(health) = health {
+                    let what = "the health check fails: no new requests";
+                    clients.check(health, || self.screen.say(Who::Client, what)).await;
+                }
+            };
+            let balance = async {
+                if let Some(balanced) = &balanced {
+                    balancer::serve(&balanced.listener, stand_in).await;
+                }
+            };
+            tokio::join!(check, balance);
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            ends = played => ends,
+            never = surroundings => match never {},
+        }
+    }
+
     /// What happens to the task, up to the end of its last container.
-    async fn drama(
+    async fn events(
         &self,
         seen: &Seen<'_>,
         stand_in: &StandIn,
@@ -511,9 +529,7 @@ impl Stage<'_> {
             // A group of its own: a Ctrl-C is for the rehearsal.
             .process_group(0)
             .kill_on_drop(true);
-        command
-            .spawn()
-            .map_err(|why| format!("cannot start the app: {why}").into())
+        processes::start(&mut command).map_err(|why| format!("cannot start the app: {why}").into())
     }
 
     fn start_sidecar(
@@ -567,10 +583,9 @@ impl Stage<'_> {
         command
             .envs(options.settings.iter().cloned())
             .env("PRESTOP_LISTEN", listen.to_string())
+            .env("PRESTOP_LOG", "info")
             .env("PRESTOP_LOG_FORMAT", "json");
-        command
-            .spawn()
-            .map_err(|why| format!("cannot start the sidecar: {why}").into())
+        processes::start(&mut command).map_err(|why| format!("cannot start the sidecar: {why}").into())
     }
 
     /// Waits until the app answers, for as long as its main process lives.
@@ -627,14 +642,15 @@ impl Stage<'_> {
         let ip = quick.ip().unwrap_or(Ipv4Addr::LOCALHOST.into());
         let app = SocketAddr::new(ip, quick.port());
         let other = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port().await?);
-        let mut stays = Command::new(std::env::current_exe().map_err(in_words)?)
+        let mut command = Command::new(std::env::current_exe().map_err(in_words)?);
+        command
             .args([sample_app::NAME, "--listen", &other.to_string()])
             .stdout(Stdio::null())
             .stdin(Stdio::null())
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|why| format!("cannot start the other app: {why}"))?;
+            .kill_on_drop(true);
+        let mut stays =
+            processes::start(&mut command).map_err(|why| format!("cannot start the other app: {why}"))?;
         self.await_app(&at(other, "/healthz")?, &mut stays).await?;
         let delay = self.options.scaled(self.scenario, SHORT_DEREGISTRATION_DELAY_S);
         stand_in.balance(app, other, delay);
@@ -708,15 +724,19 @@ struct Urls {
     /// What answers once the app is up.
     ready: Option<HttpUrl>,
     sidecar_ready: HttpUrl,
+    /// The stand-in.
+    metadata: String,
 }
 
 impl Urls {
     fn new(
         options: &Options,
         scenario: &Scenario,
+        metadata: &str,
         app_port: u16,
         sidecar: SocketAddr,
     ) -> Result<Urls, String> {
+        let metadata = metadata.to_owned();
         let sidecar_ready = at(sidecar, "/ready")?;
         if let Some(own) = &options.own {
             return Ok(Urls {
@@ -724,6 +744,7 @@ impl Urls {
                 slow: None,
                 ready: own.ready.clone().or(own.url.clone()),
                 sidecar_ready,
+                metadata,
             });
         }
         let app = at(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), app_port), "/")?;
@@ -732,6 +753,7 @@ impl Urls {
             ready: scenario.app.serves().then(|| app.with_target("/healthz")),
             quick: Some(app),
             sidecar_ready,
+            metadata,
         })
     }
 }
