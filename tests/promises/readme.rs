@@ -25,8 +25,8 @@ fn its_table_has_every_setting_with_its_default_and_meaning() {
 }
 
 /// The file that the README's first picture is drawn from, and the picture.
-const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rehearsal.json");
-const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rehearsal.svg");
+const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.github/rehearsal.json");
+const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.github/rehearsal.svg");
 
 #[test]
 fn its_pictures_are_what_the_command_that_it_names_draws() {
@@ -35,12 +35,12 @@ fn its_pictures_are_what_the_command_that_it_names_draws() {
     let output = run(&arguments, &[("LANG", "C.UTF-8")]);
     let drawn = std::fs::read_to_string(&svg).unwrap();
     let _ = std::fs::remove_file(&svg);
-    let again = "made again by `cargo run -- timeline docs/rehearsal.json --svg docs/rehearsal.svg`";
+    let again = "made again by `cargo run -- timeline .github/rehearsal.json --svg .github/rehearsal.svg`";
     assert!(
         drawn == std::fs::read_to_string(PICTURE).unwrap(),
-        "docs/rehearsal.svg has to be {again}"
+        ".github/rehearsal.svg has to be {again}"
     );
-    assert!(readme().contains("`cargo run -- timeline docs/rehearsal.json --svg docs/rehearsal.svg`"));
+    assert!(readme().contains("`cargo run -- timeline .github/rehearsal.json --svg .github/rehearsal.svg`"));
     let text = String::from_utf8(output.stdout).unwrap();
     let picture = &text[text.find("With ecs-prestop").unwrap()..];
     assert!(

@@ -243,11 +243,11 @@ fn drain(task: &Task<'_>, app: &Container<'_>, options: &AddOptions) -> Result<D
             format!("it serves on for 5 s, since `{name}` is not asked by requests that could be waited for"),
         ));
     }
-    if task.network() == Network::Apart && !shares_processes {
+    if task.network() == Network::Apart {
         return Ok(DrainSetting::by(
             SLEEP,
-            "it serves on for 15 s, since under bridge networking it does not see the app's connections (with `pidMode: task` \
-             or awsvpc it waits until no answer is owed)",
+            "it serves on for 15 s, since under bridge networking it does not see the app's connections (with awsvpc it waits \
+             until no answer is owed)",
         ));
     }
     if task.network_mode.known().is_some_and(|mode| mode == "host") {

@@ -11,11 +11,9 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     persona: Persona::Regular,
     compose: true,
     why: "`quiet`, which is also what a sidecar does without any step, looks at the connections of its own network \
-          namespace. Under `bridge` networking that is not the app's unless `pidMode: task` lets it look there, and under \
-          `host` it is the whole instance. There the sidecar refuses to start (78). Under compose it shares the app's \
+          namespace. Under `bridge` networking that is not the app's, and under `host` it is the whole instance. There the sidecar refuses to start (78). Under compose it shares the app's \
           namespace only with `network_mode: \"service:app\"`, and else finds nobody listening (4).",
-    mend: "Use `awsvpc`; or set `pidMode: task` under `bridge`, name the app's port under `host` (`quiet :8080`), or take \
-           `sleep 15s`, which works everywhere.",
+    mend: "Use `awsvpc`; or name the app's port under `host` (`quiet :8080`), or take `sleep 15s`, which works everywhere.",
     source: "README, Steps; network_namespaces(7)",
     example: Example {
         passing: UNSHARED,
@@ -33,7 +31,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             let place = super::place(task, &sidecar, planned);
             let on_host = task.network_mode.known().is_some_and(|mode| mode == "host");
             let (message, label) = if task.form == Form::Compose {
-                if sidecar.container.node.get("network_mode").is_some() || !task.pid_mode.is_absent() {
+                if sidecar.container.node.get("network_mode").is_some() {
                     continue;
                 }
                 (
@@ -49,11 +47,10 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
                         .to_owned(),
                     "name the app's port",
                 )
-            } else if task.network() == Network::Apart && task.pid_mode.is_absent() {
+            } else if task.network() == Network::Apart {
                 (
-                    "under bridge networking `quiet` does not see the app's connections without `pidMode: task`"
-                        .to_owned(),
-                    "needs pidMode, or `sleep`",
+                    "under bridge networking `quiet` does not see the app's connections".to_owned(),
+                    "needs awsvpc, or `sleep`",
                 )
             } else {
                 continue;
