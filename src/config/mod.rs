@@ -15,9 +15,9 @@ use crate::core::lifecycle::Policy;
 use crate::core::plan::Plan;
 use crate::core::step::Step;
 use crate::core::url::HttpUrl;
-use crate::sidecar::aws;
-use crate::sidecar::watch::items::Item;
+use crate::core::watch_items::Item;
 
+pub mod aws;
 mod problem;
 mod reader;
 mod settings;
@@ -89,7 +89,7 @@ pub struct Config {
     /// Whether `PRESTOP_STOP_TIMEOUT` is `auto`: the policy has the default until ECS has said it.
     pub stop_timeout_auto: bool,
     /// What the AWS SDKs read from the environment.
-    pub aws: aws::clients::Settings,
+    pub aws: aws::AwsSettings,
 }
 
 impl Config {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::aws::AwsSettings;
 use super::settings::{SECRET, SETTINGS, Setting, Values, in_words};
 use super::{Config, Problem};
 use crate::core::deadline::{Limits, StopTimeout};
 use crate::core::lifecycle::{AwsPolicy, Policy};
 use crate::core::url::HttpUrl;
-use crate::sidecar::aws;
 
 /// Where IMDS is on every instance (EC2 user guide, *Use the Instance Metadata Service*).
 const IMDS_IPV4: &str = "http://169.254.169.254";
@@ -37,7 +37,7 @@ impl Given<'_> {
     /// Defaults stand wherever a problem was noted: the caller throws the whole away.
     pub(super) fn config(&mut self) -> Config {
         let values = self.values();
-        let aws = aws::clients::Settings::read(|name| self.environment.get(name).cloned());
+        let aws = AwsSettings::read(|name| self.environment.get(name).cloned());
         let agent = self.standard_url("ECS_AGENT_URI");
         let on_ecs = self.environment.contains_key("ECS_CONTAINER_METADATA_URI_V4");
         self.refuse_protection(&values, agent.is_some());

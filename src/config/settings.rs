@@ -15,7 +15,7 @@ use crate::core::deadline::{CEILING, MAX_RESERVE, MIN_STOP_TIMEOUT, Reserve, Sto
 use crate::core::lifecycle::AfterDrain;
 use crate::core::step::{Step, parse_steps};
 use crate::core::url::HttpUrl;
-use crate::sidecar::watch::items::Item;
+use crate::core::watch_items::Item;
 
 /// A header line that any server takes.
 const MAX_TOKEN: usize = 4096;

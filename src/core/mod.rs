@@ -1,6 +1,7 @@
 //! The core decides. It does no I/O and has no clock: time comes in as a parameter.
 //!
 //! - [`notice`]: why the task must stop, and when its host ends
+//! - [`watch_items`]: what the instance metadata announces
 //! - [`deadline`]: the arithmetic of the 120 seconds
 //! - [`task`], [`url`], [`duration`]: plain data that the rest speaks of
 //! - [`step`], [`plan`]: what is done to drain, and in which order
@@ -20,3 +21,4 @@ pub mod step;
 pub mod task;
 pub mod timeline;
 pub mod url;
+pub mod watch_items;

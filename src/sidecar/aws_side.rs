@@ -11,11 +11,11 @@ use backon::BackoffBuilder;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::config::aws::AwsSettings;
 use crate::core::deadline::{CEILING, Limits, StopTimeout};
 use crate::core::lifecycle::{AfterDrain, AwsPolicy, Event, Policy};
 use crate::core::task::Task;
 use crate::core::timeline::{AwsCall, AwsOutcome};
-use crate::sidecar::aws::clients::Settings;
 use crate::sidecar::aws::contained::contained;
 use crate::sidecar::aws::load_balancing::Target;
 use crate::sidecar::aws::{Aws, Failure};
@@ -51,7 +51,7 @@ mod policy {
 
 /// What is known of AWS's side of this task, and who asks.
 pub struct AwsSide {
-    settings: Settings,
+    settings: AwsSettings,
     network: Network,
     mailbox: Mailbox,
     /// Missing until the task metadata says which task this is.
@@ -85,7 +85,7 @@ pub struct Circumstances {
 
 impl AwsSide {
     /// Has asked nothing yet.
-    pub fn new(settings: Settings, network: Network, mailbox: Mailbox) -> AwsSide {
+    pub fn new(settings: AwsSettings, network: Network, mailbox: Mailbox) -> AwsSide {
         AwsSide {
             settings,
             network,

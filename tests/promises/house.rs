@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where, and what must not be named there. A folder's first rule that a name breaks is told.
-const RULES: [(&str, &[&str], &str); 7] = [
+const RULES: [(&str, &[&str], &str); 8] = [
     (
         "core",
         &[
@@ -27,6 +27,17 @@ const RULES: [(&str, &[&str], &str); 7] = [
         "core",
         &["crate::config", "crate::sidecar", "crate::tools"],
         "the core knows nothing above it",
+    ),
+    (
+        "config",
+        &[
+            "crate::sidecar",
+            "crate::tools",
+            "tokio",
+            "hyper",
+            "aws_credential_types",
+        ],
+        "settings are read before anything runs",
     ),
     ("sidecar", &["crate::tools"], "the sidecar knows no tool"),
     (

@@ -20,6 +20,7 @@ use aws_types::SdkConfig;
 use aws_types::region::Region;
 
 use super::connector;
+use crate::config::aws::{AwsKeys, AwsSettings};
 use crate::core::task::Identity;
 use crate::sidecar::http::Network;
 
@@ -39,61 +40,9 @@ const TRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The environment variables that the SDKs have in common (AWS SDKs and Tools reference guide).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// `AWS_REGION`, or `AWS_DEFAULT_REGION`.
-    pub region: Option<String>,
-    /// `AWS_ENDPOINT_URL_ECS`, or `AWS_ENDPOINT_URL`.
-    pub ecs_endpoint: Option<String>,
-    /// `AWS_ENDPOINT_URL_ELASTIC_LOAD_BALANCING_V2`, or `AWS_ENDPOINT_URL`.
-    pub load_balancing_endpoint: Option<String>,
-    /// `AWS_USE_FIPS_ENDPOINT`
-    pub fips: bool,
-    /// `AWS_USE_DUALSTACK_ENDPOINT`
-    pub dual_stack: bool,
-    /// `AWS_CA_BUNDLE`
-    pub ca_bundle: Option<String>,
-    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`; hidden where it is printed.
-    pub keys: Option<Credentials>,
-    /// Whether the environment says where credentials come from: a task role, or keys.
-    pub has_credentials: bool,
-}
-
-impl Settings {
-    /// Reads them; an empty one counts as not given.
-    pub fn read(variable: impl Fn(&str) -> Option<String>) -> Settings {
-        let given = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let yes = |name: &str| given(name).is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        let endpoint = |service: &str| {
-            let own = given(&format!("AWS_ENDPOINT_URL_{service}"));
-            let any = own.or_else(|| given("AWS_ENDPOINT_URL"));
-            any.filter(|_| !yes("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"))
-        };
-        let role = [
-            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-        ];
-        let keys = given("AWS_ACCESS_KEY_ID").zip(given("AWS_SECRET_ACCESS_KEY"));
-        let keys = keys.map(|(id, secret)| {
-            Credentials::new(id, secret, given("AWS_SESSION_TOKEN"), None, "environment")
-        });
-        Settings {
-            region: given("AWS_REGION").or_else(|| given("AWS_DEFAULT_REGION")),
-            ecs_endpoint: endpoint("ECS"),
-            load_balancing_endpoint: endpoint("ELASTIC_LOAD_BALANCING_V2"),
-            fips: yes("AWS_USE_FIPS_ENDPOINT"),
-            dual_stack: yes("AWS_USE_DUALSTACK_ENDPOINT"),
-            ca_bundle: given("AWS_CA_BUNDLE"),
-            has_credentials: keys.is_some() || role.iter().any(|name| given(name).is_some()),
-            keys,
-        }
-    }
-}
-
 /// What this task may ask of AWS. Its clients are made at the first call.
 pub struct Aws {
-    settings: Settings,
+    settings: AwsSettings,
     network: Network,
     /// The cluster, as the task metadata names it.
     pub(super) cluster: String,
@@ -111,7 +60,7 @@ pub(super) struct Clients {
 
 impl Aws {
     /// `None` where the task metadata does not say which task this is.
-    pub fn new(settings: Settings, network: Network, identity: &Identity) -> Option<Aws> {
+    pub fn new(settings: AwsSettings, network: Network, identity: &Identity) -> Option<Aws> {
         Some(Aws {
             settings,
             network,
@@ -140,7 +89,13 @@ impl Aws {
             .with_http_client(http.clone())
             .with_sleep_impl(TokioSleep::new());
         let credentials = match &self.settings.keys {
-            Some(keys) => SharedCredentialsProvider::new(keys.clone()),
+            Some(AwsKeys { id, secret, session }) => SharedCredentialsProvider::new(Credentials::new(
+                id,
+                secret,
+                session.clone(),
+                None,
+                "environment",
+            )),
             None => SharedCredentialsProvider::new(
                 CredentialsProviderChain::first_try(
                     "task role",

@@ -4,7 +4,6 @@
 //! see says so once, with what to do, and tries again less often.
 
 pub mod instance_metadata;
-pub mod items;
 pub mod signals;
 
 use std::time::Duration;
@@ -16,11 +15,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::core::deadline::CEILING;
 use crate::core::notice::{HostEnd, Notice};
+use crate::core::watch_items::{Item, MAINTENANCE_LEAD, Sighting};
 use crate::sidecar::clock::now;
 use crate::sidecar::mailbox::{Mailbox, Message, WatchState};
 
 use instance_metadata::{Blind, InstanceMetadata};
-use items::{Item, Sighting};
 
 /// While the instance metadata cannot be asked, tries become this rare at most. A Spot notice is
 /// at most 120 s ahead: a longer blind spot would cost more than a twelfth of it.
@@ -159,7 +158,7 @@ async fn ask(metadata: &mut InstanceMetadata, item: Item) -> Result<Option<Annou
         Sighting::Starting { at } => {
             let left = until(at, aws_now);
             let notice = Notice::host_ends_at(item.reason(), now + left);
-            Ok((left <= items::MAINTENANCE_LEAD).then_some(AnnouncedEnd { notice, at }))
+            Ok((left <= MAINTENANCE_LEAD).then_some(AnnouncedEnd { notice, at }))
         }
         Sighting::Senseless(why) => Err(Blind::Senseless {
             path: item.path(),

@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::instance_metadata::InstanceMetadata;
-use super::items::Item;
 use crate::core::notice::{Notice, Reason};
+use crate::core::watch_items::Item;
 use crate::sidecar::http::{Dial, Network, Stream};
 use crate::sidecar::mailbox::{self, Message};
 

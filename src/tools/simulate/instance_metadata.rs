@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{INSTANCE_ID, Reply, header, text, with_type};
 use crate::core::notice::Action;
-use crate::sidecar::watch::items::Item;
+use crate::core::watch_items::Item;
 
 /// The longest that a token lives: six hours.
 const MAX_TTL: u64 = 21_600;
