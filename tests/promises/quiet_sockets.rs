@@ -257,6 +257,33 @@ async fn a_request_on_the_heels_of_an_answer_owes_however_many_came_before() {
     }
 }
 
+/// Writes so many bytes one way and waits until they are there.
+fn send_bytes(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) {
+    from.write_all(&vec![7; bytes]).unwrap();
+    to.read_exact(&mut vec![0; bytes]).unwrap();
+}
+
+#[tokio::test]
+async fn the_session_tickets_of_tls_are_no_answer_to_the_request_that_came_with_the_handshakes_end() {
+    let app = App::new();
+    let (mut client, mut accepted) = (app.client(), app.accept());
+    // As TLS 1.3 has it: ClientHello, certificate, Finished with the request behind it, tickets.
+    send_bytes(&mut client, &mut accepted, 517);
+    send_bytes(&mut accepted, &mut client, 1400);
+    send_bytes(&mut client, &mut accepted, 80);
+    send_bytes(&mut client, &mut accepted, 200);
+    sleep(Duration::from_millis(15)).await;
+    send_bytes(&mut accepted, &mut client, 510);
+    sleep(Duration::from_millis(300)).await;
+    let mut looks = watch_port(app.port);
+    for _ in 0..8 {
+        let seen = next(&mut looks).await;
+        assert_eq!(seen.picture.owing, 1, "{seen:?}");
+    }
+    send_bytes(&mut accepted, &mut client, 300);
+    while !next(&mut looks).await.is_quiet() {}
+}
+
 #[tokio::test]
 async fn idle_connections_of_a_balancer_owe_nothing_however_fast_the_answers_were() {
     let ports: Vec<(App, Vec<_>)> = [(1, 10), (2, 10), (20, 10), (2, 20_000), (20, 200_000)]
