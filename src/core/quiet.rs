@@ -33,13 +33,40 @@ const COST_SHARE: u32 = 10;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The last bytes of both directions may be of the same jiffy, and nothing tell which came last, where
-/// they are older than the first look. For that long the connection counts as owing. It is then an
-/// idle one of a balancer, but for a request that came on the heels of an answer and takes longer.
+/// they are older than the first look; nor whether what went out early in a connection was an answer or
+/// the session tickets of TLS. For that long the connection counts as owing. It is then an idle one of a
+/// balancer, but for a request that came on the heels of an answer, or of a handshake, and takes longer.
 pub const UNCLEAR: Duration = Duration::from_secs(10);
 
 /// The longest that Linux holds an acknowledgement back (net/ipv4/tcp_output.c, `tcp_send_delayed_ack`:
 /// half a second), and some.
 const ACKNOWLEDGED_BY_NOW: Duration = Duration::from_millis(600);
+
+/// A server of TLS 1.3 sends session tickets unasked as soon as the handshake is done (RFC 8446, section
+/// 4.6.1), while the first request lies unread or is worked on: the last byte is then the app's though the
+/// answer is due. That is one of the first packets of a connection: ClientHello in up to two, the client's
+/// Finished in up to two, and the beginning of a request, which has more only where it is longer.
+const FIRST_PACKETS: u64 = 6;
+
+/// The payload of a full packet, at the least MTU of IPv6 and with TCP's timestamps (RFC 8200, section 5).
+const FULL_PACKET: u64 = 1208;
+
+/// The least that the client of such a connection has sent: a ClientHello, a Finished, a request.
+const LEAST_IN: u64 = 200;
+
+/// The least that its server has: the end of a resumed handshake and a ticket.
+const LEAST_OUT: u64 = 300;
+
+/// A first request of which more than that has come in has been read further than to the Finished: Linux
+/// offers no larger window to begin with (net/ipv4/tcp_output.c, `tcp_select_initial_window`).
+const MOST_IN: u64 = 64 * 1024;
+
+/// A handshake does not rest for that long after the ClientHello, even where two packets in a row are
+/// lost (RFC 6298, section 2: a second, then two). A port where a connection does is plain.
+const HANDSHAKE_OVER: Duration = Duration::from_secs(3);
+
+/// A server that has read the client's Finished sends its tickets by then: what goes out later is an answer.
+const TICKETS_BY_NOW: Duration = Duration::from_secs(1);
 
 /// The last look comes that long before the deadline, so that what it saw is told in time.
 const BEFORE_DEADLINE: Duration = Duration::from_millis(100);
@@ -146,6 +173,8 @@ pub struct Judge {
     last_move: Option<(Instant, Option<SocketAddr>)>,
     /// When an answer that was owed was complete, for the last time.
     last_answer: Option<Instant>,
+    /// Ports where something was seen that cannot be TLS.
+    plain: Ports,
     present: Picture,
 }
 
@@ -159,6 +188,7 @@ struct Memory {
     before_move: Option<Bare>,
     /// What the counters of two looks told where the times of one do not, until a byte moves again.
     counted: Option<Verdict>,
+    tickets: Tickets,
     verdict: Verdict,
     owed_since: Instant,
 }
@@ -167,16 +197,49 @@ struct Memory {
 #[derive(Clone, Copy, Debug)]
 struct Bare(u32, u32);
 
+/// What the looks have told of the session tickets that the client of a connection may get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tickets {
+    /// Nothing has gone out since the last bytes came in, or only what answers the ClientHello.
+    Due,
+    /// Tickets or an answer have gone out.
+    MaybeSent,
+    /// Whatever goes out is an answer.
+    Past,
+}
+
 /// Whether a connection owes an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Owes,
     Rests,
-    /// The last bytes of both directions moved in the same jiffy.
+    /// The last bytes of both directions moved in the same jiffy, or what went out may be session tickets.
     Unclear,
 }
 
+impl Tickets {
+    fn first_seen(traffic: &Traffic, by_last_byte: Verdict) -> Tickets {
+        if by_last_byte == Verdict::Rests && traffic.packets_in > 1 {
+            Tickets::MaybeSent
+        } else {
+            Tickets::Due
+        }
+    }
+}
+
 impl Memory {
+    fn tickets_since(&self, traffic: &Traffic, by_last_byte: Verdict) -> Tickets {
+        let more_in = traffic.bytes_in > self.bytes_in;
+        let more_out = traffic.bytes_out > self.bytes_out;
+        match self.tickets {
+            Tickets::Past => Tickets::Past,
+            // The tickets are the first part that goes out, the answer is what follows.
+            Tickets::MaybeSent if more_out && !more_in => Tickets::Past,
+            unchanged if !more_out && !more_in => unchanged,
+            _ => Tickets::first_seen(traffic, by_last_byte),
+        }
+    }
+
     /// Whose bytes have moved since: those of one side alone leave no doubt.
     fn counted_since(&self, traffic: &Traffic) -> Option<Verdict> {
         let more_in = traffic.bytes_in > self.bytes_in;
@@ -202,6 +265,7 @@ impl Judge {
             forgot: (false, false),
             last_move: None,
             last_answer: None,
+            plain: Ports::default(),
             present: Picture::default(),
         }
     }
@@ -219,7 +283,28 @@ impl Judge {
             }
         });
         let counted = before.and_then(|before| before.counted_since(&traffic));
-        let verdict = self.verdict(connection, counted, before_move);
+        let by_last_byte = self.verdict(connection, counted, before_move);
+        let mut tickets = before.map_or_else(
+            || Tickets::first_seen(&traffic, by_last_byte),
+            |before| before.tickets_since(&traffic, by_last_byte),
+        );
+        let read = by_last_byte == Verdict::Owes && traffic.packets_in > 1 && connection.unread == 0;
+        if tickets == Tickets::Due && read && traffic.since_in >= TICKETS_BY_NOW {
+            tickets = Tickets::Past;
+        }
+        if cannot_be_tls(connection) {
+            self.plain.insert(connection.local.port());
+        }
+        let is_young = !self.moves
+            && connection.stage != Stage::Closing
+            && may_be_first_of_tls(&traffic)
+            && !self.plain.contains(connection.local.port());
+        let answered = by_last_byte == Verdict::Rests;
+        let verdict = if answered && is_young && tickets == Tickets::MaybeSent {
+            Verdict::Unclear
+        } else {
+            by_last_byte
+        };
         let moved_ago = traffic.since_in.min(traffic.since_out);
         let moved = now
             .checked_sub(moved_ago)
@@ -243,10 +328,13 @@ impl Judge {
             self.present.owing += 1;
             self.present.unclear += usize::from(verdict == Verdict::Unclear);
             self.name(connection.peer, now.saturating_duration_since(owed_since));
-        } else if owed_before.is_some_and(|before| before.verdict == Verdict::Owes) {
+        } else if owed_before
+            .is_some_and(|before| before.verdict == Verdict::Owes || before.bytes_out < traffic.bytes_out)
+        {
             self.last_answer = self.last_answer.max(moved.or(Some(now)));
         }
-        if owes || moved_ago <= self.silence.max(ACKNOWLEDGED_BY_NOW) {
+        let remembered_for = if is_young { UNCLEAR } else { ACKNOWLEDGED_BY_NOW };
+        if owes || moved_ago <= self.silence.max(remembered_for) {
             if self.after.len() < MAX_REMEMBERED {
                 let memory = Memory {
                     bytes_in: traffic.bytes_in,
@@ -254,6 +342,7 @@ impl Judge {
                     bare: Bare(traffic.bare_in, traffic.bare_out),
                     before_move,
                     counted,
+                    tickets,
                     verdict,
                     owed_since,
                 };
@@ -386,6 +475,24 @@ fn same_jiffy(traffic: &Traffic, before_move: Option<Bare>) -> Verdict {
         return Verdict::Owes;
     }
     Verdict::Unclear
+}
+
+/// Whether it may be a connection of TLS 1.3 whose first request is not answered though tickets have gone out.
+fn may_be_first_of_tls(traffic: &Traffic) -> bool {
+    let most_packets = FIRST_PACKETS + traffic.bytes_in / FULL_PACKET;
+    (2..=most_packets).contains(&traffic.packets_in.into())
+        && (LEAST_IN..=MOST_IN).contains(&traffic.bytes_in)
+        && traffic.bytes_out >= LEAST_OUT
+}
+
+/// Whether it shows that its port is no TLS: a handshake takes two packets of the client one after the other.
+fn cannot_be_tls(connection: &Connection) -> bool {
+    let Some(traffic) = connection.traffic.filter(|_| connection.stage == Stage::Open) else {
+        return false;
+    };
+    let rests_after_one = traffic.packets_in == 1 && traffic.since_in >= HANDSHAKE_OVER;
+    let too_small = traffic.packets_in > 1 && traffic.bytes_in < LEAST_IN && traffic.bytes_out > 0;
+    connection.unread == 0 && (rests_after_one || too_small)
 }
 
 /// Which connections count.

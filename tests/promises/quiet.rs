@@ -183,6 +183,26 @@ async fn requests_that_go_on_coming_end_an_only_step_before_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_the_kernel_tells_only_that_it_is_open_it_counts_as_owing_and_is_named() {
+    let open: Connections = Arc::new(|now| {
+        vec![Connection {
+            traffic: None,
+            ..connection(1, now, &[1.0], &[1.5])
+        }]
+    });
+    for drain in ["quiet within 4s", "quiet moves within 4s"] {
+        let played = play(&[NO_SETTLE, ("PRESTOP_DRAIN", drain)], Arc::clone(&open)).await;
+        assert_eq!(played.code, Code::Failed, "{drain}");
+        assert_between(played.ended_at, 6.0, 6.1);
+        let details = played.details();
+        assert!(
+            details.contains("1 still owed an answer after 4.0s: 10.0.1.7:4001"),
+            "{details}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_nobody_listens_it_fails_at_once_with_the_likely_reasons() {
     let played = Play::new(&[NO_SETTLE], &[])
         .connections(false, Arc::new(|_| Vec::new()))

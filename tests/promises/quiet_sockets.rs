@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use ecs_prestop::core::plan::Plan;
@@ -256,6 +257,33 @@ async fn a_request_on_the_heels_of_an_answer_owes_however_many_came_before() {
     }
 }
 
+/// Writes so many bytes one way and waits until they are there.
+fn send_bytes(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) {
+    from.write_all(&vec![7; bytes]).unwrap();
+    to.read_exact(&mut vec![0; bytes]).unwrap();
+}
+
+#[tokio::test]
+async fn the_session_tickets_of_tls_are_no_answer_to_the_request_that_came_with_the_handshakes_end() {
+    let app = App::new();
+    let (mut client, mut accepted) = (app.client(), app.accept());
+    // As TLS 1.3 has it: ClientHello, certificate, Finished with the request behind it, tickets.
+    send_bytes(&mut client, &mut accepted, 517);
+    send_bytes(&mut accepted, &mut client, 1400);
+    send_bytes(&mut client, &mut accepted, 80);
+    send_bytes(&mut client, &mut accepted, 200);
+    sleep(Duration::from_millis(15)).await;
+    send_bytes(&mut accepted, &mut client, 510);
+    sleep(Duration::from_millis(300)).await;
+    let mut looks = watch_port(app.port);
+    for _ in 0..8 {
+        let seen = next(&mut looks).await;
+        assert_eq!(seen.picture.owing, 1, "{seen:?}");
+    }
+    send_bytes(&mut accepted, &mut client, 300);
+    while !next(&mut looks).await.is_quiet() {}
+}
+
 #[tokio::test]
 async fn idle_connections_of_a_balancer_owe_nothing_however_fast_the_answers_were() {
     let ports: Vec<(App, Vec<_>)> = [(1, 10), (2, 10), (20, 10), (2, 20_000), (20, 200_000)]
@@ -477,45 +505,130 @@ impl Drop for Namespace {
     }
 }
 
+/// The real sidecar in a namespace, with its log.
+struct Inside {
+    process: Process,
+    lines: Receiver<String>,
+    told: Vec<String>,
+}
+
+impl Inside {
+    /// Starts it behind the words of `wrapper`, which run it.
+    fn start(namespace: &Namespace, wrapper: &[&str], variables: &[(&str, &str)]) -> Inside {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &namespace.name])
+            .args(wrapper)
+            .arg(binary().get_program())
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap_or_default())
+            .env("PRESTOP_WATCH", "none")
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped());
+        let mut process = Process::start(&mut command);
+        process.await_handlers();
+        let lines = process.lines();
+        Inside {
+            process,
+            lines,
+            told: Vec::new(),
+        }
+    }
+
+    /// Waits until its log has that, and returns all of it so far.
+    fn await_line(&mut self, what: &str) -> String {
+        await_that(what, || {
+            self.told.extend(self.lines.try_iter());
+            self.told.iter().any(|line| line.contains(what))
+        });
+        self.told.join("\n")
+    }
+
+    /// It does not end while somebody is owed an answer: for longer than the silence that it waits for.
+    fn assert_waits(&mut self) {
+        let ended = self
+            .process
+            .wait_until(Instant::now() + Duration::from_millis(1500));
+        assert!(ended.is_none(), "it is owed an answer");
+    }
+}
+
 #[test]
 fn with_no_setting_the_real_sidecar_waits_for_a_client_from_outside_and_says_what_it_saw() {
     let Some(namespace) = Namespace::new() else { return };
     let listener = namespace.listen();
     let port = listener.local_addr().unwrap().port();
-    let sidecar = binary();
-    let mut command = Command::new("ip");
-    command
-        .args(["netns", "exec", &namespace.name])
-        .arg(sidecar.get_program())
-        .env("PRESTOP_WATCH", "none")
-        .stdout(Stdio::piped());
-    let mut sidecar = Process::start(&mut command);
-    sidecar.await_handlers();
-    let lines = sidecar.lines();
+    let mut sidecar = Inside::start(&namespace, &[], &[]);
     let mut client = TcpStream::connect((namespace.inside, port)).unwrap();
     let (mut accepted, _) = listener.accept().unwrap();
     send(&mut client, &mut accepted);
-    sidecar.signal(Signal::TERM);
-    let mut events = Vec::new();
-    let mut await_line = |what: &str| {
-        await_that(what, || {
-            events.extend(lines.try_iter());
-            events.iter().any(|line: &String| line.contains(what))
-        });
-        events.clone()
-    };
-    await_line("\"event\":\"step.call\"");
-    assert!(
-        sidecar
-            .wait_until(Instant::now() + Duration::from_millis(1500))
-            .is_none(),
-        "it is owed an answer"
-    );
+    sidecar.process.signal(Signal::TERM);
+    sidecar.await_line("\"event\":\"step.call\"");
+    sidecar.assert_waits();
     send(&mut accepted, &mut client);
-    let told = await_line("\"event\":\"exit\"").join("");
-    assert_eq!(sidecar.wait(), Some(0), "{told}");
+    let told = sidecar.await_line("\"event\":\"exit\"");
+    assert_eq!(sidecar.process.wait(), Some(0), "{told}");
     let peer = client.local_addr().unwrap();
     assert!(told.contains(&format!("\"peer\":\"{peer}\"")), "{told}");
     assert!(told.contains("1 were at the notice"), "{told}");
     assert!(told.contains("1 idle connections are left"), "{told}");
+}
+
+/// Forbids `socket(AF_NETLINK, …)` to the program that it becomes, as a strict seccomp profile does.
+const NO_NETLINK: &str = r#"
+import ctypes, os, platform, struct, sys
+EPERM, AF_NETLINK = 1, 16
+SOCKET = {"x86_64": 41, "aarch64": 198}[platform.machine()]
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_NO_NEW_PRIVS = 22, 2, 38
+LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+REFUSE, ALLOW = 0x00050000 | EPERM, 0x7FFF0000
+program = b"".join(struct.pack("HBBI", *line) for line in [
+    (LOAD, 0, 0, 0),
+    (JUMP_IF_EQUAL, 0, 3, SOCKET),
+    (LOAD, 0, 0, 16),
+    (JUMP_IF_EQUAL, 0, 1, AF_NETLINK),
+    (RETURN, 0, 0, REFUSE),
+    (RETURN, 0, 0, ALLOW),
+])
+code = ctypes.create_string_buffer(program, len(program))
+filter = ctypes.create_string_buffer(struct.pack("HP", len(program) // 8, ctypes.addressof(code)))
+prctl = ctypes.CDLL(None, use_errno=True).prctl
+for arguments in [(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(filter), 0, 0)]:
+    if prctl(*map(ctypes.c_ulong, arguments)):
+        sys.exit(os.strerror(ctypes.get_errno()))
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn where_sock_diag_is_refused_a_request_is_waited_for_and_so_is_whoever_has_not_hung_up() {
+    let Some(namespace) = Namespace::new() else { return };
+    if !Command::new("python3")
+        .arg("--version")
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        eprintln!("stepped aside: there is no python3 to forbid netlink with");
+        return;
+    }
+    let listener = namespace.listen();
+    let port = listener.local_addr().unwrap().port();
+    let mut sidecar = Inside::start(&namespace, &["python3", "-c", NO_NETLINK], &[]);
+    let weakness = "every open connection counts as owing";
+    let told = sidecar.await_line(weakness);
+    assert!(told.contains("Operation not permitted"), "{told}");
+    let mut client = TcpStream::connect((namespace.inside, port)).unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    send(&mut client, &mut accepted);
+    sidecar.process.signal(Signal::TERM);
+    let told = sidecar.await_line("\"event\":\"step.call\"");
+    assert!(told.contains(&client.local_addr().unwrap().to_string()), "{told}");
+    sidecar.assert_waits();
+    send(&mut accepted, &mut client);
+    // Whether it is answered is not to be seen.
+    sidecar.assert_waits();
+    drop((client, accepted));
+    let told = sidecar.await_line("\"event\":\"exit\"");
+    assert_eq!(sidecar.process.wait(), Some(0), "{told}");
+    assert_eq!(told.matches(weakness).count(), 1, "once: {told}");
+    assert!(told.contains("0 idle connections are left"), "{told}");
 }

@@ -319,6 +319,124 @@ fn the_time_of_the_step_leaves_some_to_those_behind_it() {
     assert_eq!(limit(Some(60), false), 23_900);
 }
 
+/// Like [`open`], with so many packets from the client.
+fn after_packets(packets_in: u32, connection: Connection) -> Connection {
+    let traffic = connection.traffic.map(|traffic| Traffic {
+        packets_in,
+        ..traffic
+    });
+    Connection {
+        traffic,
+        ..connection
+    }
+}
+
+#[test]
+fn session_tickets_are_no_answer_to_the_first_request() {
+    let (now, ms) = (start(), Duration::from_millis);
+    let mut judge = Judge::new(&step(1000));
+    // ClientHello, Finished and a request; certificate and tickets.
+    let at = |bytes_out, since_in, since_out| after_packets(3, open(700, bytes_out, since_in, since_out));
+    let picture = look(&mut judge, now, &[at(1900, 1500, 1490)]);
+    assert_eq!(
+        (picture.owing, picture.surely_owing()),
+        (1, 0),
+        "first seen with the tickets out"
+    );
+    let picture = look(&mut judge, now + ms(100), &[at(1900, 1600, 1590)]);
+    assert_eq!(picture.owing, 1);
+    let picture = look(&mut judge, now + ms(200), &[at(2100, 1700, 30)]);
+    assert_eq!(picture.owing, 0, "the answer");
+    assert_eq!(judge.last_answer(), Some(now + ms(170)));
+    let picture = look(&mut judge, now + ms(5000), &[at(2100, 6500, 4830)]);
+    assert_eq!(
+        picture.owing, 0,
+        "which is not forgotten while it might be taken for tickets"
+    );
+
+    let mut judge = Judge::new(&step(1000));
+    look(&mut judge, now, &[at(1400, 10, 20)]);
+    let picture = look(&mut judge, now + ms(100), &[at(1900, 110, 90)]);
+    assert_eq!(picture.owing, 1, "the tickets went out between two looks");
+    let picture = look(&mut judge, now + ms(12_000), &[at(1900, 12_010, 11_990)]);
+    assert_eq!(picture.owing, 0, "not for ever");
+
+    let mut judge = Judge::new(&step(1000));
+    look(&mut judge, now, &[at(1400, 10, 20)]);
+    look(&mut judge, now + ms(1000), &[at(1400, 1010, 1020)]);
+    let picture = look(&mut judge, now + ms(1100), &[at(1600, 1110, 20)]);
+    assert_eq!(
+        picture.owing, 0,
+        "a second after the request was read it is the answer"
+    );
+    let more = |bytes_in| after_packets(4, open(bytes_in, 1900, 30, 20));
+    let picture = look(&mut judge, now + ms(1200), &[more(900)]);
+    assert_eq!(picture.owing, 0, "and so is that of every later request");
+
+    let mut judge = Judge::new(&step(1000));
+    let unread = |connection| Connection {
+        unread: 80,
+        ..connection
+    };
+    look(&mut judge, now, &[unread(at(1400, 10, 20))]);
+    look(&mut judge, now + ms(2000), &[unread(at(1400, 2010, 2020))]);
+    let picture = look(&mut judge, now + ms(2100), &[at(1900, 2110, 20)]);
+    assert_eq!(
+        picture.owing, 1,
+        "a server that has not read the handshake's end is late with its tickets"
+    );
+}
+
+#[test]
+fn where_it_can_be_no_handshake_the_direction_decides_at_once() {
+    let looks_like_tls = |packets_in| after_packets(packets_in, open(700, 1900, 1500, 1490));
+    assert!(owes(looks_like_tls(3)));
+    assert!(!owes(looks_like_tls(20)), "more packets than a first request has");
+    assert!(
+        !owes(after_packets(3, open(150, 1900, 1500, 1490))),
+        "less than a handshake"
+    );
+    assert!(
+        !owes(after_packets(3, open(700, 200, 1500, 1490))),
+        "less than an answer to one"
+    );
+    let mut moves = Judge::new(&QuietStep {
+        moves: true,
+        ..step(1000)
+    });
+    assert_eq!(look(&mut moves, start(), &[looks_like_tls(3)]).owing, 0);
+
+    let plain = [
+        (
+            after_packets(1, open(300, 250, 4000, 3900)),
+            "a handshake that rests after one packet",
+        ),
+        (
+            after_packets(2, open(90, 250, 400, 390)),
+            "a handshake of 90 bytes",
+        ),
+    ];
+    for (evidence, what) in plain {
+        let mut judge = Judge::new(&step(1000));
+        let picture = look(
+            &mut judge,
+            start(),
+            &[Connection { id: 2, ..evidence }, looks_like_tls(3)],
+        );
+        assert_eq!(picture.owing, 0, "there is no {what}");
+        let other_port = SocketAddr::from(([10, 0, 0, 5], 8443));
+        let elsewhere = Connection {
+            local: other_port,
+            ..looks_like_tls(3)
+        };
+        assert_eq!(
+            look(&mut judge, start(), &[elsewhere]).owing,
+            1,
+            "of another port that tells nothing"
+        );
+    }
+}
+
 fn scope(ports: &[u16], listeners: &[&str]) -> Scope {
     let mut scope = Scope {
         ports: ports.to_vec(),
@@ -413,10 +531,23 @@ enum Packet {
 /// What goes over the wire, and when.
 type Packets = Vec<(u64, Packet)>;
 
+/// How long after the client's Finished the tickets of TLS 1.3 go out; none are sent by plain HTTP.
+type Tickets = Option<u64>;
+
 /// What goes over the wire, and when each request came and its answer was complete.
-fn wire(exchanges: &[Exchange]) -> (Packets, Vec<(u64, u64)>) {
+fn wire(exchanges: &[Exchange], tickets: Tickets) -> (Packets, Vec<(u64, u64)>) {
     const HELD_BACK: u64 = 40;
     let (mut packets, mut owed, mut now) = (Vec::new(), Vec::new(), 0);
+    if let Some(after) = tickets {
+        packets.extend([
+            (0, Packet::In),
+            (0, Packet::Out),
+            (1, Packet::In),
+            (1 + after, Packet::Out),
+        ]);
+        packets.push((1 + after, Packet::BareIn));
+        now = 1;
+    }
     for (i, exchange) in exchanges.iter().enumerate() {
         now += exchange.pause;
         let asked = now;
@@ -451,7 +582,7 @@ fn wire(exchanges: &[Exchange]) -> (Packets, Vec<(u64, u64)>) {
 }
 
 /// As the kernel would describe it at that time.
-fn described(packets: &[(u64, Packet)], now: u64) -> Connection {
+fn described(packets: &[(u64, Packet)], (bytes_in, bytes_out): (u64, u64), now: u64) -> Connection {
     let so_far: Vec<_> = packets.iter().filter(|(at, _)| *at <= now).collect();
     let count = |wanted| so_far.iter().filter(|(_, packet)| *packet == wanted).count();
     let jiffies = |at: u64| now / JIFFY * JIFFY - at / JIFFY * JIFFY;
@@ -461,8 +592,8 @@ fn described(packets: &[(u64, Packet)], now: u64) -> Connection {
     };
     let number = |n: usize| u32::try_from(n).unwrap();
     let traffic = Traffic {
-        bytes_in: 20 * u64::from(number(count(Packet::In))),
-        bytes_out: 100 * u64::from(number(count(Packet::Out))),
+        bytes_in: bytes_in * u64::from(number(count(Packet::In))),
+        bytes_out: bytes_out * u64::from(number(count(Packet::Out))),
         since_in: since(&[Packet::In]),
         since_out: since(&[Packet::Out]),
         since_ack: since(&[Packet::In, Packet::BareIn]),
@@ -500,9 +631,12 @@ proptest! {
         first in 0..4000_u64,
         cost in 0..40_u64,
         exchanges in proptest::collection::vec(exchange(100), 1..8),
+        tickets in proptest::option::of(0..40_u64),
+        large in any::<bool>(),
     ) {
         let step = step(silence);
-        let (packets, owed) = wire(&exchanges);
+        let sizes = if large || tickets.is_some() { (150, 400) } else { (20, 100) };
+        let (packets, owed) = wire(&exchanges, tickets);
         let last_byte = owed.last().map_or(0, |(_, complete)| *complete);
         let origin = start();
         let mut judge = Judge::new(&step);
@@ -510,7 +644,7 @@ proptest! {
         let mut longest_pause = 0;
         loop {
             let at = origin + Duration::from_millis(now);
-            let picture = look(&mut judge, at, &[described(&packets, now)]);
+            let picture = look(&mut judge, at, &[described(&packets, sizes, now)]);
             if picture.quiet_at.is_some_and(|quiet_at| quiet_at <= at) {
                 break;
             }
@@ -526,7 +660,7 @@ proptest! {
         let early = owed.iter().find(|(asked, complete)| *asked <= now && now < *complete);
         prop_assert_eq!(early, None, "quiet at {}", now);
         let slow = exchanges.last().is_some_and(|last| last.work > 2 * JIFFY || !last.pauses.is_empty() && last.pauses[0] > 2 * JIFFY);
-        if slow {
+        if slow && sizes.0 == 20 {
             let patience = silence + longest_pause + 2 * JIFFY + 25;
             prop_assert!(now <= last_byte.max(first) + patience, "{} ms after the last byte", now - last_byte);
         }
