@@ -30,13 +30,7 @@ const RULES: [(&str, &[&str], &str); 8] = [
     ),
     (
         "config",
-        &[
-            "crate::sidecar",
-            "crate::tools",
-            "tokio",
-            "hyper",
-            "aws_credential_types",
-        ],
+        &["crate::sidecar", "crate::tools", "tokio", "aws_credential_types"],
         "settings are read before anything runs",
     ),
     ("sidecar", &["crate::tools"], "the sidecar knows no tool"),
