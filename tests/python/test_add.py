@@ -148,7 +148,6 @@ def yaml_template(binary, tmp_path_factory):
         (r"        - Name: prestop\n(?:          .*\n)+", "        # The last container.\n"),
         # cfn-lint objects to parameters that nobody uses.
         (r"  PrestopImage:\n(?:    .*\n)+", ""),
-        (r"  DrainPath:\n(?:    .*\n)+", ""),
         (r"  HealthPath:\n(?:    .*\n)+", ""),
         ("StopTimeout: 25", "StopTimeout: 25  # what the app needs"),
         (r"(          Essential: true\n)", r"\1          # From the parameters.\n"),
