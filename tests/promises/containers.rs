@@ -719,7 +719,10 @@ fn a_signal_that_may_be_for_one_of_two_containers_fails_and_says_so() {
     let task = Task::start(&[NGINX]);
     // Without task metadata nothing tells the app from the owner of the namespace.
     let sidecar = sidecar_in(&task.ecs, "0", &SAME_USER, "signal QUIT nginx");
-    fails_with(&sidecar, "2 other containers are to be seen");
+    fails_with(
+        &sidecar,
+        "nothing tells which of these is the main process of `nginx`: 1 (ecs-prestop), ",
+    );
 }
 
 #[test]
