@@ -320,13 +320,6 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
             }
             _ => {}
         }
-        if let Verdict::AgainUnlessGone(why, address) = verdict {
-            verdict = if drain.network.refuses(address).await {
-                Verdict::Drained(format!("the app has exited: {why}"))
-            } else {
-                Verdict::AgainUnlessStopped(why)
-            };
-        }
         let pause = match verdict {
             Verdict::Finished(code) => return Outcome::Drained(format!("HTTP {code}")),
             Verdict::Drained(how) => return Outcome::Drained(how),
@@ -354,7 +347,10 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
                 let pause = pauses.next().unwrap_or(LONGEST_PAUSE).min(NOBODY_LIMIT - waited);
                 retry(drain, planned, why, pause).await
             }
-            Verdict::AgainUnlessStopped(why) => {
+            Verdict::AgainUnlessGone(why, address) if drain.network.refuses(address).await => {
+                return Outcome::Drained(format!("the app has exited: {why}"));
+            }
+            Verdict::AgainUnlessGone(why, _) | Verdict::AgainUnlessStopped(why) => {
                 if let Some(name) = stopped(drain, planned).await {
                     return Outcome::Drained(format!("container `{name}` is STOPPED"));
                 }
@@ -366,7 +362,6 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
                 let pause = within_deadline(pause, drain);
                 retry(drain, planned, why, pause).await
             }
-            Verdict::AgainUnlessGone(why, _) => retry(drain, planned, why, FIRST_PAUSE).await,
         };
         tokio::select! {
             () = sleep(pause) => {}
