@@ -120,7 +120,7 @@ async fn at_the_end(
     let end = now();
     let last_moment = Clock::now() + LAST_LOOK;
     // Where requests go on coming, the end is put where none is under way, if there is such a moment.
-    // Where no look comes in time, the last one has to do.
+    // Where no look comes in time, the last one names who was owed, and says of nobody that he is not.
     let mut seen = looks.seen.borrow().clone();
     loop {
         looks.again.notify_one();
@@ -140,7 +140,15 @@ async fn at_the_end(
     if let Some(why) = seen.trouble {
         return Outcome::Failed(format!("{step}: the connections cannot be looked at: {why}"));
     }
+    if !seen.listens {
+        return nobody_listens(drain, step).await;
+    }
     let picture = &seen.picture;
+    if picture.owing == 0 && seen.at < end {
+        return Outcome::Failed(format!(
+            "{step}: no look at the connections came in time to say that nobody is owed an answer"
+        ));
+    }
     if picture.owing == 0 {
         let who = picture
             .last_mover
