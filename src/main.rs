@@ -16,7 +16,7 @@ use ecs_prestop::sidecar::drain::quiet::Kernel;
 use ecs_prestop::sidecar::http::Network;
 use ecs_prestop::sidecar::run::{self, Networks};
 use ecs_prestop::sidecar::telemetry::writer::{Writer, flush_end};
-use ecs_prestop::sidecar::telemetry::{Format, Telemetry};
+use ecs_prestop::sidecar::telemetry::{LineFormat, Telemetry};
 use ecs_prestop::sidecar::watch::signals::Signals;
 use ecs_prestop::sidecar::{endpoints, mailbox};
 use ecs_prestop::tools::{add, check};
@@ -184,7 +184,7 @@ fn listen_problem(address: SocketAddr, why: &std::io::Error) -> String {
     )
 }
 
-fn log_format(config: &Config) -> Format {
+fn log_format(config: &Config) -> LineFormat {
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
     let text = match config.log_format {
         LogFormat::Auto => terminal,
@@ -192,11 +192,11 @@ fn log_format(config: &Config) -> Format {
         LogFormat::Text => true,
     };
     if text {
-        Format::Text {
+        LineFormat::Text {
             colour: terminal && !config.no_color,
         }
     } else {
-        Format::Json
+        LineFormat::Json
     }
 }
 

@@ -15,7 +15,7 @@ use crate::core::lifecycle::Policy;
 use crate::core::plan::Plan;
 use crate::core::step::Step;
 use crate::core::url::HttpUrl;
-use crate::core::watch_items::Item;
+use crate::core::watch_items::WatchItem;
 
 pub mod aws;
 mod problem;
@@ -61,7 +61,7 @@ pub struct Config {
     /// `PRESTOP_CAPACITY`
     pub capacity: Capacity,
     /// `PRESTOP_WATCH`; empty for `none`, and where `AWS_EC2_METADATA_DISABLED` is set.
-    pub watch: Vec<Item>,
+    pub watch: Vec<WatchItem>,
     /// `PRESTOP_POLL_INTERVAL`
     pub poll_interval: Duration,
     /// `PRESTOP_DRAIN_TOKEN`

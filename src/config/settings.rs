@@ -15,7 +15,7 @@ use crate::core::deadline::{CEILING, MAX_RESERVE, MIN_STOP_TIMEOUT, Reserve, Sto
 use crate::core::lifecycle::AfterDrain;
 use crate::core::step::{Step, parse_steps};
 use crate::core::url::HttpUrl;
-use crate::core::watch_items::Item;
+use crate::core::watch_items::WatchItem;
 
 /// A header line that any server takes.
 const MAX_TOKEN: usize = 4096;
@@ -87,7 +87,7 @@ pub(super) struct Values {
     /// Missing where the plan decides.
     pub(super) settle: Option<Duration>,
     pub(super) capacity: Capacity,
-    pub(super) watch: Vec<Item>,
+    pub(super) watch: Vec<WatchItem>,
     pub(super) poll_interval: Duration,
     pub(super) after_drain: AfterDrain,
     pub(super) drain_instance: bool,
@@ -329,13 +329,13 @@ pub const SETTINGS: [Setting; 17] = [
     },
 ];
 
-fn watched(text: &str) -> Result<Vec<Item>, String> {
+fn watched(text: &str) -> Result<Vec<WatchItem>, String> {
     let words: Vec<&str> = text.split(',').map(str::trim).collect();
     if words == ["none"] {
         return Ok(Vec::new());
     }
-    let named = |word: &&str| Item::ALL.into_iter().find(|item| item.name() == *word);
-    let mut items: Vec<Item> = words.iter().map(named).collect::<Option<_>>().ok_or_else(|| {
+    let named = |word: &&str| WatchItem::ALL.into_iter().find(|item| item.name() == *word);
+    let mut items: Vec<WatchItem> = words.iter().map(named).collect::<Option<_>>().ok_or_else(|| {
         "allowed are `spot`, `rebalance`, `maintenance` and `autoscaling`, separated by commas, or `none` alone".to_owned()
     })?;
     items.dedup();

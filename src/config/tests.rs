@@ -28,7 +28,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.policy.settle, Duration::ZERO);
     assert_eq!(config.policy.after_drain, AfterDrain::Wait);
     assert_eq!(config.capacity, Capacity::Auto);
-    assert_eq!(config.watch, [Item::Spot]);
+    assert_eq!(config.watch, [WatchItem::Spot]);
     assert_eq!(config.poll_interval, Duration::from_secs(1));
     assert_eq!(config.listen.unwrap().to_string(), "127.0.0.1:9911");
     assert_eq!(config.instance_metadata.to_string(), "http://169.254.169.254/");

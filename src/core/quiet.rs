@@ -73,7 +73,7 @@ const BEFORE_DEADLINE: Duration = Duration::from_millis(100);
 
 /// A TCP connection as one look saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection {
+pub struct TcpConnection {
     /// The same at each look, and of no other connection.
     pub id: u64,
     /// This end.
@@ -81,18 +81,18 @@ pub struct Connection {
     /// The other end.
     pub peer: SocketAddr,
     /// How far it is.
-    pub stage: Stage,
+    pub stage: TcpState,
     /// Bytes that the app has not read.
     pub unread: u32,
     /// Bytes that the app has written and the peer has not acknowledged.
     pub unacknowledged: u32,
     /// What has moved; missing where the kernel does not tell.
-    pub traffic: Option<Traffic>,
+    pub traffic: Option<Counters>,
 }
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum TcpState {
     /// Both sides may send.
     Open,
     /// The peer sends no more, the app may.
@@ -103,7 +103,7 @@ pub enum Stage {
 
 /// What has moved on a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
+pub struct Counters {
     /// Bytes that came in.
     pub bytes_in: u64,
     /// Bytes that went out.
@@ -187,9 +187,9 @@ struct Memory {
     /// The same at the last look before the last byte moved, where there was one.
     before_move: Option<Bare>,
     /// What the counters of two looks told where the times of one do not, until a byte moves again.
-    counted: Option<Verdict>,
+    counted: Option<Claim>,
     tickets: Tickets,
-    verdict: Verdict,
+    verdict: Claim,
     owed_since: Instant,
 }
 
@@ -210,7 +210,7 @@ enum Tickets {
 
 /// Whether a connection owes an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum Claim {
     Owes,
     Rests,
     /// The last bytes of both directions moved in the same jiffy, or what went out may be session tickets.
@@ -218,8 +218,8 @@ enum Verdict {
 }
 
 impl Tickets {
-    fn first_seen(traffic: &Traffic, by_last_byte: Verdict) -> Tickets {
-        if by_last_byte == Verdict::Rests && traffic.packets_in > 1 {
+    fn first_seen(traffic: &Counters, by_last_byte: Claim) -> Tickets {
+        if by_last_byte == Claim::Rests && traffic.packets_in > 1 {
             Tickets::MaybeSent
         } else {
             Tickets::Due
@@ -228,7 +228,7 @@ impl Tickets {
 }
 
 impl Memory {
-    fn tickets_since(&self, traffic: &Traffic, by_last_byte: Verdict) -> Tickets {
+    fn tickets_since(&self, traffic: &Counters, by_last_byte: Claim) -> Tickets {
         let more_in = traffic.bytes_in > self.bytes_in;
         let more_out = traffic.bytes_out > self.bytes_out;
         match self.tickets {
@@ -241,12 +241,12 @@ impl Memory {
     }
 
     /// Whose bytes have moved since: those of one side alone leave no doubt.
-    fn counted_since(&self, traffic: &Traffic) -> Option<Verdict> {
+    fn counted_since(&self, traffic: &Counters) -> Option<Claim> {
         let more_in = traffic.bytes_in > self.bytes_in;
         let more_out = traffic.bytes_out > self.bytes_out;
         match (more_in, more_out) {
-            (true, false) => Some(Verdict::Owes),
-            (false, true) => Some(Verdict::Rests),
+            (true, false) => Some(Claim::Owes),
+            (false, true) => Some(Claim::Rests),
             (false, false) => self.counted,
             (true, true) => None,
         }
@@ -271,7 +271,7 @@ impl Judge {
     }
 
     /// Takes the next connection of a look; `now` is no earlier than when the kernel described it.
-    pub fn see(&mut self, connection: &Connection, now: Instant) {
+    pub fn see(&mut self, connection: &TcpConnection, now: Instant) {
         let before = self.before.remove(&connection.id);
         let traffic = connection.traffic.unwrap_or_default();
         let before_move = before.and_then(|before| {
@@ -288,7 +288,7 @@ impl Judge {
             || Tickets::first_seen(&traffic, by_last_byte),
             |before| before.tickets_since(&traffic, by_last_byte),
         );
-        let read = by_last_byte == Verdict::Owes && traffic.packets_in > 1 && connection.unread == 0;
+        let read = by_last_byte == Claim::Owes && traffic.packets_in > 1 && connection.unread == 0;
         if tickets == Tickets::Due && read && traffic.since_in >= TICKETS_BY_NOW {
             tickets = Tickets::Past;
         }
@@ -296,12 +296,12 @@ impl Judge {
             self.plain.insert(connection.local.port());
         }
         let is_young = !self.moves
-            && connection.stage != Stage::Closing
+            && connection.stage != TcpState::Closing
             && may_be_first_of_tls(&traffic)
             && !self.plain.contains(connection.local.port());
-        let answered = by_last_byte == Verdict::Rests;
+        let answered = by_last_byte == Claim::Rests;
         let verdict = if answered && is_young && tickets == Tickets::MaybeSent {
-            Verdict::Unclear
+            Claim::Unclear
         } else {
             by_last_byte
         };
@@ -314,11 +314,11 @@ impl Judge {
         }
         let unclear_for_long = moved_ago > UNCLEAR.max(self.silence);
         let owes = match verdict {
-            Verdict::Owes => true,
-            Verdict::Unclear => !unclear_for_long,
-            Verdict::Rests => false,
+            Claim::Owes => true,
+            Claim::Unclear => !unclear_for_long,
+            Claim::Rests => false,
         };
-        let owed_before = before.filter(|before| before.verdict != Verdict::Rests);
+        let owed_before = before.filter(|before| before.verdict != Claim::Rests);
         let owed_since = match owed_before {
             Some(before) => before.owed_since,
             None => now.checked_sub(traffic.since_in).unwrap_or(now),
@@ -326,10 +326,10 @@ impl Judge {
         self.present.open += 1;
         if owes {
             self.present.owing += 1;
-            self.present.unclear += usize::from(verdict == Verdict::Unclear);
+            self.present.unclear += usize::from(verdict == Claim::Unclear);
             self.name(connection.peer, now.saturating_duration_since(owed_since));
         } else if owed_before
-            .is_some_and(|before| before.verdict == Verdict::Owes || before.bytes_out < traffic.bytes_out)
+            .is_some_and(|before| before.verdict == Claim::Owes || before.bytes_out < traffic.bytes_out)
         {
             self.last_answer = self.last_answer.max(moved.or(Some(now)));
         }
@@ -356,10 +356,7 @@ impl Judge {
     /// The look is over: every connection there is has been seen. `now` is when it began.
     pub fn end_look(&mut self, now: Instant) -> Picture {
         // Those that are gone have moved a byte since the last look if they owed one then.
-        let gone = self
-            .before
-            .values()
-            .any(|memory| memory.verdict != Verdict::Rests);
+        let gone = self.before.values().any(|memory| memory.verdict != Claim::Rests);
         if gone {
             self.last_answer = Some(now);
         }
@@ -401,18 +398,18 @@ impl Judge {
 
     fn verdict(
         &self,
-        connection: &Connection,
-        counted: Option<Verdict>,
+        connection: &TcpConnection,
+        counted: Option<Claim>,
         before_move: Option<Bare>,
-    ) -> Verdict {
-        let closing = connection.stage == Stage::Closing;
+    ) -> Claim {
+        let closing = connection.stage == TcpState::Closing;
         if connection.unacknowledged > 0 || (connection.unread > 0 && !closing) {
-            return Verdict::Owes;
+            return Claim::Owes;
         }
         match &connection.traffic {
-            _ if closing => Verdict::Rests,
-            None => Verdict::Owes,
-            Some(_) if self.moves => Verdict::Rests,
+            _ if closing => Claim::Rests,
+            None => Claim::Owes,
+            Some(_) if self.moves => Claim::Rests,
             Some(traffic) => last_byte(traffic, counted, before_move),
         }
     }
@@ -436,49 +433,49 @@ impl Judge {
 
 /// Whose byte was the last: the peer's is a request, the app's the end of an answer, for all that is
 /// known of it.
-fn last_byte(traffic: &Traffic, counted: Option<Verdict>, before_move: Option<Bare>) -> Verdict {
+fn last_byte(traffic: &Counters, counted: Option<Claim>, before_move: Option<Bare>) -> Claim {
     if traffic.bytes_in == 0 {
-        return Verdict::Rests;
+        return Claim::Rests;
     }
     if traffic.bytes_out == 0 || traffic.since_in < traffic.since_out {
-        return Verdict::Owes;
+        return Claim::Owes;
     }
     if traffic.since_in > traffic.since_out {
-        return Verdict::Rests;
+        return Claim::Rests;
     }
     counted.unwrap_or_else(|| same_jiffy(traffic, before_move))
 }
 
 /// TCP acknowledges every packet: with the data that goes the other way anyway, or else with a bare
 /// packet. Which bare ones there were tells which data came last.
-fn same_jiffy(traffic: &Traffic, before_move: Option<Bare>) -> Verdict {
+fn same_jiffy(traffic: &Counters, before_move: Option<Bare>) -> Claim {
     // A server does not speak before it is asked: what went out after the only packet is its answer.
     if traffic.packets_in == 1 {
-        return Verdict::Rests;
+        return Claim::Rests;
     }
     // A request carries the acknowledgement of the answer before it; one that comes by itself later is
     // that of an answer with nothing behind it.
     if traffic.since_ack < traffic.since_in {
-        return Verdict::Rests;
+        return Claim::Rests;
     }
     if traffic.since_in < ACKNOWLEDGED_BY_NOW {
-        return Verdict::Unclear;
+        return Claim::Unclear;
     }
     // A request that has not been answered has been acknowledged barely by now. Without an earlier look
     // the comparison is with the beginning of the connection.
     let bare_out = before_move.map_or(0, |Bare(_, out)| out);
     if traffic.bare_out == bare_out {
-        return Verdict::Rests;
+        return Claim::Rests;
     }
     // And an answer with nothing behind it would have been by the peer.
     if before_move.is_some_and(|Bare(came, _)| traffic.bare_in == came) {
-        return Verdict::Owes;
+        return Claim::Owes;
     }
-    Verdict::Unclear
+    Claim::Unclear
 }
 
 /// Whether it may be a connection of TLS 1.3 whose first request is not answered though tickets have gone out.
-fn may_be_first_of_tls(traffic: &Traffic) -> bool {
+fn may_be_first_of_tls(traffic: &Counters) -> bool {
     let most_packets = FIRST_PACKETS + traffic.bytes_in / FULL_PACKET;
     (2..=most_packets).contains(&traffic.packets_in.into())
         && (LEAST_IN..=MOST_IN).contains(&traffic.bytes_in)
@@ -486,8 +483,8 @@ fn may_be_first_of_tls(traffic: &Traffic) -> bool {
 }
 
 /// Whether it shows that its port is no TLS: a handshake takes two packets of the client one after the other.
-fn cannot_be_tls(connection: &Connection) -> bool {
-    let Some(traffic) = connection.traffic.filter(|_| connection.stage == Stage::Open) else {
+fn cannot_be_tls(connection: &TcpConnection) -> bool {
+    let Some(traffic) = connection.traffic.filter(|_| connection.stage == TcpState::Open) else {
         return false;
     };
     let rests_after_one = traffic.packets_in == 1 && traffic.since_in >= HANDSHAKE_OVER;
@@ -497,7 +494,7 @@ fn cannot_be_tls(connection: &Connection) -> bool {
 
 /// Which connections count.
 #[derive(Clone, Debug)]
-pub struct Scope {
+pub struct Watched {
     /// The step's ports; empty for all.
     pub ports: Vec<u16>,
     /// The sidecar's own port, which never counts.
@@ -510,7 +507,7 @@ pub struct Scope {
     pub heard: Ports,
 }
 
-impl Scope {
+impl Watched {
     /// Whether a connection counts.
     pub fn counts(&self, local: SocketAddr, peer: SocketAddr) -> bool {
         let port = local.port();

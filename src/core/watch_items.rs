@@ -20,7 +20,7 @@ const SURVIVED: SignedDuration = SignedDuration::from_secs(120);
 /// What can be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Item {
+pub enum WatchItem {
     /// `spot/instance-action`
     Spot,
     /// `events/recommendations/rebalance`
@@ -52,47 +52,52 @@ pub enum Sighting {
     Senseless(String),
 }
 
-impl Item {
+impl WatchItem {
     /// Every item, in the order of the contract.
-    pub const ALL: [Item; 4] = [Item::Spot, Item::Rebalance, Item::Maintenance, Item::Autoscaling];
+    pub const ALL: [WatchItem; 4] = [
+        WatchItem::Spot,
+        WatchItem::Rebalance,
+        WatchItem::Maintenance,
+        WatchItem::Autoscaling,
+    ];
 
     /// As in `PRESTOP_WATCH`.
     pub fn name(self) -> &'static str {
         match self {
-            Item::Spot => "spot",
-            Item::Rebalance => "rebalance",
-            Item::Maintenance => "maintenance",
-            Item::Autoscaling => "autoscaling",
+            WatchItem::Spot => "spot",
+            WatchItem::Rebalance => "rebalance",
+            WatchItem::Maintenance => "maintenance",
+            WatchItem::Autoscaling => "autoscaling",
         }
     }
 
     /// Below the endpoint.
     pub fn path(self) -> &'static str {
         match self {
-            Item::Spot => "/latest/meta-data/spot/instance-action",
-            Item::Rebalance => "/latest/meta-data/events/recommendations/rebalance",
-            Item::Maintenance => "/latest/meta-data/events/maintenance/scheduled",
-            Item::Autoscaling => "/latest/meta-data/autoscaling/target-lifecycle-state",
+            WatchItem::Spot => "/latest/meta-data/spot/instance-action",
+            WatchItem::Rebalance => "/latest/meta-data/events/recommendations/rebalance",
+            WatchItem::Maintenance => "/latest/meta-data/events/maintenance/scheduled",
+            WatchItem::Autoscaling => "/latest/meta-data/autoscaling/target-lifecycle-state",
         }
     }
 
     /// The notice that it leads to.
     pub fn reason(self) -> Reason {
         match self {
-            Item::Spot => Reason::SpotInterruption,
-            Item::Rebalance => Reason::RebalanceRecommendation,
-            Item::Maintenance => Reason::ScheduledMaintenance,
-            Item::Autoscaling => Reason::AutoscalingTermination,
+            WatchItem::Spot => Reason::SpotInterruption,
+            WatchItem::Rebalance => Reason::RebalanceRecommendation,
+            WatchItem::Maintenance => Reason::ScheduledMaintenance,
+            WatchItem::Autoscaling => Reason::AutoscalingTermination,
         }
     }
 
     /// What a 200 with this body means at that time of AWS's clock.
     pub fn parse(self, body: &str, now: Timestamp) -> Sighting {
         match self {
-            Item::Spot => with_json(body, spot),
-            Item::Rebalance => with_json(body, rebalance),
-            Item::Maintenance => with_json(body, |events| maintenance(events, now)),
-            Item::Autoscaling => autoscaling(body),
+            WatchItem::Spot => with_json(body, spot),
+            WatchItem::Rebalance => with_json(body, rebalance),
+            WatchItem::Maintenance => with_json(body, |events| maintenance(events, now)),
+            WatchItem::Autoscaling => autoscaling(body),
         }
     }
 }
@@ -197,11 +202,11 @@ mod tests {
     /// The day of the maintenance in these tests.
     const NOW: &str = "2019-01-21T08:00:00Z";
 
-    fn parse(item: Item, body: &str) -> Sighting {
+    fn parse(item: WatchItem, body: &str) -> Sighting {
         item.parse(body, NOW.parse().unwrap())
     }
 
-    fn notice(item: Item, body: &str) -> (Option<Action>, Option<String>) {
+    fn notice(item: WatchItem, body: &str) -> (Option<Action>, Option<String>) {
         match parse(item, body) {
             Sighting::Notice { action, host_ends } => (action, host_ends.map(|t| t.to_string())),
             other => panic!("{body} gave {other:?}"),
@@ -217,7 +222,7 @@ mod tests {
         ] {
             let body = format!("{{\n \"action\": \"{word}\",\n \"time\": \"2026-11-23T21:06:17Z\"\n}}");
             assert_eq!(
-                notice(Item::Spot, &body),
+                notice(WatchItem::Spot, &body),
                 (Some(action), Some("2026-11-23T21:06:17Z".to_owned()))
             );
         }
@@ -226,9 +231,9 @@ mod tests {
     #[test]
     fn an_interruption_without_a_readable_time_is_two_minutes_away_and_a_hibernation_is_now() {
         for time in ["", ",\"time\":7", ",\"time\":\"soon\""] {
-            let (_, end) = notice(Item::Spot, &format!("{{\"action\":\"stop\"{time}}}"));
+            let (_, end) = notice(WatchItem::Spot, &format!("{{\"action\":\"stop\"{time}}}"));
             assert_eq!(end, Some(Timestamp::MAX.to_string()));
-            let (_, end) = notice(Item::Spot, &format!("{{\"action\":\"hibernate\"{time}}}"));
+            let (_, end) = notice(WatchItem::Spot, &format!("{{\"action\":\"hibernate\"{time}}}"));
             assert_eq!(end, Some(Timestamp::MIN.to_string()));
         }
     }
@@ -242,7 +247,7 @@ mod tests {
             r#"{"action":["stop"],"time":7}"#,
             r#"{"Action":"terminate"}"#,
         ] {
-            let (action, end) = notice(Item::Spot, body);
+            let (action, end) = notice(WatchItem::Spot, body);
             assert_eq!(action, None, "{body}");
             let known = body.contains("2026").then_some("2026-11-23T21:06:17Z".to_owned());
             assert_eq!(end, known.or(Some(Timestamp::MAX.to_string())), "{body}");
@@ -252,7 +257,7 @@ mod tests {
     #[test]
     fn garbage_is_never_a_notice() {
         let deep = "[".repeat(60_000);
-        for item in Item::ALL {
+        for item in WatchItem::ALL {
             for body in [
                 "<html>404</html>",
                 "",
@@ -266,7 +271,7 @@ mod tests {
             ] {
                 let sighting = parse(item, body);
                 let harmless = matches!(sighting, Sighting::Senseless(_))
-                    || (item == Item::Autoscaling && body.is_empty() && sighting == Sighting::Nothing);
+                    || (item == WatchItem::Autoscaling && body.is_empty() && sighting == Sighting::Nothing);
                 assert!(harmless, "{item:?} of {body:.20?} gave {sighting:?}");
             }
         }
@@ -275,11 +280,11 @@ mod tests {
     #[test]
     fn a_rebalance_recommendation_says_nothing_of_the_end() {
         assert!(matches!(
-            parse(Item::Rebalance, r#"{"noticeTime":""}"#),
+            parse(WatchItem::Rebalance, r#"{"noticeTime":""}"#),
             Sighting::Senseless(_)
         ));
         assert_eq!(
-            notice(Item::Rebalance, r#"{"noticeTime":"2026-11-23T21:06:17Z"}"#),
+            notice(WatchItem::Rebalance, r#"{"noticeTime":"2026-11-23T21:06:17Z"}"#),
             (None, None)
         );
     }
@@ -289,47 +294,47 @@ mod tests {
         let event = |not_before: &str, state: &str| {
             format!(r#"{{"NotBefore":"{not_before}","Code":"system-reboot","State":"{state}"}}"#)
         };
-        assert_eq!(parse(Item::Maintenance, "[]"), Sighting::Nothing);
+        assert_eq!(parse(WatchItem::Maintenance, "[]"), Sighting::Nothing);
         let over = event("21 Jan 2019 09:00:43 GMT", "completed");
         let off = event("21 Jan 2019 09:17:23 GMT", "canceled");
         assert_eq!(
-            parse(Item::Maintenance, &format!("[{over},{off}]")),
+            parse(WatchItem::Maintenance, &format!("[{over},{off}]")),
             Sighting::Nothing
         );
         let late = event("22 Jan 2019 09:00:43 GMT", "active");
         let early = event("21 Jan 2019 10:00:43 GMT", "active");
         assert_eq!(
-            parse(Item::Maintenance, &format!("[{over},{late},{early}]")),
+            parse(WatchItem::Maintenance, &format!("[{over},{late},{early}]")),
             Sighting::Starting {
                 at: "2019-01-21T10:00:43Z".parse().unwrap()
             }
         );
         let survived = event("21 Jan 2019 07:00:00 GMT", "active");
         assert_eq!(
-            parse(Item::Maintenance, &format!("[{survived}]")),
+            parse(WatchItem::Maintenance, &format!("[{survived}]")),
             Sighting::Nothing
         );
         let shouted = event("22 Jan 2019 09:00:43 GMT", "Completed");
         assert_eq!(
-            parse(Item::Maintenance, &format!("[{shouted}]")),
+            parse(WatchItem::Maintenance, &format!("[{shouted}]")),
             Sighting::Nothing
         );
         let bad = event("whenever", "active");
         assert!(matches!(
-            parse(Item::Maintenance, &format!("[{bad}]")),
+            parse(WatchItem::Maintenance, &format!("[{bad}]")),
             Sighting::Senseless(_)
         ));
         assert!(matches!(
-            parse(Item::Maintenance, &format!("[{bad},{late}]")),
+            parse(WatchItem::Maintenance, &format!("[{bad},{late}]")),
             Sighting::Starting { .. }
         ));
     }
 
     #[test]
     fn only_terminated_is_an_end_of_an_auto_scaling_instance() {
-        assert_eq!(notice(Item::Autoscaling, "Terminated\n"), (None, None));
+        assert_eq!(notice(WatchItem::Autoscaling, "Terminated\n"), (None, None));
         for state in ["InService", "Standby", "Warmed:Stopped", "Detached"] {
-            assert_eq!(parse(Item::Autoscaling, state), Sighting::Nothing);
+            assert_eq!(parse(WatchItem::Autoscaling, state), Sighting::Nothing);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::core::lifecycle::{AfterDrain, AwsPolicy, Event, Policy};
 use crate::core::task::Task;
 use crate::core::timeline::{AwsCall, AwsOutcome};
 use crate::sidecar::aws::contained::contained;
-use crate::sidecar::aws::load_balancing::Target;
+use crate::sidecar::aws::load_balancing::RegisteredTarget;
 use crate::sidecar::aws::{Aws, Failure};
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{AwsNews, Mailbox, Message};
@@ -57,7 +57,7 @@ pub struct AwsSide {
     /// Missing until the task metadata says which task this is.
     aws: Option<Arc<Aws>>,
     /// Where it is registered, once that is known.
-    targets: Option<Vec<Target>>,
+    targets: Option<Vec<RegisteredTarget>>,
     /// Its container instance, once that is known.
     instance: Option<String>,
     /// What has been asked and has not ended; dropping it drops them.
@@ -66,7 +66,7 @@ pub struct AwsSide {
 
 /// What a look-up is for.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct LookUp {
     /// What the lifecycle may ask for at a notice.
     pub policy: Policy,
     /// Whether the stop timeout is to be looked up.
@@ -98,7 +98,7 @@ impl AwsSide {
     }
 
     /// Now that the task is known, begins to look up what a shutdown will need; once.
-    pub fn look_up(&mut self, task: &Task, wanted: Wanted) {
+    pub fn look_up(&mut self, task: &Task, wanted: LookUp) {
         if self.aws.is_some() {
             return;
         }
@@ -298,7 +298,7 @@ async fn look_up_targets(aws: &Aws, bridged: bool, mailbox: &Mailbox) {
     let Some(targets) = look_up(mailbox, policy::DEREGISTER, otherwise, || aws.targets(bridged)).await else {
         return;
     };
-    let names: Vec<&str> = targets.iter().map(Target::group_name).collect();
+    let names: Vec<&str> = targets.iter().map(RegisteredTarget::group_name).collect();
     let message = if names.is_empty() {
         "PRESTOP_DEREGISTER has nothing to do: this task is in no target group".to_owned()
     } else {

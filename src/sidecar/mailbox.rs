@@ -11,7 +11,7 @@ use crate::core::lifecycle::Progress;
 use crate::core::notice::{Cause, Notice};
 use crate::core::task::Task;
 use crate::core::timeline::{AwsCall, AwsOutcome};
-use crate::sidecar::aws::load_balancing::Target;
+use crate::sidecar::aws::load_balancing::RegisteredTarget;
 
 /// Senders wait when it is full; nobody sends faster than the sidecar reads for long.
 const CAPACITY: usize = 64;
@@ -43,7 +43,7 @@ pub enum AwsNews {
     /// Why ECS stops the task.
     Cause(Cause),
     /// Where this task is registered, which a shutdown then need not ask for.
-    Targets(Vec<Target>),
+    Targets(Vec<RegisteredTarget>),
     /// The container instance that it runs on, where there is one.
     Instance(Option<String>),
     /// This container's stop timeout; `None` where the task definition has none.

@@ -20,10 +20,10 @@ use crate::core::plan::Plan;
 use crate::core::step::QuietStep;
 use crate::core::task::Task;
 use crate::core::timeline::{Outcome, millis};
-use crate::sidecar::aws_side::{AwsSide, Circumstances, Wanted};
+use crate::sidecar::aws_side::{AwsSide, Circumstances, LookUp};
 use crate::sidecar::clock::now;
 use crate::sidecar::drain::quiet::sockets::Sockets;
-use crate::sidecar::drain::quiet::{self, Looks, Sight};
+use crate::sidecar::drain::quiet::{self, ConnectionView, Looks};
 use crate::sidecar::drain::{Drain, Urgency};
 use crate::sidecar::endpoints::{self, Endpoints};
 use crate::sidecar::http::Network;
@@ -109,7 +109,7 @@ struct Sidecar {
     /// What ECS says of this task; missing outside of ECS.
     metadata: Option<TaskMetadata>,
     /// For `quiet` steps.
-    sight: Sight,
+    view: ConnectionView,
     /// What each `quiet` step sees, by its number.
     looks: BTreeMap<usize, Looks>,
     telemetry: Telemetry,
@@ -150,7 +150,7 @@ impl Sidecar {
         let metadata = config.task_metadata.clone();
         let metadata = metadata.map(|uri| TaskMetadata::new(networks.metadata.clone(), uri));
         let aws_side = AwsSide::new(config.aws.clone(), networks.aws.clone(), mailbox.clone());
-        let sight = Sight::new(
+        let view = ConnectionView::new(
             Arc::clone(&networks.sockets),
             config.listen.map(|address| address.port()),
         );
@@ -175,7 +175,7 @@ impl Sidecar {
             config,
             metadata,
             networks,
-            sight,
+            view,
             looks: BTreeMap::new(),
             telemetry,
             mailbox,
@@ -210,7 +210,7 @@ impl Sidecar {
                 ready_url: self.config.ready_url.clone(),
                 network,
                 protect: self.protection.clone(),
-                sight: self.sight.clone(),
+                view: self.view.clone(),
                 telemetry: self.telemetry.clone(),
             };
             self.companions.spawn(endpoints::serve(listener, endpoints));
@@ -392,7 +392,7 @@ impl Sidecar {
         self.task = Arc::new(Some(task.clone()));
         self.fresh = self.lifecycle.deadline().is_some();
         self.watch_instance();
-        let wanted = Wanted {
+        let wanted = LookUp {
             policy: *self.lifecycle.policy(),
             stop_timeout: self.config.stop_timeout_auto,
         };
@@ -551,8 +551,8 @@ impl Sidecar {
         let Some(plan) = self.lifecycle.plan() else { return };
         self.quiet_observed = true;
         for (planned, step) in plan.quiets() {
-            let (sight, mailbox) = (self.sight.clone(), self.mailbox.clone());
-            let (looks, looking) = quiet::observe(sight, planned.clone(), step.clone(), mailbox);
+            let (view, mailbox) = (self.view.clone(), self.mailbox.clone());
+            let (looks, looking) = quiet::observe(view, planned.clone(), step.clone(), mailbox);
             self.looks.insert(planned.number, looks);
             self.companions.spawn(looking);
         }
@@ -570,7 +570,7 @@ impl Sidecar {
             .map(|(_, step)| step.clone())
             .collect();
         if !steps.is_empty() {
-            let announced = quiet::announce(self.sight.clone(), steps, self.mailbox.clone());
+            let announced = quiet::announce(self.view.clone(), steps, self.mailbox.clone());
             self.companions.spawn(announced);
         }
     }

@@ -52,7 +52,7 @@ const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 
 /// What kind of app it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum AppKind {
     /// Answers `POST /drain` once no request is in flight.
     Web,
     /// Answers it with 202 at once, and is done after a while.
@@ -73,18 +73,18 @@ pub enum Kind {
     Quits,
 }
 
-impl ValueEnum for Kind {
-    fn value_variants<'a>() -> &'a [Kind] {
+impl ValueEnum for AppKind {
+    fn value_variants<'a>() -> &'a [AppKind] {
         &[
-            Kind::Web,
-            Kind::Slow,
-            Kind::Hung,
-            Kind::Refusing,
-            Kind::NoCode,
-            Kind::Worker,
-            Kind::Protected,
-            Kind::OneOff,
-            Kind::Quits,
+            AppKind::Web,
+            AppKind::Slow,
+            AppKind::Hung,
+            AppKind::Refusing,
+            AppKind::NoCode,
+            AppKind::Worker,
+            AppKind::Protected,
+            AppKind::OneOff,
+            AppKind::Quits,
         ]
     }
 
@@ -93,27 +93,27 @@ impl ValueEnum for Kind {
     }
 }
 
-impl Kind {
+impl AppKind {
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Web => "web",
-            Kind::Slow => "slow",
-            Kind::Hung => "hung",
-            Kind::Refusing => "refusing",
-            Kind::NoCode => "no-code",
-            Kind::Worker => "worker",
-            Kind::Protected => "protected",
-            Kind::OneOff => "one-off",
-            Kind::Quits => "quits",
+            AppKind::Web => "web",
+            AppKind::Slow => "slow",
+            AppKind::Hung => "hung",
+            AppKind::Refusing => "refusing",
+            AppKind::NoCode => "no-code",
+            AppKind::Worker => "worker",
+            AppKind::Protected => "protected",
+            AppKind::OneOff => "one-off",
+            AppKind::Quits => "quits",
         }
     }
 }
 
-impl Kind {
+impl AppKind {
     /// Whether it answers requests.
     pub fn serves(self) -> bool {
-        !matches!(self, Kind::Worker | Kind::Protected | Kind::OneOff)
+        !matches!(self, AppKind::Worker | AppKind::Protected | AppKind::OneOff)
     }
 }
 
@@ -125,7 +125,7 @@ pub fn command() -> Command {
         .arg(
             Arg::new("kind")
                 .long("kind")
-                .value_parser(EnumValueParser::<Kind>::new())
+                .value_parser(EnumValueParser::<AppKind>::new())
                 .default_value("web"),
         )
         .arg(
@@ -144,7 +144,7 @@ pub fn command() -> Command {
 /// Runs until SIGTERM.
 pub async fn main(matches: &ArgMatches) -> ExitCode {
     let (Some(&kind), Some(&listen), Some(sidecar)) = (
-        matches.get_one::<Kind>("kind"),
+        matches.get_one::<AppKind>("kind"),
         matches.get_one::<SocketAddr>("listen"),
         matches.get_one::<String>("sidecar"),
     ) else {
@@ -158,9 +158,9 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
     tokio::spawn(signals.watch(mailbox));
     let work = async {
         match kind {
-            Kind::Worker => worker(sidecar, &in_hand).await,
-            Kind::Protected => protected_worker(sidecar, &in_hand).await,
-            Kind::OneOff => {
+            AppKind::Worker => worker(sidecar, &in_hand).await,
+            AppKind::Protected => protected_worker(sidecar, &in_hand).await,
+            AppKind::OneOff => {
                 do_job(1, &in_hand).await;
                 Ok(())
             }
@@ -202,7 +202,7 @@ fn counted(n: usize, thing: &str) -> String {
 
 #[derive(Clone)]
 struct App {
-    kind: Kind,
+    kind: AppKind,
     in_flight: Arc<AtomicUsize>,
     done_one: Arc<Notify>,
     /// When the first `POST /drain` came.
@@ -210,7 +210,7 @@ struct App {
 }
 
 impl App {
-    fn new(kind: Kind, in_flight: Arc<AtomicUsize>) -> App {
+    fn new(kind: AppKind, in_flight: Arc<AtomicUsize>) -> App {
         App {
             kind,
             in_flight,
@@ -236,7 +236,7 @@ impl App {
                         tokio::spawn(self.clone().converse(stream));
                     }
                 }
-                _ = quit.read_u8(), if self.kind == Kind::Quits => break,
+                _ = quit.read_u8(), if self.kind == AppKind::Quits => break,
             }
         }
         drop(listener);
@@ -265,7 +265,7 @@ impl App {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
             (_, "/drain" | "/drain/state")
-                if matches!(self.kind, Kind::Refusing | Kind::NoCode | Kind::Quits) =>
+                if matches!(self.kind, AppKind::Refusing | AppKind::NoCode | AppKind::Quits) =>
             {
                 reply(StatusCode::NOT_FOUND, "not found\n")
             }
@@ -295,11 +295,11 @@ impl App {
             counted(in_flight, "request")
         ));
         match self.kind {
-            Kind::Hung => {
+            AppKind::Hung => {
                 sleep(LONGEST_REQUEST).await;
                 reply(StatusCode::OK, "")
             }
-            Kind::Slow => {
+            AppKind::Slow => {
                 let mut reply = reply(StatusCode::ACCEPTED, "draining\n");
                 reply
                     .headers_mut()

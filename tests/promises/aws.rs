@@ -8,23 +8,23 @@ use std::time::Duration;
 use ecs_prestop::core::lifecycle::Code;
 use ecs_prestop::core::notice::Action;
 use ecs_prestop::core::timeline::{AwsCall, AwsOutcome, What};
-use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
+use ecs_prestop::tools::simulate::faults::{Fault, FaultKind, FaultTarget};
 use ecs_prestop::tools::simulate::{Definition, StandIn};
 
 use serde_json::json;
 
 use crate::memory::{Does, Log, Play, Played, answer, response};
 
-const KINDS: [Kind; 9] = [
-    Kind::Refuse,
-    Kind::Hang,
-    Kind::Slow(Duration::from_secs(2)),
-    Kind::Slow(Duration::from_millis(300)),
-    Kind::Status(403),
-    Kind::Status(500),
-    Kind::Garbage,
-    Kind::Reset,
-    Kind::Huge,
+const KINDS: [FaultKind; 9] = [
+    FaultKind::Refuse,
+    FaultKind::Hang,
+    FaultKind::Slow(Duration::from_secs(2)),
+    FaultKind::Slow(Duration::from_millis(300)),
+    FaultKind::Status(403),
+    FaultKind::Status(500),
+    FaultKind::Garbage,
+    FaultKind::Reset,
+    FaultKind::Huge,
 ];
 
 const FEATURES: [(&str, &str); 5] = [
@@ -63,7 +63,7 @@ fn balance(stand_in: &StandIn) {
 
 /// SIGTERM or a Spot notice comes at 30, SIGTERM at 100 in any case; the app takes 3 s, or says at once
 /// that it is busy.
-async fn play(feature: (&str, &str), fault: Option<Kind>, by_sigterm: bool) -> Played {
+async fn play(feature: (&str, &str), fault: Option<FaultKind>, by_sigterm: bool) -> Played {
     let settings = [
         ("PRESTOP_DRAIN", "POST http://app:8080/drain"),
         ("AWS_ENDPOINT_URL", "http://169.254.170.9"),
@@ -75,9 +75,9 @@ async fn play(feature: (&str, &str), fault: Option<Kind>, by_sigterm: bool) -> P
     let protects = feature == PROTECT;
     let settings: Vec<(&str, &str)> = settings.into_iter().chain(protects.then_some(busy_url)).collect();
     let (target, app) = if protects {
-        (Target::Agent, answer(200))
+        (FaultTarget::Agent, answer(200))
     } else {
-        (Target::Aws, Does::AnswersAfter(3.0, response(200, "", "")))
+        (FaultTarget::Aws, Does::AnswersAfter(3.0, response(200, "", "")))
     };
     let stand_in = task_at_an_address();
     if feature.0 == "PRESTOP_DEREGISTER" && fault.is_none() {
@@ -181,9 +181,9 @@ async fn each_feature_does_what_it_says_where_aws_answers() {
 #[tokio::test(start_paused = true)]
 async fn what_aws_refuses_is_told_with_what_to_do() {
     for (kind, part) in [
-        (Kind::Refuse, "AWS cannot be reached"),
-        (Kind::Hang, "AWS did not answer in time"),
-        (Kind::Status(500), "HTTP 500"),
+        (FaultKind::Refuse, "AWS cannot be reached"),
+        (FaultKind::Hang, "AWS did not answer in time"),
+        (FaultKind::Status(500), "HTTP 500"),
     ] {
         let played = play(FEATURES[1], Some(kind), false).await;
         let ends = ends(&played);

@@ -5,24 +5,24 @@
 use std::time::Duration;
 
 use ecs_prestop::core::lifecycle::Code;
-use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
+use ecs_prestop::tools::simulate::faults::{Fault, FaultKind, FaultTarget};
 use ecs_prestop::tools::simulate::{Definition, StandIn};
 use serde_json::json;
 
 use crate::memory::{Does, Play, Played, answer, response};
 
-const KINDS: [Kind; 11] = [
-    Kind::Refuse,
-    Kind::Hang,
-    Kind::Slow(Duration::from_secs(2)),
-    Kind::Slow(Duration::from_millis(300)),
-    Kind::Status(401),
-    Kind::Status(403),
-    Kind::Status(429),
-    Kind::Status(500),
-    Kind::Garbage,
-    Kind::Reset,
-    Kind::Huge,
+const KINDS: [FaultKind; 11] = [
+    FaultKind::Refuse,
+    FaultKind::Hang,
+    FaultKind::Slow(Duration::from_secs(2)),
+    FaultKind::Slow(Duration::from_millis(300)),
+    FaultKind::Status(401),
+    FaultKind::Status(403),
+    FaultKind::Status(429),
+    FaultKind::Status(500),
+    FaultKind::Garbage,
+    FaultKind::Reset,
+    FaultKind::Huge,
 ];
 
 /// When it breaks: second of the play. SIGTERM or a manual notice comes at 30, settling takes 5 s,
@@ -53,7 +53,7 @@ fn task(network_mode: &str) -> StandIn {
 async fn play(
     settings: &[(&str, &str)],
     stand_in: StandIn,
-    fault: (Target, Kind, f64),
+    fault: (FaultTarget, FaultKind, f64),
     sigterm_first: bool,
 ) -> Played {
     let (target, kind, when) = fault;
@@ -89,7 +89,7 @@ async fn play(
 #[tokio::test(start_paused = true)]
 async fn a_drain_that_is_set_happens_in_time_whatever_breaks_and_whenever() {
     let mut cases = 0;
-    for target in [Target::Imds, Target::Tmds] {
+    for target in [FaultTarget::Imds, FaultTarget::Tmds] {
         for kind in KINDS {
             for (moment, when) in MOMENTS {
                 for mode in ["awsvpc", "bridge"] {
@@ -123,14 +123,14 @@ async fn a_drain_that_is_set_happens_in_time_whatever_breaks_and_whenever() {
 
 #[tokio::test(start_paused = true)]
 async fn steps_from_labels_need_the_task_metadata_once_and_are_waited_for_until_the_deadline() {
-    for target in [Target::Imds, Target::Tmds] {
+    for target in [FaultTarget::Imds, FaultTarget::Tmds] {
         for kind in KINDS {
             for (moment, when) in MOMENTS {
                 let settings = [("PRESTOP_SETTLE", "5s")];
                 let played = play(&settings, task("bridge"), (target, kind, when), true).await;
                 let case = format!("{target:?} {kind:?} {moment}: {}", played.details());
-                let slow_but_in_time = kind == Kind::Slow(Duration::from_millis(300));
-                let known = target == Target::Imds || when > 0.0 || slow_but_in_time;
+                let slow_but_in_time = kind == FaultKind::Slow(Duration::from_millis(300));
+                let known = target == FaultTarget::Imds || when > 0.0 || slow_but_in_time;
                 assert_eq!(
                     played.code,
                     if known { Code::Drained } else { Code::Deadline },
@@ -151,14 +151,14 @@ async fn steps_from_labels_need_the_task_metadata_once_and_are_waited_for_until_
 #[tokio::test(start_paused = true)]
 async fn a_fault_of_some_requests_only_is_overcome() {
     for kind in [
-        Kind::Status(500),
-        Kind::Status(429),
-        Kind::Garbage,
-        Kind::Reset,
-        Kind::Huge,
+        FaultKind::Status(500),
+        FaultKind::Status(429),
+        FaultKind::Garbage,
+        FaultKind::Reset,
+        FaultKind::Huge,
     ] {
         let stand_in = task("awsvpc");
-        let (target, lasts) = (Target::Tmds, None);
+        let (target, lasts) = (FaultTarget::Tmds, None);
         stand_in.break_down(Fault {
             target,
             kind,
@@ -182,8 +182,8 @@ async fn a_fault_of_some_requests_only_is_overcome() {
 #[tokio::test(start_paused = true)]
 async fn the_rate_limit_of_the_task_metadata_is_lived_with() {
     let stand_in = task("awsvpc");
-    let (target, lasts, requests) = (Target::Tmds, Some(Duration::from_secs(60)), None);
-    let kind = Kind::Status(429);
+    let (target, lasts, requests) = (FaultTarget::Tmds, Some(Duration::from_secs(60)), None);
+    let kind = FaultKind::Status(429);
     stand_in.break_down(Fault {
         target,
         kind,

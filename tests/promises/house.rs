@@ -1,5 +1,6 @@
 //! The path of a file says what it may know: imports go down, never up or out.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -130,4 +131,31 @@ fn an_import_that_goes_up_and_tokio_in_the_core_are_found() {
         .len(),
         0
     );
+}
+
+/// The name of a type that a line declares; what stands in an `impl` is indented and is not one.
+fn declared(line: &str) -> Option<&str> {
+    let rest = ["pub ", "pub(super) ", "pub(crate) ", ""]
+        .iter()
+        .find_map(|visible| line.strip_prefix(visible))?;
+    let rest = ["struct ", "enum ", "trait ", "type "]
+        .iter()
+        .find_map(|word| rest.strip_prefix(word))?;
+    rest.split(|c: char| !c.is_alphanumeric()).next()
+}
+
+#[test]
+fn a_type_name_stands_once_in_the_crate() {
+    let src = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for path in sources(src).iter().filter(|path| !path.ends_with("tests.rs")) {
+        let text = fs::read_to_string(path).unwrap();
+        for name in text.lines().filter_map(declared) {
+            let place = path.strip_prefix(src).unwrap().display().to_string();
+            places.entry(name.to_owned()).or_default().push(place);
+        }
+    }
+    assert!(places.contains_key("Lifecycle"), "{places:?}");
+    places.retain(|_, files| files.len() > 1);
+    assert!(places.is_empty(), "who greps for one finds two: {places:#?}");
 }

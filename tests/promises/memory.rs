@@ -13,15 +13,15 @@ use std::time::Duration;
 use ecs_prestop::config::Config;
 use ecs_prestop::core::lifecycle::Code;
 use ecs_prestop::core::notice::{Notice, Reason};
-use ecs_prestop::core::quiet::Connection;
+use ecs_prestop::core::quiet::TcpConnection;
 use ecs_prestop::core::timeline::What;
-use ecs_prestop::sidecar::drain::quiet::sockets::{Inode, List, Socket, Sockets, Wanted};
+use ecs_prestop::sidecar::drain::quiet::sockets::{Inode, List, Socket, SocketQuery, Sockets};
 use ecs_prestop::sidecar::http::{Dial, Network, Stream};
 use ecs_prestop::sidecar::mailbox::{self, Mailbox, Message, Signal};
 use ecs_prestop::sidecar::run::{self, Ending};
 use ecs_prestop::sidecar::telemetry::Telemetry;
 use ecs_prestop::tools::simulate::StandIn;
-use ecs_prestop::tools::simulate::faults::Target;
+use ecs_prestop::tools::simulate::faults::FaultTarget;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep};
 
@@ -68,7 +68,7 @@ pub(crate) fn response(status: u16, headers: &str, body: &str) -> String {
 }
 
 /// The TCP connections of the app as the kernel would list them at that second of the play.
-pub(crate) type Connections = Arc<dyn Fn(f64) -> Vec<Connection> + Send + Sync>;
+pub(crate) type Connections = Arc<dyn Fn(f64) -> Vec<TcpConnection> + Send + Sync>;
 
 /// A request that the app got.
 #[derive(Clone, Debug)]
@@ -359,10 +359,10 @@ impl Dial for World {
 }
 
 impl Sockets for World {
-    fn list(&self, wanted: Wanted) -> io::Result<Box<dyn List>> {
+    fn list(&self, wanted: SocketQuery) -> io::Result<Box<dyn List>> {
         let second = self.start.elapsed().as_secs_f64();
         let sockets = match wanted {
-            Wanted::Listeners => self.listens.map(Socket::Listener).into_iter().collect(),
+            SocketQuery::Listeners => self.listens.map(Socket::Listener).into_iter().collect(),
             _ => (self.connections)(second)
                 .into_iter()
                 .map(|connection| Socket::Connection(connection, Inode(0)))
@@ -397,10 +397,10 @@ impl World {
     async fn accept(self, address: SocketAddr) -> io::Result<Box<dyn Stream>> {
         let refused = || Err(io::Error::from(io::ErrorKind::ConnectionRefused));
         let target = match address.ip().to_string().as_str() {
-            "169.254.169.254" => Some(Target::Imds),
-            "169.254.170.2" => Some(Target::Tmds),
-            "169.254.170.9" => Some(Target::Aws),
-            "169.254.170.3" => Some(Target::Agent),
+            "169.254.169.254" => Some(FaultTarget::Imds),
+            "169.254.170.2" => Some(FaultTarget::Tmds),
+            "169.254.170.9" => Some(FaultTarget::Aws),
+            "169.254.170.3" => Some(FaultTarget::Agent),
             _ => None,
         };
         let (ours, theirs) = duplex(64 * 1024);

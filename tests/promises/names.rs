@@ -3,7 +3,7 @@
 use ecs_prestop::core::lifecycle::Code;
 use std::time::Duration;
 
-use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
+use ecs_prestop::tools::simulate::faults::{Fault, FaultKind, FaultTarget};
 use ecs_prestop::tools::simulate::{Definition, StandIn};
 use serde_json::json;
 
@@ -156,12 +156,16 @@ async fn a_container_that_ecs_lists_later_is_drained_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_metadata_that_does_not_answer_at_the_notice_delays_and_loses_no_drain() {
-    for (kind, delay) in [(Kind::Status(429), 1.0), (Kind::Hang, 1.0), (Kind::Refuse, 1.0)] {
+    for (kind, delay) in [
+        (FaultKind::Status(429), 1.0),
+        (FaultKind::Hang, 1.0),
+        (FaultKind::Refuse, 1.0),
+    ] {
         let played = Play::with(half_made("POST :8080/worker"), &[], &[answer(200)])
             .play(|director| async move {
                 director.at(30.0).await;
                 director.stand_in.break_down(Fault {
-                    target: Target::Tmds,
+                    target: FaultTarget::Tmds,
                     kind,
                     lasts: None,
                     requests: None,
@@ -183,8 +187,8 @@ async fn a_label_that_is_read_during_the_drain_is_still_done() {
         .play(|director| async move {
             director.at(30.0).await;
             director.stand_in.break_down(Fault {
-                target: Target::Tmds,
-                kind: Kind::Status(429),
+                target: FaultTarget::Tmds,
+                kind: FaultKind::Status(429),
                 lasts: Some(Duration::from_secs(3)),
                 requests: None,
             });

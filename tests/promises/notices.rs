@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ecs_prestop::core::lifecycle::Code;
 use ecs_prestop::core::notice::{Action, Reason};
-use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
+use ecs_prestop::tools::simulate::faults::{Fault, FaultKind, FaultTarget};
 
 use crate::memory::{Does, Play, Played, answer};
 
@@ -196,18 +196,18 @@ async fn a_token_that_runs_out_is_replaced_before_its_time_or_after_a_401() {
 #[tokio::test(start_paused = true)]
 async fn an_instance_metadata_that_comes_back_is_seen_again_within_ten_seconds() {
     for kind in [
-        Kind::Hang,
-        Kind::Refuse,
-        Kind::Status(403),
-        Kind::Status(503),
-        Kind::Garbage,
-        Kind::Huge,
+        FaultKind::Hang,
+        FaultKind::Refuse,
+        FaultKind::Status(403),
+        FaultKind::Status(503),
+        FaultKind::Garbage,
+        FaultKind::Huge,
     ] {
         let played = Play::new(&ALL_WATCHED, &[answer(200)])
             .play(|director| async move {
                 director.at(10.0).await;
                 let lasts = Some(Duration::from_secs(600));
-                let (target, requests) = (Target::Imds, None);
+                let (target, requests) = (FaultTarget::Imds, None);
                 director.stand_in.break_down(Fault {
                     target,
                     kind,

@@ -11,7 +11,7 @@ use ecs_prestop::sidecar::mailbox::Message;
 use ecs_prestop::sidecar::protection::{LeaseAction, ProtectionHandle, ProtectionLoop};
 use ecs_prestop::sidecar::status::Status;
 use ecs_prestop::tools::simulate::StandIn;
-use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
+use ecs_prestop::tools::simulate::faults::{Fault, FaultKind, FaultTarget};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -73,8 +73,8 @@ impl Scene {
         self.handle.request(name, LeaseAction::GiveBack).await.unwrap()
     }
 
-    fn breaks(&self, kind: Kind, requests: Option<u32>) {
-        let (target, lasts) = (Target::Agent, None);
+    fn breaks(&self, kind: FaultKind, requests: Option<u32>) {
+        let (target, lasts) = (FaultTarget::Agent, None);
         self.stand_in.break_down(Fault {
             target,
             kind,
@@ -84,7 +84,7 @@ impl Scene {
     }
 
     fn mends(&self) {
-        let fault = (Target::Agent, Kind::Status(500));
+        let fault = (FaultTarget::Agent, FaultKind::Status(500));
         self.stand_in.break_down(Fault {
             target: fault.0,
             kind: fault.1,
@@ -139,7 +139,7 @@ async fn a_lease_of_48_hours_is_protected_to_its_end_by_hours_and_not_beyond() {
 #[tokio::test(start_paused = true)]
 async fn three_hundred_parallel_workers_are_one_call_and_the_last_one_ends_it() {
     let scene = Arc::new(Scene::new());
-    scene.breaks(Kind::Slow(Duration::from_millis(300)), None);
+    scene.breaks(FaultKind::Slow(Duration::from_millis(300)), None);
     let mut workers = JoinSet::new();
     for i in 0..300 {
         let scene = Arc::clone(&scene);
@@ -171,19 +171,19 @@ async fn three_hundred_parallel_workers_are_one_call_and_the_last_one_ends_it() 
 #[tokio::test(start_paused = true)]
 async fn failure_error_status_silence_and_garbage_are_told_apart_and_in_time() {
     for (kind, outcome, tries) in [
-        (Kind::Failure, "failure", 1),
-        (Kind::Error(403), "error", 1),
-        (Kind::Error(400), "error", 1),
-        (Kind::Error(500), "error", 3),
-        (Kind::Status(404), "status", 1),
-        (Kind::Status(429), "status", 3),
-        (Kind::Status(503), "status", 3),
-        (Kind::Hang, "silent", 3),
-        (Kind::Slow(Duration::from_secs(6)), "silent", 3),
-        (Kind::Reset, "silent", 3),
-        (Kind::Refuse, "silent", 3),
-        (Kind::Garbage, "garbage", 3),
-        (Kind::Huge, "garbage", 3),
+        (FaultKind::Failure, "failure", 1),
+        (FaultKind::Error(403), "error", 1),
+        (FaultKind::Error(400), "error", 1),
+        (FaultKind::Error(500), "error", 3),
+        (FaultKind::Status(404), "status", 1),
+        (FaultKind::Status(429), "status", 3),
+        (FaultKind::Status(503), "status", 3),
+        (FaultKind::Hang, "silent", 3),
+        (FaultKind::Slow(Duration::from_secs(6)), "silent", 3),
+        (FaultKind::Reset, "silent", 3),
+        (FaultKind::Refuse, "silent", 3),
+        (FaultKind::Garbage, "garbage", 3),
+        (FaultKind::Huge, "garbage", 3),
     ] {
         let scene = Scene::new();
         scene.breaks(kind, None);
@@ -219,7 +219,7 @@ async fn failure_error_status_silence_and_garbage_are_told_apart_and_in_time() {
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_takes_all_of_its_time_for_ecs_is_waited_for() {
     let scene = Scene::new();
-    scene.breaks(Kind::Slow(Duration::from_millis(4200)), None);
+    scene.breaks(FaultKind::Slow(Duration::from_millis(4200)), None);
     let answer = scene.take("job", HOUR).await;
     assert!(matches!(answer, LeaseAnswer::Granted(_)), "{answer:?}");
     assert_eq!(scene.stand_in.protection_calls(), (1, 1), "one call is enough");
@@ -248,7 +248,12 @@ async fn a_long_lease_does_not_count_by_what_ecs_agreed_to_for_a_short_one() {
 
 #[tokio::test(start_paused = true)]
 async fn one_bad_answer_is_overcome_before_the_worker_notices() {
-    for kind in [Kind::Status(429), Kind::Error(500), Kind::Reset, Kind::Garbage] {
+    for kind in [
+        FaultKind::Status(429),
+        FaultKind::Error(500),
+        FaultKind::Reset,
+        FaultKind::Garbage,
+    ] {
         let scene = Scene::new();
         scene.breaks(kind, Some(2));
         assert!(
@@ -276,7 +281,7 @@ async fn a_notice_ends_the_giving_of_leases_and_the_drain_ends_the_protection() 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_goes_away_while_ecs_is_asked_holds_no_lease() {
     let scene = Scene::new();
-    scene.breaks(Kind::Slow(Duration::from_secs(1)), Some(1));
+    scene.breaks(FaultKind::Slow(Duration::from_secs(1)), Some(1));
     let impatient = tokio::time::timeout(Duration::from_millis(500), scene.take("job", HOUR));
     assert!(impatient.await.is_err());
     sleep(Duration::from_secs(2)).await;
@@ -356,9 +361,15 @@ async fn a_busy_url_that_fails_changes_nothing_and_not_busy_gives_back() {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_hangs_delays_neither_the_drain_nor_its_end() {
-    for kind in [Kind::Hang, Kind::Refuse, Kind::Garbage, Kind::Huge, Kind::Failure] {
+    for kind in [
+        FaultKind::Hang,
+        FaultKind::Refuse,
+        FaultKind::Garbage,
+        FaultKind::Huge,
+        FaultKind::Failure,
+    ] {
         let stand_in = StandIn::sample();
-        let (target, lasts, requests) = (Target::Agent, None, None);
+        let (target, lasts, requests) = (FaultTarget::Agent, None, None);
         stand_in.break_down(Fault {
             target,
             kind,
@@ -378,14 +389,14 @@ async fn a_sidecar_that_leaves_by_itself_ends_the_protection_first_or_gives_up_i
         .into_iter()
         .chain([("PRESTOP_AFTER_DRAIN", "exit")])
         .collect();
-    for (fault, protected, last_s) in [(None, false, 31.0), (Some(Kind::Hang), true, 42.0)] {
+    for (fault, protected, last_s) in [(None, false, 31.0), (Some(FaultKind::Hang), true, 42.0)] {
         let stand_in = StandIn::sample();
         let played = Play::with(stand_in.clone(), &settings, &[says(200)])
             .play(|director| async move {
                 director.at(30.0).await;
                 assert!(director.stand_in.protected());
                 if let Some(kind) = fault {
-                    let (target, lasts, requests) = (Target::Agent, None, None);
+                    let (target, lasts, requests) = (FaultTarget::Agent, None, None);
                     director.stand_in.break_down(Fault {
                         target,
                         kind,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ecs_prestop::core::lifecycle::{Code, StepStatus};
-use ecs_prestop::core::quiet::{Connection, Stage, Traffic};
+use ecs_prestop::core::quiet::{Counters, TcpConnection, TcpState};
 use ecs_prestop::core::timeline::{Sight, What};
 use ecs_prestop::tools::simulate::{Definition, StandIn};
 use serde_json::json;
@@ -15,22 +15,22 @@ use crate::memory::{Connections, Play, Played, answer};
 const NO_SETTLE: (&str, &str) = ("PRESTOP_SETTLE", "0");
 
 /// A connection from outside that was asked and answered at these seconds of the play, as it is at `now`.
-fn connection(id: u64, now: f64, asked: &[f64], answered: &[f64]) -> Connection {
+fn connection(id: u64, now: f64, asked: &[f64], answered: &[f64]) -> TcpConnection {
     let so_far = |moments: &[f64]| -> Vec<f64> { moments.iter().copied().filter(|at| *at <= now).collect() };
     let (asked, answered) = (so_far(asked), so_far(answered));
     let since = |moments: &[f64]| Duration::from_secs_f64(now - moments.last().copied().unwrap_or(0.0));
-    let traffic = Traffic {
+    let traffic = Counters {
         bytes_in: 18 * asked.len() as u64,
         bytes_out: 19 * answered.len() as u64,
         since_in: since(&asked),
         since_out: since(&answered),
-        ..Traffic::default()
+        ..Counters::default()
     };
-    Connection {
+    TcpConnection {
         id,
         local: "10.0.0.5:8080".parse().unwrap(),
         peer: format!("10.0.1.7:{}", 4000 + id).parse().unwrap(),
-        stage: Stage::Open,
+        stage: TcpState::Open,
         unread: 0,
         unacknowledged: 0,
         traffic: Some(traffic),
@@ -157,7 +157,7 @@ async fn the_deadline_names_what_is_owed() {
 }
 
 /// Every half second, answered a few milliseconds later.
-fn health_check(now: f64) -> Connection {
+fn health_check(now: f64) -> TcpConnection {
     let times = |offset: f64| -> Vec<f64> { (0..400).map(|n| f64::from(n) / 2.0 + offset).collect() };
     connection(9, now, &times(0.0), &times(0.013))
 }
@@ -185,7 +185,7 @@ async fn requests_that_go_on_coming_end_an_only_step_before_the_deadline() {
 #[tokio::test(start_paused = true)]
 async fn where_the_kernel_tells_only_that_it_is_open_it_counts_as_owing_and_is_named() {
     let open: Connections = Arc::new(|now| {
-        vec![Connection {
+        vec![TcpConnection {
             traffic: None,
             ..connection(1, now, &[1.0], &[1.5])
         }]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use ecs_prestop::core::plan::Plan;
 use ecs_prestop::core::step::parse_steps;
-use ecs_prestop::sidecar::drain::quiet::sockets::{Inode, List, Sockets, Wanted};
-use ecs_prestop::sidecar::drain::quiet::{Kernel, Looks, Seen, Sight, observe};
+use ecs_prestop::sidecar::drain::quiet::sockets::{Inode, List, SocketQuery, Sockets};
+use ecs_prestop::sidecar::drain::quiet::{ConnectionView, Kernel, LastLook, Looks, observe};
 use ecs_prestop::sidecar::mailbox;
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -27,7 +27,7 @@ use crate::process::{PATIENCE, Process, await_that, binary};
 struct FromOutside(Kernel);
 
 impl Sockets for FromOutside {
-    fn list(&self, wanted: Wanted) -> io::Result<Box<dyn List>> {
+    fn list(&self, wanted: SocketQuery) -> io::Result<Box<dyn List>> {
         self.0.list(wanted)
     }
 
@@ -49,7 +49,7 @@ fn watch(sockets: impl Sockets + 'static, step: &str, own_port: Option<u16>) -> 
     let (planned, quiet) = plan.quiets().next().unwrap();
     let (mailbox, mut messages) = mailbox::channel();
     tokio::spawn(async move { while messages.recv().await.is_some() {} });
-    let sight = Sight::new(Arc::new(sockets), own_port);
+    let sight = ConnectionView::new(Arc::new(sockets), own_port);
     let (looks, looking) = observe(sight, planned.clone(), quiet.clone(), mailbox);
     tokio::spawn(looking);
     looks
@@ -60,7 +60,7 @@ fn watch_port(port: u16) -> Looks {
 }
 
 /// What the next look sees.
-async fn next(looks: &mut Looks) -> Seen {
+async fn next(looks: &mut Looks) -> LastLook {
     let seen = timeout(PATIENCE, looks.next())
         .await
         .expect("no look within a minute");

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use ecs_prestop::tools::rehearse::record::{Outcome, Record};
+use ecs_prestop::tools::rehearse::record::{Record, RehearsalOutcome};
 use rustix::process::Signal;
 
 use crate::process::{Process, binary, complaints, free_address, run};
@@ -54,7 +54,7 @@ fn without_a_balancer_nothing_is_lost_with_the_sidecar_and_something_without() {
     let (record, code) = recorded(&[]);
     assert_eq!(
         (record.outcome, code),
-        (Outcome::Passed, Some(0)),
+        (RehearsalOutcome::Passed, Some(0)),
         "{}",
         record.words
     );
@@ -136,7 +136,7 @@ fn what_nothing_can_save_is_lost_as_without_and_called_so() {
     let (record, code) = recorded(&["refusing-app"]);
     assert_eq!(
         (record.outcome, code),
-        (Outcome::LostAsExpected, Some(0)),
+        (RehearsalOutcome::LostAsExpected, Some(0)),
         "{}",
         record.words
     );
@@ -160,7 +160,7 @@ fn somebodys_own_app_is_rehearsed_at_its_own_time() {
     let (record, code) = recorded(&[&arguments[..], &["--settle", "3s", "--stop-timeout", "20s"]].concat());
     assert_eq!(
         (record.outcome, code, record.scale),
-        (Outcome::Passed, Some(0), 1),
+        (RehearsalOutcome::Passed, Some(0), 1),
         "{}",
         record.words
     );
@@ -173,7 +173,7 @@ fn what_listens_already_is_not_taken_for_the_app() {
     let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = foreign.local_addr().unwrap().to_string();
     let (record, code) = recorded(&["--app", &format!("http://{address}/"), "--start", "sleep 60"]);
-    assert_eq!((record.outcome, code), (Outcome::Failed, Some(1)));
+    assert_eq!((record.outcome, code), (RehearsalOutcome::Failed, Some(1)));
     assert!(
         record.words.contains(&format!("listens on {address} already")),
         "{}",
@@ -213,7 +213,7 @@ fn a_worker_of_ones_own_is_drained_by_a_signal_and_needs_no_url() {
     ]);
     assert_eq!(
         (record.outcome, code),
-        (Outcome::Passed, Some(0)),
+        (RehearsalOutcome::Passed, Some(0)),
         "{}",
         record.words
     );
@@ -234,7 +234,7 @@ fn where_nothing_was_at_stake_that_is_a_failure_with_that_name() {
     // By chance one of its answers is under way at the very moment; not five times.
     let untested = (0..5).any(|_| {
         let (record, code) = recorded(&[&arguments[..], &["--start", &start]].concat());
-        record.outcome == Outcome::NothingTested && code == Some(1)
+        record.outcome == RehearsalOutcome::NothingTested && code == Some(1)
     });
     assert!(untested);
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ecs_prestop::tools::add::{AddOptions, Added, NotAdded, add};
 use ecs_prestop::tools::check::{Selection, check};
 use ecs_prestop::tools::document::{self, Node};
-use ecs_prestop::tools::model::{self, Task};
+use ecs_prestop::tools::model::{self, TaskDefinition};
 use ecs_prestop::tools::source::Source;
 use proptest::prelude::*;
 use serde_json::json;
@@ -61,7 +61,7 @@ fn read(source: &Source) -> String {
     lines.join("\n")
 }
 
-fn task_line(task: &Task<'_>) -> String {
+fn task_line(task: &TaskDefinition<'_>) -> String {
     let groups: usize = task
         .services
         .iter()

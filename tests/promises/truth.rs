@@ -5,7 +5,7 @@
 
 use ecs_prestop::core::lifecycle::Code;
 use ecs_prestop::tools::simulate::StandIn;
-use ecs_prestop::tools::simulate::faults::{Fault, Kind, Target};
+use ecs_prestop::tools::simulate::faults::{Fault, FaultKind, FaultTarget};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -107,7 +107,7 @@ struct Case {
     exits_at: Option<f64>,
     /// Whether ECS gets to know of the exit.
     told: bool,
-    metadata: Option<Kind>,
+    metadata: Option<FaultKind>,
 }
 
 fn case() -> impl Strategy<Value = Case> {
@@ -116,7 +116,12 @@ fn case() -> impl Strategy<Value = Case> {
         1 => Just(vec![Does::NoSuchAddress]),
         1 => prop::collection::vec(act(), 1..4),
     ];
-    let metadata = select(vec![Kind::Hang, Kind::Status(429), Kind::Refuse, Kind::Garbage]);
+    let metadata = select(vec![
+        FaultKind::Hang,
+        FaultKind::Status(429),
+        FaultKind::Refuse,
+        FaultKind::Garbage,
+    ]);
     (
         prop::collection::vec(act(), 1..6),
         v6,
@@ -153,7 +158,7 @@ async fn play(case: Case) -> Result<(), TestCaseError> {
             director.sigterm().await;
             director.at(2.5).await;
             if let Some(kind) = metadata {
-                let (target, lasts, requests) = (Target::Tmds, None, None);
+                let (target, lasts, requests) = (FaultTarget::Tmds, None, None);
                 director.stand_in.break_down(Fault {
                     target,
                     kind,

@@ -92,7 +92,7 @@ pub struct ProtectionState {
 /// The state machine.
 #[derive(Debug, Default)]
 pub struct Protection {
-    phase: Phase,
+    phase: ShutdownPhase,
     leases: BTreeMap<LeaseName, Instant>,
     pending: Vec<PendingRequest>,
     agreement: Option<Agreement>,
@@ -107,7 +107,7 @@ pub struct Protection {
 
 /// How far the shutdown has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
+enum ShutdownPhase {
     #[default]
     Serving,
     Stopping,
@@ -176,9 +176,9 @@ impl Protection {
                 }
             }
             LeaseEvent::AgentAnswered(answer) => self.call_ended(answer, now, &mut commands),
-            LeaseEvent::Notice => self.stop(Phase::Stopping, &mut commands),
+            LeaseEvent::Notice => self.stop(ShutdownPhase::Stopping, &mut commands),
             LeaseEvent::Drained => {
-                self.stop(Phase::Drained, &mut commands);
+                self.stop(ShutdownPhase::Drained, &mut commands);
                 self.leases.clear();
             }
         }
@@ -218,7 +218,7 @@ impl Protection {
     }
 
     fn take(&mut self, request: PendingRequest, commands: &mut Vec<LeaseCommand>) {
-        let answer = if self.phase != Phase::Serving {
+        let answer = if self.phase != ShutdownPhase::Serving {
             LeaseAnswer::Stopping
         } else if self.pending.len() >= MAX_PENDING || !self.has_room_for(&request.name) {
             LeaseAnswer::TooMany
@@ -256,8 +256,8 @@ impl Protection {
         commands.push(LeaseCommand::Answer(id, answer));
     }
 
-    fn stop(&mut self, phase: Phase, commands: &mut Vec<LeaseCommand>) {
-        if self.phase != Phase::Drained {
+    fn stop(&mut self, phase: ShutdownPhase, commands: &mut Vec<LeaseCommand>) {
+        if self.phase != ShutdownPhase::Drained {
             self.phase = phase;
         }
         self.answer_all(&LeaseAnswer::Stopping, commands);

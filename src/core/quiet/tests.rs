@@ -22,15 +22,15 @@ fn step(silence_ms: u64) -> QuietStep {
 }
 
 /// Bytes in and out, and milliseconds since the last of each.
-fn open(bytes_in: u64, bytes_out: u64, since_in: u64, since_out: u64) -> Connection {
-    Connection {
+fn open(bytes_in: u64, bytes_out: u64, since_in: u64, since_out: u64) -> TcpConnection {
+    TcpConnection {
         id: 1,
         local: app(),
         peer: peer(),
-        stage: Stage::Open,
+        stage: TcpState::Open,
         unread: 0,
         unacknowledged: 0,
-        traffic: Some(Traffic {
+        traffic: Some(Counters {
             bytes_in,
             bytes_out,
             since_in: Duration::from_millis(since_in),
@@ -47,7 +47,7 @@ fn start() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
 
-fn look(judge: &mut Judge, now: Instant, connections: &[Connection]) -> Picture {
+fn look(judge: &mut Judge, now: Instant, connections: &[TcpConnection]) -> Picture {
     for connection in connections {
         judge.see(connection, now);
     }
@@ -55,7 +55,7 @@ fn look(judge: &mut Judge, now: Instant, connections: &[Connection]) -> Picture 
 }
 
 /// Whether a single connection owes at the first look.
-fn owes(connection: Connection) -> bool {
+fn owes(connection: TcpConnection) -> bool {
     look(&mut Judge::new(&step(1000)), start(), &[connection]).owing == 1
 }
 
@@ -76,14 +76,14 @@ fn the_direction_of_the_last_byte_decides() {
 #[test]
 fn bytes_in_a_queue_owe_whoever_sent_last() {
     let rests = open(18, 19, 3000, 2000);
-    assert!(owes(Connection { unread: 1, ..rests }));
-    assert!(owes(Connection {
+    assert!(owes(TcpConnection { unread: 1, ..rests }));
+    assert!(owes(TcpConnection {
         unacknowledged: 1,
         ..rests
     }));
-    let half = Stage::HalfClosed;
-    assert!(!owes(Connection { stage: half, ..rests }));
-    assert!(owes(Connection {
+    let half = TcpState::HalfClosed;
+    assert!(!owes(TcpConnection { stage: half, ..rests }));
+    assert!(owes(TcpConnection {
         stage: half,
         ..open(19, 0, 100, 200)
     }));
@@ -91,17 +91,17 @@ fn bytes_in_a_queue_owe_whoever_sent_last() {
 
 #[test]
 fn a_closing_connection_owes_what_is_queued_and_nothing_else() {
-    let closing = Connection {
-        stage: Stage::Closing,
+    let closing = TcpConnection {
+        stage: TcpState::Closing,
         ..open(18, 0, 100, 200)
     };
     assert!(!owes(closing));
-    assert!(!owes(Connection { unread: 7, ..closing }));
-    assert!(owes(Connection {
+    assert!(!owes(TcpConnection { unread: 7, ..closing }));
+    assert!(owes(TcpConnection {
         unacknowledged: 7,
         ..closing
     }));
-    assert!(!owes(Connection {
+    assert!(!owes(TcpConnection {
         traffic: None,
         ..closing
     }));
@@ -109,13 +109,13 @@ fn a_closing_connection_owes_what_is_queued_and_nothing_else() {
 
 #[test]
 fn an_open_connection_that_the_kernel_tells_nothing_of_owes() {
-    let untold = Connection {
+    let untold = TcpConnection {
         traffic: None,
         ..open(0, 0, 0, 0)
     };
     assert!(owes(untold));
-    assert!(owes(Connection {
-        stage: Stage::HalfClosed,
+    assert!(owes(TcpConnection {
+        stage: TcpState::HalfClosed,
         ..untold
     }));
 }
@@ -129,7 +129,7 @@ fn with_moves_only_silence_and_queues_count() {
     let picture = |connection| look(&mut Judge::new(&moves), start(), &[connection]);
     assert_eq!(picture(open(36, 66, 3000, 5000)).owing, 0);
     assert_eq!(
-        picture(Connection {
+        picture(TcpConnection {
             unread: 9,
             ..open(36, 66, 3000, 5000)
         })
@@ -167,7 +167,7 @@ fn within_one_jiffy_the_counters_tell_what_the_times_do_not() {
 
 #[test]
 fn what_was_acknowledged_barely_tells_the_rest() {
-    let with = |change: fn(&mut Traffic)| {
+    let with = |change: fn(&mut Counters)| {
         let mut connection = open(180, 190, 700, 700);
         change(connection.traffic.as_mut().unwrap());
         owes(connection)
@@ -189,7 +189,7 @@ fn an_answer_that_went_with_the_next_request_was_not_the_last_byte() {
         (traffic.bare_in, traffic.bare_out, traffic.packets_in) = (bare_in, bare_out, 9);
         connection
     };
-    let after = |second: Connection| {
+    let after = |second: TcpConnection| {
         let now = start();
         let mut judge = Judge::new(&step(1000));
         look(&mut judge, now, &[at(100, 100, 0, 5, 3)]);
@@ -253,7 +253,7 @@ fn a_hundred_thousand_connections_are_counted_and_not_kept() {
     let now = start();
     let mut judge = Judge::new(&step(1000));
     let many = |n: u64| {
-        (0..n).map(|id| Connection {
+        (0..n).map(|id| TcpConnection {
             id,
             ..open(18, 0, 100, 200)
         })
@@ -320,12 +320,12 @@ fn the_time_of_the_step_leaves_some_to_those_behind_it() {
 }
 
 /// Like [`open`], with so many packets from the client.
-fn after_packets(packets_in: u32, connection: Connection) -> Connection {
-    let traffic = connection.traffic.map(|traffic| Traffic {
+fn after_packets(packets_in: u32, connection: TcpConnection) -> TcpConnection {
+    let traffic = connection.traffic.map(|traffic| Counters {
         packets_in,
         ..traffic
     });
-    Connection {
+    TcpConnection {
         traffic,
         ..connection
     }
@@ -374,7 +374,7 @@ fn session_tickets_are_no_answer_to_the_first_request() {
     assert_eq!(picture.owing, 0, "and so is that of every later request");
 
     let mut judge = Judge::new(&step(1000));
-    let unread = |connection| Connection {
+    let unread = |connection| TcpConnection {
         unread: 80,
         ..connection
     };
@@ -421,11 +421,11 @@ fn where_it_can_be_no_handshake_the_direction_decides_at_once() {
         let picture = look(
             &mut judge,
             start(),
-            &[Connection { id: 2, ..evidence }, looks_like_tls(3)],
+            &[TcpConnection { id: 2, ..evidence }, looks_like_tls(3)],
         );
         assert_eq!(picture.owing, 0, "there is no {what}");
         let other_port = SocketAddr::from(([10, 0, 0, 5], 8443));
-        let elsewhere = Connection {
+        let elsewhere = TcpConnection {
             local: other_port,
             ..looks_like_tls(3)
         };
@@ -437,8 +437,8 @@ fn where_it_can_be_no_handshake_the_direction_decides_at_once() {
     }
 }
 
-fn scope(ports: &[u16], listeners: &[&str]) -> Scope {
-    let mut scope = Scope {
+fn scope(ports: &[u16], listeners: &[&str]) -> Watched {
+    let mut scope = Watched {
         ports: ports.to_vec(),
         own_port: Some(9911),
         inside: vec![[10, 0, 0, 5].into(), [172, 17, 0, 2].into()],
@@ -582,7 +582,7 @@ fn wire(exchanges: &[Exchange], tickets: Tickets) -> (Packets, Vec<(u64, u64)>) 
 }
 
 /// As the kernel would describe it at that time.
-fn described(packets: &[(u64, Packet)], (bytes_in, bytes_out): (u64, u64), now: u64) -> Connection {
+fn described(packets: &[(u64, Packet)], (bytes_in, bytes_out): (u64, u64), now: u64) -> TcpConnection {
     let so_far: Vec<_> = packets.iter().filter(|(at, _)| *at <= now).collect();
     let count = |wanted| so_far.iter().filter(|(_, packet)| *packet == wanted).count();
     let jiffies = |at: u64| now / JIFFY * JIFFY - at / JIFFY * JIFFY;
@@ -591,7 +591,7 @@ fn described(packets: &[(u64, Packet)], (bytes_in, bytes_out): (u64, u64), now: 
         Duration::from_millis(jiffies(last.map_or(0, |(at, _)| *at)))
     };
     let number = |n: usize| u32::try_from(n).unwrap();
-    let traffic = Traffic {
+    let traffic = Counters {
         bytes_in: bytes_in * u64::from(number(count(Packet::In))),
         bytes_out: bytes_out * u64::from(number(count(Packet::Out))),
         since_in: since(&[Packet::In]),
@@ -601,7 +601,7 @@ fn described(packets: &[(u64, Packet)], (bytes_in, bytes_out): (u64, u64), now: 
         bare_in: number(count(Packet::BareIn)),
         bare_out: number(count(Packet::BareOut)),
     };
-    Connection {
+    TcpConnection {
         traffic: Some(traffic),
         ..open(0, 0, 0, 0)
     }

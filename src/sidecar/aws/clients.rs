@@ -50,10 +50,10 @@ pub struct Aws {
     pub(super) task_arn: String,
     /// `web:7`
     pub(super) family: Option<String>,
-    clients: OnceLock<Clients>,
+    clients: OnceLock<AwsClients>,
 }
 
-pub(super) struct Clients {
+pub(super) struct AwsClients {
     pub(super) ecs: aws_sdk_ecs::Client,
     pub(super) load_balancing: aws_sdk_elasticloadbalancingv2::Client,
 }
@@ -71,7 +71,7 @@ impl Aws {
         })
     }
 
-    pub(super) fn clients(&self) -> &Clients {
+    pub(super) fn clients(&self) -> &AwsClients {
         self.clients.get_or_init(|| self.make_clients())
     }
 
@@ -81,7 +81,7 @@ impl Aws {
         Region::new(self.settings.region.clone().unwrap_or_else(|| of_arn.to_owned()))
     }
 
-    fn make_clients(&self) -> Clients {
+    fn make_clients(&self) -> AwsClients {
         let http = connector::http_client(self.network.clone(), self.settings.ca_bundle.clone());
         let region = self.region();
         let provider = ProviderConfig::without_region()
@@ -137,7 +137,7 @@ impl Aws {
         ecs.set_endpoint_url(self.settings.ecs_endpoint.clone());
         let mut load_balancing = aws_sdk_elasticloadbalancingv2::config::Builder::from(&config);
         load_balancing.set_endpoint_url(self.settings.load_balancing_endpoint.clone());
-        Clients {
+        AwsClients {
             ecs: aws_sdk_ecs::Client::from_conf(ecs.build()),
             load_balancing: aws_sdk_elasticloadbalancingv2::Client::from_conf(load_balancing.build()),
         }

@@ -37,7 +37,7 @@ const MAX_BUNDLE: u64 = 1024 * 1024;
 /// The head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What the SDK sends with.
 ///
@@ -158,7 +158,7 @@ impl Sender {
     }
 }
 
-fn broken(why: impl Into<Cause>) -> ConnectorError {
+fn broken(why: impl Into<BoxError>) -> ConnectorError {
     ConnectorError::io(why.into())
 }
 
@@ -211,15 +211,15 @@ struct Held<B> {
 impl<B> hyper::body::Body for Held<B>
 where
     B: hyper::body::Body + Unpin,
-    B::Error: Into<Cause>,
+    B::Error: Into<BoxError>,
 {
     type Data = B::Data;
-    type Error = Cause;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<B::Data>, Cause>>> {
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<B::Data>, BoxError>>> {
         std::pin::Pin::new(&mut self.body).poll_frame(context)
     }
 }

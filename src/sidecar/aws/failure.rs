@@ -19,12 +19,12 @@ pub struct Failure {
     /// As IAM writes it: `ecs:StopTask`.
     pub action: &'static str,
     /// What came.
-    pub kind: Kind,
+    pub kind: FailureKind,
 }
 
 /// What came in place of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FailureKind {
     /// The role may not do that. Nothing changes until somebody grants it.
     Denied,
     /// There is no role, or its credentials cannot be had.
@@ -80,38 +80,41 @@ impl Failure {
     pub(super) fn other(action: &'static str, why: impl Into<String>) -> Failure {
         Failure {
             action,
-            kind: Kind::Other(why.into()),
+            kind: FailureKind::Other(why.into()),
         }
     }
 
     pub(super) fn early(action: &'static str, why: &'static str) -> Failure {
-        let kind = Kind::Early(why);
+        let kind = FailureKind::Early(why);
         Failure { action, kind }
     }
 
     /// Whether there is nothing to complain of.
     pub fn is_early(&self) -> bool {
-        matches!(self.kind, Kind::Early(_))
+        matches!(self.kind, FailureKind::Early(_))
     }
 
     /// Whether trying again later can help.
     pub fn may_pass(&self) -> bool {
-        !matches!(self.kind, Kind::Denied)
+        !matches!(self.kind, FailureKind::Denied)
     }
 
     /// Whether it may be over in a second.
     fn is_passing(&self) -> bool {
         match &self.kind {
-            Kind::Denied | Kind::NoCredentials | Kind::Early(_) => false,
-            Kind::Refused(code, _) => SERVER_FAULTS.contains(&code.as_str()),
-            Kind::Throttled | Kind::TimedOut | Kind::Unreachable(_) | Kind::Other(_) => true,
+            FailureKind::Denied | FailureKind::NoCredentials | FailureKind::Early(_) => false,
+            FailureKind::Refused(code, _) => SERVER_FAULTS.contains(&code.as_str()),
+            FailureKind::Throttled
+            | FailureKind::TimedOut
+            | FailureKind::Unreachable(_)
+            | FailureKind::Other(_) => true,
         }
     }
 
     /// The code of the service's own error.
     pub(super) fn code(&self) -> Option<&str> {
         match &self.kind {
-            Kind::Refused(code, _) => Some(code),
+            FailureKind::Refused(code, _) => Some(code),
             _ => None,
         }
     }
@@ -121,50 +124,50 @@ impl Failure {
         let Failure { action, kind } = self;
         let file = format!("task-definitions/iam/{policy}");
         match kind {
-            Kind::Denied => format!("{action} is denied: grant it to the task role; {file} has it"),
-            Kind::NoCredentials => {
+            FailureKind::Denied => format!("{action} is denied: grant it to the task role; {file} has it"),
+            FailureKind::NoCredentials => {
                 format!(
                     "{action}: there are no credentials; give the task a role with {file} (an instance profile is out \
                      of reach under bridge networking where the hop limit is 1)"
                 )
             }
-            Kind::Throttled => format!("{action}: AWS throttles the calls of this account"),
-            Kind::TimedOut => format!("{action}: AWS did not answer in time"),
-            Kind::Unreachable(why) => format!(
+            FailureKind::Throttled => format!("{action}: AWS throttles the calls of this account"),
+            FailureKind::TimedOut => format!("{action}: AWS did not answer in time"),
+            FailureKind::Unreachable(why) => format!(
                 "{action}: AWS cannot be reached ({why}); does the subnet have a way to its endpoint?"
             ),
-            Kind::Refused(code, message) => format!("{action}: {code}: {message}"),
-            Kind::Early(why) => format!("{action}: {why}"),
-            Kind::Other(why) => format!("{action}: {why}"),
+            FailureKind::Refused(code, message) => format!("{action}: {code}: {message}"),
+            FailureKind::Early(why) => format!("{action}: {why}"),
+            FailureKind::Other(why) => format!("{action}: {why}"),
         }
     }
 }
 
-fn kind<E>(error: &SdkError<E, HttpResponse>) -> Kind
+fn kind<E>(error: &SdkError<E, HttpResponse>) -> FailureKind
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
     match error {
-        SdkError::TimeoutError(_) => Kind::TimedOut,
+        SdkError::TimeoutError(_) => FailureKind::TimedOut,
         SdkError::DispatchFailure(failure) => {
             let causes = chain(failure.as_connector_error().map(|error| error as _));
             let root = causes.last().map(ToString::to_string).unwrap_or_default();
             match () {
-                () if causes.iter().any(|cause| is_of_credentials(*cause)) => Kind::NoCredentials,
-                () if failure.is_timeout() => Kind::TimedOut,
+                () if causes.iter().any(|cause| is_of_credentials(*cause)) => FailureKind::NoCredentials,
+                () if failure.is_timeout() => FailureKind::TimedOut,
                 // Something on this side, such as AWS_CA_BUNDLE.
-                () if failure.is_user() => Kind::Other(shortened(&root)),
-                () => Kind::Unreachable(shortened(&root)),
+                () if failure.is_user() => FailureKind::Other(shortened(&root)),
+                () => FailureKind::Unreachable(shortened(&root)),
             }
         }
         SdkError::ServiceError(_) => of_service(error),
         SdkError::ResponseError(answer) if !answer.raw().status().is_success() => {
-            Kind::Other(format!("HTTP {}", answer.raw().status().as_u16()))
+            FailureKind::Other(format!("HTTP {}", answer.raw().status().as_u16()))
         }
-        SdkError::ResponseError(_) => Kind::Other("the answer is not what AWS answers".to_owned()),
+        SdkError::ResponseError(_) => FailureKind::Other("the answer is not what AWS answers".to_owned()),
         other => {
             let causes = chain(Some(other as _));
-            Kind::Other(shortened(
+            FailureKind::Other(shortened(
                 &causes.last().map(ToString::to_string).unwrap_or_default(),
             ))
         }
@@ -176,23 +179,23 @@ fn is_of_credentials(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<CredentialsError>() || cause.to_string().starts_with("identity resolver timed out")
 }
 
-fn of_service<E>(error: &SdkError<E, HttpResponse>) -> Kind
+fn of_service<E>(error: &SdkError<E, HttpResponse>) -> FailureKind
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
     let status = error.raw_response().map(|answer| answer.status().as_u16());
     match (error.code(), status) {
         // ECS and Elastic Load Balancing name it differently.
-        (Some("AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation"), _) => Kind::Denied,
-        (Some(code), _) if THROTTLING_ERRORS.contains(&code) => Kind::Throttled,
-        (_, Some(429)) => Kind::Throttled,
-        (Some(code), _) => Kind::Refused(
+        (Some("AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation"), _) => FailureKind::Denied,
+        (Some(code), _) if THROTTLING_ERRORS.contains(&code) => FailureKind::Throttled,
+        (_, Some(429)) => FailureKind::Throttled,
+        (Some(code), _) => FailureKind::Refused(
             shortened(code),
             shortened(error.message().unwrap_or("no message")),
         ),
-        (None, Some(200..300)) => Kind::Other("the answer is not what AWS answers".to_owned()),
-        (None, Some(status)) => Kind::Other(format!("HTTP {status}")),
-        (None, None) => Kind::Other("an error without a code".to_owned()),
+        (None, Some(200..300)) => FailureKind::Other("the answer is not what AWS answers".to_owned()),
+        (None, Some(status)) => FailureKind::Other(format!("HTTP {status}")),
+        (None, None) => FailureKind::Other("an error without a code".to_owned()),
     }
 }
 

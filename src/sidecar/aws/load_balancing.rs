@@ -32,7 +32,7 @@ const DESCRIBE_HEALTH: &str = "elasticloadbalancing:DescribeTargetHealth";
 
 /// One registration of this task.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct RegisteredTarget {
     /// The ARN of the target group.
     pub group: String,
     /// An address, or an EC2 instance.
@@ -41,7 +41,7 @@ pub struct Target {
     pub port: i32,
 }
 
-impl Target {
+impl RegisteredTarget {
     /// The group's name, for people.
     pub fn group_name(&self) -> &str {
         self.group.split('/').nth(1).unwrap_or(&self.group)
@@ -60,7 +60,7 @@ impl Aws {
     ///
     /// # Errors
     /// Where ECS cannot be asked.
-    pub async fn targets(&self, bridged: bool) -> Result<Vec<Target>, Failure> {
+    pub async fn targets(&self, bridged: bool) -> Result<Vec<RegisteredTarget>, Failure> {
         let task = self.describe_task().await?;
         let Some(service) = &task.service else {
             return Ok(Vec::new());
@@ -80,7 +80,7 @@ impl Aws {
         let targets = registrations.into_iter().filter_map(|registration| {
             let of_container = (registration.container, registration.port);
             let (id, port) = place(&task, host.as_deref(), &of_container)?;
-            Some(Target {
+            Some(RegisteredTarget {
                 group: registration.group,
                 id,
                 port,
@@ -107,7 +107,7 @@ impl Aws {
     /// Takes this task out of all its groups at once, and waits until they have let go.
     pub async fn deregister(
         self: std::sync::Arc<Aws>,
-        known: Option<Vec<Target>>,
+        known: Option<Vec<RegisteredTarget>>,
         bridged: bool,
         policy: &'static str,
     ) -> AwsOutcome {
@@ -149,7 +149,7 @@ impl Aws {
         }
     }
 
-    async fn leave(&self, target: &Target) -> Result<(), Failure> {
+    async fn leave(&self, target: &RegisteredTarget) -> Result<(), Failure> {
         persist(|| self.take_out(target)).await?;
         while !persist(|| self.has_let_go(target)).await? {
             sleep(LOOK_AGAIN).await;
@@ -157,7 +157,7 @@ impl Aws {
         Ok(())
     }
 
-    async fn take_out(&self, target: &Target) -> Result<(), Failure> {
+    async fn take_out(&self, target: &RegisteredTarget) -> Result<(), Failure> {
         let client = &self.clients().load_balancing;
         let call = client.deregister_targets().target_group_arn(&target.group);
         match call.targets(target.description()).send().await {
@@ -170,7 +170,7 @@ impl Aws {
     }
 
     /// Unused, or known no more. In the first moment it may still be shown as healthy.
-    async fn has_let_go(&self, target: &Target) -> Result<bool, Failure> {
+    async fn has_let_go(&self, target: &RegisteredTarget) -> Result<bool, Failure> {
         let client = &self.clients().load_balancing;
         let call = client.describe_target_health().target_group_arn(&target.group);
         let answer = match call.targets(target.description()).send().await {

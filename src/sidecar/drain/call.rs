@@ -58,7 +58,7 @@ struct Body<'a> {
 
 /// What came of one request.
 #[derive(Debug)]
-enum Reply {
+enum AppAnswer {
     /// The head of an answer.
     Status {
         code: u16,
@@ -71,7 +71,7 @@ enum Reply {
 
 /// What to do about it.
 #[derive(Clone, Debug, PartialEq)]
-enum Verdict {
+enum Judgement {
     /// Answered with that status: drained once the body has ended.
     Finished(u16),
     /// The app has exited or says so: drained.
@@ -152,49 +152,51 @@ impl Course {
     }
 
     /// The answers table of the contract.
-    fn judge(&self, reply: &Reply) -> Verdict {
+    fn judge(&self, reply: &AppAnswer) -> Judgement {
         let verdict = match reply {
-            Reply::Trouble(trouble) => self.judge_trouble(trouble),
-            Reply::Status {
+            AppAnswer::Trouble(trouble) => self.judge_trouble(trouble),
+            AppAnswer::Status {
                 code,
                 retry_after,
                 location,
             } => self.judge_status(*code, *retry_after, location.as_deref()),
         };
         match verdict {
-            Verdict::Finished(_) | Verdict::Ask(..) => verdict,
+            Judgement::Finished(_) | Judgement::Ask(..) => verdict,
             // Its lookup goes on.
-            _ if matches!(reply, Reply::Trouble(Trouble::SlowName(_))) => verdict,
-            _ if self.home.is_some() => Verdict::Home(format!("{}: {}", self.url, reply.in_words())),
+            _ if matches!(reply, AppAnswer::Trouble(Trouble::SlowName(_))) => verdict,
+            _ if self.home.is_some() => Judgement::Home(format!("{}: {}", self.url, reply.in_words())),
             _ => verdict,
         }
     }
 
-    fn judge_status(&self, code: u16, retry_after: Option<Duration>, location: Option<&str>) -> Verdict {
+    fn judge_status(&self, code: u16, retry_after: Option<Duration>, location: Option<&str>) -> Judgement {
         let pause = retry_after.map(|pause| pause.max(FIRST_PAUSE));
         match code {
-            202 => Verdict::Ask(self.next(location), pause.unwrap_or(POLL_PAUSE)),
-            200..=299 => Verdict::Finished(code),
-            404 | 410 if self.missing == Missing::Done => Verdict::Drained(format!("under way, then {code}")),
-            404 | 410 if self.missing == Missing::SaysNothing => Verdict::Again(
+            202 => Judgement::Ask(self.next(location), pause.unwrap_or(POLL_PAUSE)),
+            200..=299 => Judgement::Finished(code),
+            404 | 410 if self.missing == Missing::Done => {
+                Judgement::Drained(format!("under way, then {code}"))
+            }
+            404 | 410 if self.missing == Missing::SaysNothing => Judgement::Again(
                 format!("HTTP {code}, but the Location of the 202 could not be asked"),
                 pause,
             ),
-            408 | 425 | 429 | 500..=599 => Verdict::Again(format!("HTTP {code}"), pause),
-            300..=499 => Verdict::Failed(self.failure(code)),
-            _ => Verdict::Again(format!("HTTP {code}, which answers no drain call"), None),
+            408 | 425 | 429 | 500..=599 => Judgement::Again(format!("HTTP {code}"), pause),
+            300..=499 => Judgement::Failed(self.failure(code)),
+            _ => Judgement::Again(format!("HTTP {code}, which answers no drain call"), None),
         }
     }
 
-    fn judge_trouble(&self, trouble: &Trouble) -> Verdict {
+    fn judge_trouble(&self, trouble: &Trouble) -> Judgement {
         let why = trouble.to_string();
         match (trouble, self.contact) {
-            (Trouble::Refused, Contact::Good(_)) => Verdict::Drained(format!("the app has exited: {why}")),
-            (Trouble::Closed, Contact::Good(address)) => Verdict::AgainUnlessGone(why, address),
-            (Trouble::Refused | Trouble::NoName(_), _) => Verdict::NobodyYet(why),
+            (Trouble::Refused, Contact::Good(_)) => Judgement::Drained(format!("the app has exited: {why}")),
+            (Trouble::Closed, Contact::Good(address)) => Judgement::AgainUnlessGone(why, address),
+            (Trouble::Refused | Trouble::NoName(_), _) => Judgement::NobodyYet(why),
             // Perhaps the container is gone, and its address with it.
-            (Trouble::ConnectTimeout | Trouble::Unreachable(_), _) => Verdict::AgainUnlessStopped(why),
-            _ => Verdict::Again(why, None),
+            (Trouble::ConnectTimeout | Trouble::Unreachable(_), _) => Judgement::AgainUnlessStopped(why),
+            _ => Judgement::Again(why, None),
         }
     }
 
@@ -226,10 +228,10 @@ impl Course {
     }
 
     /// Takes up what a reply has shown of the server.
-    fn note(&mut self, reply: &Reply, peer: Option<SocketAddr>) {
+    fn note(&mut self, reply: &AppAnswer, peer: Option<SocketAddr>) {
         self.contact = match (reply, peer) {
-            (Reply::Status { code: 200..=299, .. }, Some(peer)) => Contact::Good(peer),
-            (Reply::Status { .. } | Reply::Trouble(Trouble::Closed | Trouble::NotHttp(_)), _)
+            (AppAnswer::Status { code: 200..=299, .. }, Some(peer)) => Contact::Good(peer),
+            (AppAnswer::Status { .. } | AppAnswer::Trouble(Trouble::Closed | Trouble::NotHttp(_)), _)
                 if self.contact == Contact::Never =>
             {
                 Contact::Taken
@@ -272,11 +274,11 @@ impl Course {
     }
 }
 
-impl Reply {
+impl AppAnswer {
     fn in_words(&self) -> String {
         match self {
-            Reply::Status { code, .. } => format!("HTTP {code}"),
-            Reply::Trouble(trouble) => trouble.to_string(),
+            AppAnswer::Status { code, .. } => format!("HTTP {code}"),
+            AppAnswer::Trouble(trouble) => trouble.to_string(),
         }
     }
 }
@@ -295,14 +297,14 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
         let ask = request(drain, planned, call, &course, &server);
         let (reply, answer) = match drain.network.ask(ask, &mut way).await {
             Ok(answer) => (reply_of(&answer), Some(answer)),
-            Err(trouble) => (Reply::Trouble(trouble), None),
+            Err(trouble) => (AppAnswer::Trouble(trouble), None),
         };
-        if let Reply::Status { code, .. } = reply {
+        if let AppAnswer::Status { code, .. } = reply {
             let call = format!("{} {}", course.method.as_str(), course.url);
             drain.tell(planned, Progress::Called { call, status: code }).await;
         }
         let mut verdict = course.judge(&reply);
-        if !matches!(verdict, Verdict::NobodyYet(_)) {
+        if !matches!(verdict, Judgement::NobodyYet(_)) {
             nobody_since = None;
         }
         course.note(&reply, answer.as_ref().map(Answer::peer));
@@ -310,33 +312,33 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
             way.pin(peer.ip());
         }
         match (&verdict, answer) {
-            (Verdict::Finished(_), Some(answer)) => {
+            (Judgement::Finished(_), Some(answer)) => {
                 if let Err(trouble) = answer.finish().await {
-                    verdict = course.judge(&Reply::Trouble(trouble));
+                    verdict = course.judge(&AppAnswer::Trouble(trouble));
                 }
             }
-            (Verdict::Failed(why), Some(answer)) => {
-                verdict = Verdict::Failed(format!("{why}{}", what_it_said(answer).await));
+            (Judgement::Failed(why), Some(answer)) => {
+                verdict = Judgement::Failed(format!("{why}{}", what_it_said(answer).await));
             }
             _ => {}
         }
         let pause = match verdict {
-            Verdict::Finished(code) => return Outcome::Drained(format!("HTTP {code}")),
-            Verdict::Drained(how) => return Outcome::Drained(how),
-            Verdict::Failed(why) => return Outcome::Failed(why),
-            Verdict::Ask(next, after) => {
+            Judgement::Finished(code) => return Outcome::Drained(format!("HTTP {code}")),
+            Judgement::Drained(how) => return Outcome::Drained(how),
+            Judgement::Failed(why) => return Outcome::Failed(why),
+            Judgement::Ask(next, after) => {
                 course.turn_to(next);
                 way = course.way(&server.addresses);
                 pauses = self::pauses();
                 within_deadline(after, drain)
             }
-            Verdict::Home(why) => {
+            Judgement::Home(why) => {
                 course.turn_home();
                 way = course.way(&server.addresses);
                 let pause = within_deadline(pauses.next().unwrap_or(LONGEST_PAUSE), drain);
                 retry(drain, planned, why, pause).await
             }
-            Verdict::NobodyYet(why) => {
+            Judgement::NobodyYet(why) => {
                 if let Some(name) = stopped(drain, planned).await {
                     return Outcome::Drained(format!("container `{name}` is STOPPED"));
                 }
@@ -347,17 +349,17 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, call: &Call)
                 let pause = pauses.next().unwrap_or(LONGEST_PAUSE).min(NOBODY_LIMIT - waited);
                 retry(drain, planned, why, pause).await
             }
-            Verdict::AgainUnlessGone(why, address) if drain.network.refuses(address).await => {
+            Judgement::AgainUnlessGone(why, address) if drain.network.refuses(address).await => {
                 return Outcome::Drained(format!("the app has exited: {why}"));
             }
-            Verdict::AgainUnlessGone(why, _) | Verdict::AgainUnlessStopped(why) => {
+            Judgement::AgainUnlessGone(why, _) | Judgement::AgainUnlessStopped(why) => {
                 if let Some(name) = stopped(drain, planned).await {
                     return Outcome::Drained(format!("container `{name}` is STOPPED"));
                 }
                 let pause = within_deadline(pauses.next().unwrap_or(LONGEST_PAUSE), drain);
                 retry(drain, planned, why, pause).await
             }
-            Verdict::Again(why, after) => {
+            Judgement::Again(why, after) => {
                 let pause = after.or_else(|| pauses.next()).unwrap_or(LONGEST_PAUSE);
                 let pause = within_deadline(pause, drain);
                 retry(drain, planned, why, pause).await
@@ -422,19 +424,19 @@ fn left(urgency: &Urgency) -> Duration {
 }
 
 /// Where the URL of the plan leads.
-struct Server {
+struct AppServer {
     /// Empty for DNS.
     addresses: Vec<IpAddr>,
     /// What the `Host` header says in place of the URL's own host.
     host: Option<&'static str>,
 }
 
-async fn server(drain: &Drain, planned: &PlannedStep, call: &Call) -> Server {
+async fn server(drain: &Drain, planned: &PlannedStep, call: &Call) -> AppServer {
     let named = |task: &crate::core::task::Task| {
         let container = planned.container_in(task)?;
         Some((container.shares_network, container.reached_at()))
     };
-    let elsewhere = Server {
+    let elsewhere = AppServer {
         addresses: Vec::new(),
         host: None,
     };
@@ -451,7 +453,7 @@ async fn server(drain: &Drain, planned: &PlannedStep, call: &Call) -> Server {
             fresh.as_ref().and_then(named).or(known)
         }
     };
-    found.map_or(elsewhere, |(shared, addresses)| Server {
+    found.map_or(elsewhere, |(shared, addresses)| AppServer {
         addresses,
         // A name of the task definition is none that an app checks its `Host` against (Django's ALLOWED_HOSTS,
         // Caddy's admin endpoint); where it leads to loopback, most of them know that name.
@@ -471,7 +473,7 @@ fn request<'a>(
     planned: &PlannedStep,
     call: &Call,
     course: &'a Course,
-    server: &Server,
+    server: &AppServer,
 ) -> Ask<'a> {
     let urgency = *drain.urgency.borrow();
     // Tenths are enough for people, and for programs that plan ahead.
@@ -517,8 +519,8 @@ fn body(drain: &Drain, planned: &PlannedStep, urgency: &Urgency, seconds_left: f
     serde_json::to_string(&body).unwrap_or_default()
 }
 
-fn reply_of(answer: &Answer) -> Reply {
-    Reply::Status {
+fn reply_of(answer: &Answer) -> AppAnswer {
+    AppAnswer::Status {
         code: answer.status().as_u16(),
         retry_after: answer.header(RETRY_AFTER).and_then(retry_after),
         location: answer.header(LOCATION).map(str::to_owned),
@@ -554,16 +556,16 @@ mod tests {
         }
     }
 
-    fn status(code: u16) -> Reply {
-        Reply::Status {
+    fn status(code: u16) -> AppAnswer {
+        AppAnswer::Status {
             code,
             retry_after: None,
             location: None,
         }
     }
 
-    fn nobody() -> Reply {
-        Reply::Trouble(Trouble::Refused)
+    fn nobody() -> AppAnswer {
+        AppAnswer::Trouble(Trouble::Refused)
     }
 
     #[test]
@@ -571,12 +573,12 @@ mod tests {
         for code in (200..300).filter(|code| *code != 202) {
             assert_eq!(
                 course(Contact::Never, false).judge(&status(code)),
-                Verdict::Finished(code),
+                Judgement::Finished(code),
                 "{code}"
             );
             assert_eq!(
                 course(good(), true).judge(&status(code)),
-                Verdict::Finished(code),
+                Judgement::Finished(code),
                 "{code}"
             );
         }
@@ -584,13 +586,13 @@ mod tests {
 
     #[test]
     fn a_202_is_followed_where_its_location_points_after_its_retry_after() {
-        let reply = |location: Option<&str>, retry_after| Reply::Status {
+        let reply = |location: Option<&str>, retry_after| AppAnswer::Status {
             code: 202,
             retry_after,
             location: location.map(str::to_owned),
         };
         let ask = |reply| match course(Contact::Never, false).judge(&reply) {
-            Verdict::Ask(Next::Here(url, missing), after) => (url.to_string(), missing, after),
+            Judgement::Ask(Next::Here(url, missing), after) => (url.to_string(), missing, after),
             other => panic!("{other:?}"),
         };
         assert_eq!(
@@ -615,11 +617,11 @@ mod tests {
         for code in [404, 410] {
             assert!(matches!(
                 course(good(), true).judge(&status(code)),
-                Verdict::Drained(_)
+                Judgement::Drained(_)
             ));
             assert!(matches!(
                 course(Contact::Taken, false).judge(&status(code)),
-                Verdict::Failed(_)
+                Judgement::Failed(_)
             ));
         }
     }
@@ -627,12 +629,12 @@ mod tests {
     #[test]
     fn refused_after_a_2xx_means_that_the_app_has_exited_and_closed_that_it_is_to_be_seen() {
         for under_way in [false, true] {
-            let verdict = |trouble| course(good(), under_way).judge(&Reply::Trouble(trouble));
-            assert!(matches!(verdict(Trouble::Refused), Verdict::Drained(_)));
-            assert!(matches!(verdict(Trouble::Closed), Verdict::AgainUnlessGone(..)));
+            let verdict = |trouble| course(good(), under_way).judge(&AppAnswer::Trouble(trouble));
+            assert!(matches!(verdict(Trouble::Refused), Judgement::Drained(_)));
+            assert!(matches!(verdict(Trouble::Closed), Judgement::AgainUnlessGone(..)));
         }
-        let overloaded = course(Contact::Taken, false).judge(&Reply::Trouble(Trouble::Closed));
-        assert!(matches!(overloaded, Verdict::Again(..)), "{overloaded:?}");
+        let overloaded = course(Contact::Taken, false).judge(&AppAnswer::Trouble(Trouble::Closed));
+        assert!(matches!(overloaded, Judgement::Again(..)), "{overloaded:?}");
     }
 
     #[test]
@@ -642,29 +644,29 @@ mod tests {
                 Trouble::ConnectTimeout,
                 Trouble::Unreachable("no route".to_owned()),
             ] {
-                let verdict = course(contact, true).judge(&Reply::Trouble(trouble));
-                assert!(matches!(verdict, Verdict::AgainUnlessStopped(_)), "{verdict:?}");
+                let verdict = course(contact, true).judge(&AppAnswer::Trouble(trouble));
+                assert!(matches!(verdict, Judgement::AgainUnlessStopped(_)), "{verdict:?}");
             }
-            let nonsense = course(contact, true).judge(&Reply::Trouble(Trouble::NotHttp("x".to_owned())));
-            assert!(matches!(nonsense, Verdict::Again(..)), "{nonsense:?}");
+            let nonsense = course(contact, true).judge(&AppAnswer::Trouble(Trouble::NotHttp("x".to_owned())));
+            assert!(matches!(nonsense, Judgement::Again(..)), "{nonsense:?}");
         }
     }
 
     #[test]
     fn busy_and_broken_answers_are_tried_again() {
         for code in [408, 425, 429, 500, 502, 503, 599] {
-            let reply = Reply::Status {
+            let reply = AppAnswer::Status {
                 code,
                 retry_after: Some(Duration::from_secs(3)),
                 location: None,
             };
-            let again = Verdict::Again(format!("HTTP {code}"), Some(Duration::from_secs(3)));
+            let again = Judgement::Again(format!("HTTP {code}"), Some(Duration::from_secs(3)));
             assert_eq!(course(Contact::Never, false).judge(&reply), again);
             assert_eq!(course(good(), true).judge(&reply), again);
         }
         for trouble in [Trouble::Closed, Trouble::NotHttp("x".to_owned())] {
-            let verdict = course(Contact::Never, false).judge(&Reply::Trouble(trouble));
-            assert!(matches!(verdict, Verdict::Again(_, None)), "{verdict:?}");
+            let verdict = course(Contact::Never, false).judge(&AppAnswer::Trouble(trouble));
+            assert!(matches!(verdict, Judgement::Again(_, None)), "{verdict:?}");
         }
     }
 
@@ -672,7 +674,7 @@ mod tests {
     fn refused_without_any_contact_waits_for_the_app_to_start() {
         assert!(matches!(
             course(Contact::Never, false).judge(&nobody()),
-            Verdict::NobodyYet(_)
+            Judgement::NobodyYet(_)
         ));
     }
 
@@ -682,7 +684,7 @@ mod tests {
         let others = (300..500).filter(|code| !tried_again.contains(code));
         for code in others {
             match course(Contact::Never, false).judge(&status(code)) {
-                Verdict::Failed(why) => assert!(why.contains(&code.to_string()), "{why}"),
+                Judgement::Failed(why) => assert!(why.contains(&code.to_string()), "{why}"),
                 other => panic!("{code} gave {other:?}"),
             }
         }

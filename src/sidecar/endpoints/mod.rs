@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::core::url::HttpUrl;
-use crate::sidecar::drain::quiet::Sight;
+use crate::sidecar::drain::quiet::ConnectionView;
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::Mailbox;
 use crate::sidecar::protection::ProtectionHandle;
@@ -38,7 +38,7 @@ pub struct Endpoints {
     /// Where leases are had, if anywhere.
     pub protect: Option<ProtectionHandle>,
     /// For the connections that owe an answer.
-    pub sight: Sight,
+    pub view: ConnectionView,
     /// For the count of dropped lines.
     pub telemetry: Telemetry,
 }

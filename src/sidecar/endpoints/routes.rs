@@ -171,7 +171,7 @@ impl Endpoints {
         let mut body = serde_json::to_value(snapshot.as_ref()).unwrap_or_default();
         body["deadline"] = snapshot.deadline.map(wall_clock).into();
         body["seconds_left"] = snapshot.deadline.map(seconds_left).into();
-        body["connections"] = self.sight.picture().await.map_or(
+        body["connections"] = self.view.picture().await.map_or(
             serde_json::Value::Null,
             |picture| json!({"open": picture.open, "owing": picture.surely_owing(), "owed": picture.named}),
         );
@@ -180,12 +180,12 @@ impl Endpoints {
 
     async fn metrics(&self, accept: Option<&HeaderValue>) -> Reply {
         let snapshot = self.snapshot();
-        let format = metrics::Format::accepted(accept.and_then(|accept| accept.to_str().ok()));
+        let format = metrics::MetricsFormat::accepted(accept.and_then(|accept| accept.to_str().ok()));
         let body = metrics::render(
             &snapshot,
             self.telemetry.dropped(),
             snapshot.deadline.map(seconds_left),
-            self.sight.picture().await.as_ref(),
+            self.view.picture().await.as_ref(),
             format,
         );
         reply(StatusCode::OK, format.content_type(), body)

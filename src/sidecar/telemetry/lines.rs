@@ -20,7 +20,7 @@ use crate::core::timeline::What;
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum LineFormat {
     /// One JSON object.
     Json,
     /// `12:00:00.000 info notice reason=sigterm`
@@ -33,13 +33,13 @@ pub enum Format {
 /// The layer; a handle that can be cloned.
 #[derive(Clone)]
 pub(super) struct Lines {
-    format: Format,
+    format: LineFormat,
     writer: Writer,
     identity: Arc<OnceLock<Identity>>,
 }
 
 impl Lines {
-    pub(super) fn new(format: Format, writer: Writer, identity: Arc<OnceLock<Identity>>) -> Lines {
+    pub(super) fn new(format: LineFormat, writer: Writer, identity: Arc<OnceLock<Identity>>) -> Lines {
         Lines {
             format,
             writer,
@@ -50,8 +50,8 @@ impl Lines {
     /// Writes one line.
     pub(super) fn tell(&self, at: Timestamp, level: Level, event: &str, members: &Members) {
         let line = match self.format {
-            Format::Json => json(at, level, event, self.identity.get(), members),
-            Format::Text { colour } => text(at, level, event, members, colour),
+            LineFormat::Json => json(at, level, event, self.identity.get(), members),
+            LineFormat::Text { colour } => text(at, level, event, members, colour),
         };
         if event == What::EXIT {
             self.writer.last_line(line);

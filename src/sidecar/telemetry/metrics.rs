@@ -20,17 +20,17 @@ use crate::sidecar::status::Status;
 
 /// In which text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum MetricsFormat {
     /// OpenMetrics 1.0.
     OpenMetrics,
     /// Prometheus' own, version 0.0.4.
     Prometheus,
 }
 
-impl Format {
+impl MetricsFormat {
     /// What an `Accept` header asks for (RFC 9110, section 12.5.1): Prometheus' where it is preferred,
     /// OpenMetrics otherwise.
-    pub fn accepted(accept: Option<&str>) -> Format {
+    pub fn accepted(accept: Option<&str>) -> MetricsFormat {
         let weight = |kinds: [&str; 3]| {
             let ranges = accept.unwrap_or("*/*").split(',');
             let weights = ranges.filter_map(|range| {
@@ -54,17 +54,17 @@ impl Format {
         let open_metrics = weight(["application/openmetrics-text", "application/*", "*/*"]);
         let prometheus = weight(["text/plain", "text/*", "*/*"]);
         if prometheus > open_metrics {
-            Format::Prometheus
+            MetricsFormat::Prometheus
         } else {
-            Format::OpenMetrics
+            MetricsFormat::OpenMetrics
         }
     }
 
     /// The header of the answer.
     pub fn content_type(self) -> &'static str {
         match self {
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Format::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            MetricsFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            MetricsFormat::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
         }
     }
 }
@@ -76,7 +76,7 @@ pub fn render(
     dropped: u64,
     seconds_left: Option<f64>,
     connections: Option<&Picture>,
-    format: Format,
+    format: MetricsFormat,
 ) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Snapshot {
@@ -89,8 +89,8 @@ pub fn render(
     // Writing to a String does not fail.
     let _ = encode(&mut text, &registry);
     match format {
-        Format::OpenMetrics => text,
-        Format::Prometheus => prometheus(&text),
+        MetricsFormat::OpenMetrics => text,
+        MetricsFormat::Prometheus => prometheus(&text),
     }
 }
 
@@ -299,30 +299,33 @@ mod tests {
     #[test]
     fn prometheus_text_is_for_whoever_prefers_it() {
         for (accept, format) in [
-            (None, Format::OpenMetrics),
-            (Some("*/*"), Format::OpenMetrics),
-            (Some("text/plain"), Format::Prometheus),
-            (Some("text/plain;version=0.0.4"), Format::Prometheus),
-            (Some("text/*, application/json"), Format::Prometheus),
-            (Some("text/plain;q=0.5, */*;q=0.8"), Format::OpenMetrics),
-            (Some("*/*;q=0.1, text/plain"), Format::Prometheus),
+            (None, MetricsFormat::OpenMetrics),
+            (Some("*/*"), MetricsFormat::OpenMetrics),
+            (Some("text/plain"), MetricsFormat::Prometheus),
+            (Some("text/plain;version=0.0.4"), MetricsFormat::Prometheus),
+            (Some("text/*, application/json"), MetricsFormat::Prometheus),
+            (Some("text/plain;q=0.5, */*;q=0.8"), MetricsFormat::OpenMetrics),
+            (Some("*/*;q=0.1, text/plain"), MetricsFormat::Prometheus),
             (
                 Some("Application/OpenMetrics-Text; version=1.0.0"),
-                Format::OpenMetrics,
+                MetricsFormat::OpenMetrics,
             ),
-            (Some("application/openmetrics-text;q=0, */*"), Format::Prometheus),
+            (
+                Some("application/openmetrics-text;q=0, */*"),
+                MetricsFormat::Prometheus,
+            ),
             // Prometheus 3 itself.
             (
                 Some(
                     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
                      application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
                 ),
-                Format::OpenMetrics,
+                MetricsFormat::OpenMetrics,
             ),
-            (Some("application/json"), Format::OpenMetrics),
-            (Some(";;q=,,"), Format::OpenMetrics),
+            (Some("application/json"), MetricsFormat::OpenMetrics),
+            (Some(";;q=,,"), MetricsFormat::OpenMetrics),
         ] {
-            assert_eq!(Format::accepted(accept), format, "{accept:?}");
+            assert_eq!(MetricsFormat::accepted(accept), format, "{accept:?}");
         }
     }
 

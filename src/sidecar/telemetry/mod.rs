@@ -19,7 +19,7 @@ use crate::core::lifecycle::{Code, Report};
 use crate::core::task::Identity;
 use crate::core::timeline::{AwsCall, AwsOutcome, Entry, Outcome, What};
 
-pub use lines::Format;
+pub use lines::LineFormat;
 use lines::{Lines, Members};
 use writer::Writer;
 
@@ -33,7 +33,7 @@ pub struct Telemetry {
 
 impl Telemetry {
     /// Logs to standard output from now on. Called once.
-    pub fn start(format: Format, filter: Targets) -> Telemetry {
+    pub fn start(format: LineFormat, filter: Targets) -> Telemetry {
         let writer = Writer::start(std::io::stdout());
         let identity = Arc::new(OnceLock::new());
         let lines = Lines::new(format, writer.clone(), Arc::clone(&identity));

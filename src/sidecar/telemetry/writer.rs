@@ -30,12 +30,12 @@ const STACK: usize = 64 * 1024;
 /// The queue's end for those who log; cheap to clone.
 #[derive(Clone)]
 pub struct Writer {
-    lines: Sender<Item>,
+    lines: Sender<Queued>,
     queued: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
-enum Item {
+enum Queued {
     Line(String),
     Flushed(Sender<()>),
 }
@@ -69,7 +69,7 @@ impl Writer {
     /// Queues a line even where there is no room: the one that must not be missing.
     pub fn last_line(&self, line: String) {
         self.queued.fetch_add(1, Ordering::Relaxed);
-        if self.lines.send(Item::Line(line)).is_err() {
+        if self.lines.send(Queued::Line(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -82,22 +82,22 @@ impl Writer {
     /// Waits until what is queued has been written, and not beyond `end`.
     pub fn flush(&self, end: Instant) {
         let (flushed, done) = channel();
-        if self.lines.send(Item::Flushed(flushed)).is_ok() {
+        if self.lines.send(Queued::Flushed(flushed)).is_ok() {
             let _ = done.recv_timeout(end.saturating_duration_since(Instant::now()));
         }
     }
 }
 
-fn write_all(queue: &Receiver<Item>, queued: &AtomicUsize, mut out: impl Write) {
+fn write_all(queue: &Receiver<Queued>, queued: &AtomicUsize, mut out: impl Write) {
     while let Ok(item) = queue.recv() {
         match item {
             // A reader that has gone away is no reason to stop draining.
-            Item::Line(line) => {
+            Queued::Line(line) => {
                 let _ = out.write_all(line.as_bytes());
                 let _ = out.flush();
                 queued.fetch_sub(1, Ordering::Relaxed);
             }
-            Item::Flushed(done) => {
+            Queued::Flushed(done) => {
                 let _ = done.send(());
             }
         }

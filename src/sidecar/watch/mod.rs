@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::core::deadline::CEILING;
 use crate::core::notice::{HostEnd, Notice};
-use crate::core::watch_items::{Item, MAINTENANCE_LEAD, Sighting};
+use crate::core::watch_items::{MAINTENANCE_LEAD, Sighting, WatchItem};
 use crate::sidecar::clock::now;
 use crate::sidecar::mailbox::{Mailbox, Message, WatchState};
 
@@ -38,12 +38,12 @@ const JITTER: f64 = 0.1;
 /// more can be seen of any.
 pub async fn instance_metadata(
     metadata: InstanceMetadata,
-    items: Vec<Item>,
+    items: Vec<WatchItem>,
     interval: Duration,
     mailbox: Mailbox,
 ) {
     let mut watchers = JoinSet::new();
-    for item in Item::ALL.into_iter().filter(|item| items.contains(item)) {
+    for item in WatchItem::ALL.into_iter().filter(|item| items.contains(item)) {
         watchers.spawn(watch(
             item,
             metadata.with_own_connection(),
@@ -56,7 +56,7 @@ pub async fn instance_metadata(
 
 /// Asks for an item at each interval; sends a notice, and another one whenever the end has come closer.
 /// Returns when the sidecar has gone.
-async fn watch(item: Item, mut metadata: InstanceMetadata, interval: Duration, mailbox: Mailbox) {
+async fn watch(item: WatchItem, mut metadata: InstanceMetadata, interval: Duration, mailbox: Mailbox) {
     let mut announced: Option<Timestamp> = None;
     let mut told: Option<Option<String>> = None;
     let mut lines = Rarely::new();
@@ -137,7 +137,7 @@ struct AnnouncedEnd {
 }
 
 /// One question. A document that makes no sense is blindness of this one item.
-async fn ask(metadata: &mut InstanceMetadata, item: Item) -> Result<Option<AnnouncedEnd>, Blind> {
+async fn ask(metadata: &mut InstanceMetadata, item: WatchItem) -> Result<Option<AnnouncedEnd>, Blind> {
     let Some(reading) = metadata.get(item.path()).await? else {
         return Ok(None);
     };

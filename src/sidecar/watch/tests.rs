@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::instance_metadata::InstanceMetadata;
 use crate::core::notice::{Notice, Reason};
-use crate::core::watch_items::Item;
+use crate::core::watch_items::WatchItem;
 use crate::sidecar::http::{Dial, Network, Stream};
 use crate::sidecar::mailbox::{self, Message};
 
@@ -72,7 +72,7 @@ impl Imds {
 
 /// Watches these items; what it tells comes out of the channel.
 fn watching(
-    items: &[Item],
+    items: &[WatchItem],
     interval: Duration,
     says: impl Fn(&str, f64) -> Says + Send + Sync + 'static,
 ) -> mpsc::Receiver<Message> {
@@ -121,11 +121,15 @@ fn interruption(ends_in: i64) -> Says {
 
 #[tokio::test(start_paused = true)]
 async fn an_item_that_hangs_blinds_no_other_and_delays_no_spot_notice() {
-    for hanging in [Item::Rebalance, Item::Maintenance, Item::Autoscaling] {
-        for order in [[hanging, Item::Spot], [Item::Spot, hanging]] {
+    for hanging in [
+        WatchItem::Rebalance,
+        WatchItem::Maintenance,
+        WatchItem::Autoscaling,
+    ] {
+        for order in [[hanging, WatchItem::Spot], [WatchItem::Spot, hanging]] {
             let says = move |path: &str, at| match path {
                 path if path == hanging.path() => Says::Hangs,
-                path if path == Item::Spot.path() && at >= 10.0 => interruption(120),
+                path if path == WatchItem::Spot.path() && at >= 10.0 => interruption(120),
                 _ => Says::Status(404),
             };
             let mut messages = watching(&order, Duration::from_secs(1), says);
@@ -159,7 +163,7 @@ async fn a_second_notice_is_told_if_its_time_is_earlier() {
         let time = (start + SignedDuration::from_secs(ends_after)).strftime("%Y-%m-%dT%H:%M:%SZ");
         Says::Body(format!(r#"{{"action":"terminate","time":"{time}"}}"#))
     };
-    let mut messages = watching(&[Item::Spot], Duration::from_secs(1), says);
+    let mut messages = watching(&[WatchItem::Spot], Duration::from_secs(1), says);
     let told = told_within(60.0, &mut messages).await;
     let notices = notices(&told);
     let ends: Vec<_> = notices.iter().map(|(_, notice)| notice.host_end.at()).collect();
@@ -185,7 +189,7 @@ async fn a_service_that_flaps_is_told_at_once_and_then_rarely_and_its_last_state
         60.0..3600.0 if ((at * 5.0) as u64).is_multiple_of(2) => Says::Status(503),
         _ => Says::Status(404),
     };
-    let mut messages = watching(&[Item::Spot], Duration::from_millis(200), says);
+    let mut messages = watching(&[WatchItem::Spot], Duration::from_millis(200), says);
     let told = told_within(3600.0 + 700.0, &mut messages).await;
     let lines = lines(&told);
     assert_eq!(lines[0], (0.0, true));
@@ -207,7 +211,7 @@ async fn a_change_after_a_long_calm_is_told_at_once() {
         1000.0..2000.0 | 4000.0..5000.0 => Says::Status(503),
         _ => Says::Status(404),
     };
-    let mut messages = watching(&[Item::Spot], Duration::from_secs(1), says);
+    let mut messages = watching(&[WatchItem::Spot], Duration::from_secs(1), says);
     let lines = lines(&told_within(7000.0, &mut messages).await);
     let expected = [
         (0.0, true),

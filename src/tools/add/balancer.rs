@@ -1,7 +1,7 @@
 //! How the load balancer in front of a task learns that it is about to end, as far as a template tells.
 
 use crate::core::url::HttpUrl;
-use crate::tools::model::{Container, Network, Task};
+use crate::tools::model::{ContainerDefinition, NetworkMode, TaskDefinition};
 
 use super::definition::Times;
 use super::{AddOptions, NotAdded};
@@ -20,8 +20,8 @@ pub(super) struct Balancer {
 }
 
 pub(super) fn balancer(
-    task: &Task<'_>,
-    app: &Container<'_>,
+    task: &TaskDefinition<'_>,
+    app: &ContainerDefinition<'_>,
     options: &AddOptions,
     times: &Times,
 ) -> Result<Balancer, NotAdded> {
@@ -80,7 +80,7 @@ pub(super) fn balancer(
 }
 
 /// What the app's own health check asks by HTTP, for the sidecar to ask in its place.
-fn own_health(task: &Task<'_>, app: &Container<'_>) -> Option<String> {
+fn own_health(task: &TaskDefinition<'_>, app: &ContainerDefinition<'_>) -> Option<String> {
     let words = app.health_check.known()?;
     let mut words = words.iter().flat_map(|words| words.split_whitespace());
     let url = words.find(|word| word.trim_matches(['"', '\'']).starts_with("http://"))?;
@@ -91,7 +91,7 @@ fn own_health(task: &Task<'_>, app: &Container<'_>) -> Option<String> {
     }
     let host = match (app.name.literal, task.network()) {
         (true, _) => app.name.text.as_ref(),
-        (false, Network::Shared) => "127.0.0.1",
+        (false, NetworkMode::Shared) => "127.0.0.1",
         (false, _) => return None,
     };
     let whole = url.to_string();

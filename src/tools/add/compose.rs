@@ -2,7 +2,7 @@
 
 use crate::core::step::{Step, parse_steps};
 use crate::tools::document::Node;
-use crate::tools::model::{Container, Network, Task};
+use crate::tools::model::{ContainerDefinition, NetworkMode, TaskDefinition};
 
 use super::tree::{SidecarDefinition, Tree};
 use super::{AddOptions, NotAdded};
@@ -14,8 +14,8 @@ const USUAL_STOP_S: u64 = 30;
 const BUILT: &str = "ecs-prestop:dev";
 
 pub(super) fn definition<'a>(
-    task: &Task<'a>,
-    app: &Container<'a>,
+    task: &TaskDefinition<'a>,
+    app: &ContainerDefinition<'a>,
     options: &AddOptions,
 ) -> Result<(SidecarDefinition, String), NotAdded> {
     let name = "prestop";
@@ -59,7 +59,7 @@ pub(super) fn definition<'a>(
     }
     let steps = parse_steps(&drain).unwrap_or_default();
     let looks = steps.iter().any(|step| matches!(step, Step::Quiet(_)));
-    if steps.contains(&Step::Ack) && task.network() != Network::Shared && !looks {
+    if steps.contains(&Step::Ack) && task.network() != NetworkMode::Shared && !looks {
         environment.push(("PRESTOP_LISTEN".to_owned(), Tree::text("0.0.0.0:9911")));
     }
     let mut fields = vec![
@@ -92,7 +92,10 @@ pub(super) fn definition<'a>(
 }
 
 /// The services that have to live through the drain, and those left out, with the reason.
-fn dependencies<'t>(task: &'t Task<'_>, app: &Container<'_>) -> (Vec<&'t str>, Vec<(&'t str, &'static str)>) {
+fn dependencies<'t>(
+    task: &'t TaskDefinition<'_>,
+    app: &ContainerDefinition<'_>,
+) -> (Vec<&'t str>, Vec<(&'t str, &'static str)>) {
     let mut held = Vec::new();
     let mut left_out = Vec::new();
     for service in &task.containers {
@@ -114,7 +117,7 @@ fn dependencies<'t>(task: &'t Task<'_>, app: &Container<'_>) -> (Vec<&'t str>, V
     (held, left_out)
 }
 
-fn drain(app: &Container<'_>, options: &AddOptions) -> Result<String, NotAdded> {
+fn drain(app: &ContainerDefinition<'_>, options: &AddOptions) -> Result<String, NotAdded> {
     if let Some(text) = &options.drain {
         parse_steps(text).map_err(|why| NotAdded::because(format!("--drain: {why}")))?;
         return Ok(text.clone());

@@ -3,7 +3,7 @@
 use crate::core::deadline::{CEILING, MAX_RESERVE, Reserve};
 use crate::core::plan::DRAIN_LABEL;
 use crate::core::step::{Step, parse_steps};
-use crate::tools::model::{self, Container, Host, Network, TargetGroup, Task, Value};
+use crate::tools::model::{self, ContainerDefinition, Host, NetworkMode, TargetGroup, TaskDefinition, Value};
 
 use super::balancer::{Balancer, balancer};
 use super::image::image;
@@ -26,8 +26,8 @@ const LEAST_STOP_S: f64 = 10.0;
 const UID: &str = "65532";
 
 pub(super) fn definition<'a>(
-    task: &Task<'a>,
-    app: &Container<'a>,
+    task: &TaskDefinition<'a>,
+    app: &ContainerDefinition<'a>,
     options: &AddOptions,
 ) -> Result<(SidecarDefinition, String), NotAdded> {
     fits(task)?;
@@ -142,10 +142,10 @@ fn seconds(seconds: u64) -> Tree {
 }
 
 /// Who has to reach the sidecar's endpoints; `None` for its own task only.
-fn listen(task: &Task<'_>, steps: &[Step], balancer: &Balancer) -> Option<&'static str> {
+fn listen(task: &TaskDefinition<'_>, steps: &[Step], balancer: &Balancer) -> Option<&'static str> {
     let waits = steps.contains(&Step::Ack);
     let on_host = task.network_mode.known().is_some_and(|mode| mode == "host");
-    if balancer.asks_the_sidecar || (waits && task.network() == Network::Apart) {
+    if balancer.asks_the_sidecar || (waits && task.network() == NetworkMode::Apart) {
         Some(EVERYWHERE)
     } else if on_host && !waits {
         // All tasks of an instance share its ports, and the second one would find this one taken.
@@ -156,7 +156,7 @@ fn listen(task: &Task<'_>, steps: &[Step], balancer: &Balancer) -> Option<&'stat
 }
 
 /// Whether there can be a sidecar at all.
-fn fits(task: &Task<'_>) -> Result<(), NotAdded> {
+fn fits(task: &TaskDefinition<'_>) -> Result<(), NotAdded> {
     if task.on_windows() {
         return Err(NotAdded::because(
             "this task runs Windows, and the sidecar's image is for Linux",
@@ -172,7 +172,7 @@ fn fits(task: &Task<'_>) -> Result<(), NotAdded> {
     Ok(())
 }
 
-fn free_name(task: &Task<'_>) -> Result<&'static str, NotAdded> {
+fn free_name(task: &TaskDefinition<'_>) -> Result<&'static str, NotAdded> {
     NAMES
         .into_iter()
         .find(|name| task.container(name).is_none())
@@ -208,7 +208,11 @@ impl DrainSetting {
     }
 }
 
-fn drain(task: &Task<'_>, app: &Container<'_>, options: &AddOptions) -> Result<DrainSetting, NotAdded> {
+fn drain(
+    task: &TaskDefinition<'_>,
+    app: &ContainerDefinition<'_>,
+    options: &AddOptions,
+) -> Result<DrainSetting, NotAdded> {
     if let Some(text) = &options.drain {
         let steps = parse_steps(text).map_err(|why| NotAdded::because(format!("--drain: {why}")))?;
         let signals = steps.iter().any(|step| matches!(step, Step::Signal(_)));
@@ -243,7 +247,7 @@ fn drain(task: &Task<'_>, app: &Container<'_>, options: &AddOptions) -> Result<D
             format!("it serves on for 5 s, since `{name}` is not asked by requests that could be waited for"),
         ));
     }
-    if task.network() == Network::Apart {
+    if task.network() == NetworkMode::Apart {
         return Ok(DrainSetting::by(
             SLEEP,
             "it serves on for 15 s, since under bridge networking it does not see the app's connections (with awsvpc it waits \
@@ -293,7 +297,7 @@ const SHORT_SLEEP: &str = "sleep 5s";
 
 /// The signal by which an image's program finishes what it has: its own STOPSIGNAL where that is not
 /// SIGTERM (Docker Official Images, nginx, php (fpm) and httpd, their Dockerfiles).
-fn stop_signal(app: &Container<'_>) -> Option<&'static str> {
+fn stop_signal(app: &ContainerDefinition<'_>) -> Option<&'static str> {
     let image = app.image.known()?;
     match app.image_name()? {
         "nginx" | "openresty" => Some("QUIT"),
@@ -307,9 +311,9 @@ fn stop_signal(app: &Container<'_>) -> Option<&'static str> {
 }
 
 /// Whether some container of the task is there to be called.
-fn somebody_listens(task: &Task<'_>) -> bool {
+fn somebody_listens(task: &TaskDefinition<'_>) -> bool {
     let called = task.services.iter().any(|service| service.is_called);
-    let lists = |container: &Container<'_>| match container.ports.known() {
+    let lists = |container: &ContainerDefinition<'_>| match container.ports.known() {
         Some(ports) => !ports.is_empty(),
         None => !container.ports.is_absent(),
     };
@@ -328,7 +332,7 @@ pub(super) struct Times {
 }
 
 /// How the 120 s are shared between the drain and those that stop after it.
-fn times(task: &Task<'_>, options: &AddOptions) -> Result<Times, NotAdded> {
+fn times(task: &TaskDefinition<'_>, options: &AddOptions) -> Result<Times, NotAdded> {
     let (chain, after) = task.longest_stop();
     let chain = names(&chain);
     let spot = matches!(task.host(), Host::Goes(_));
@@ -373,8 +377,8 @@ fn times(task: &Task<'_>, options: &AddOptions) -> Result<Times, NotAdded> {
 
 /// Everybody that has to live through the drain, in front of the app and behind it: all but those that
 /// have ended by then. What stops together with the sidecar is gone while the app still answers.
-fn dependencies<'t, 'a>(task: &'t Task<'a>) -> Vec<&'t Container<'a>> {
-    let mut held: Vec<&Container<'a>> = Vec::new();
+fn dependencies<'t, 'a>(task: &'t TaskDefinition<'a>) -> Vec<&'t ContainerDefinition<'a>> {
+    let mut held: Vec<&ContainerDefinition<'a>> = Vec::new();
     for container in &task.containers {
         let known = held
             .iter()
@@ -386,7 +390,7 @@ fn dependencies<'t, 'a>(task: &'t Task<'a>) -> Vec<&'t Container<'a>> {
     held
 }
 
-fn dependency(container: &Container<'_>) -> Tree {
+fn dependency(container: &ContainerDefinition<'_>) -> Tree {
     let name = if container.name.literal {
         Tree::text(container.name.text.as_ref())
     } else {
@@ -400,7 +404,7 @@ fn dependency(container: &Container<'_>) -> Tree {
 }
 
 /// Names for people.
-fn names(containers: &[&Container<'_>]) -> String {
+fn names(containers: &[&ContainerDefinition<'_>]) -> String {
     let names: Vec<String> = containers
         .iter()
         .map(|container| format!("`{}`", container.name.text))
@@ -409,7 +413,7 @@ fn names(containers: &[&Container<'_>]) -> String {
 }
 
 /// A signal needs the rights of the process that gets it; everything else needs none.
-fn user(task: &Task<'_>, steps: &[Step]) -> String {
+fn user(task: &TaskDefinition<'_>, steps: &[Step]) -> String {
     let target = steps.iter().find_map(|step| match step {
         Step::Signal(signal) => task.container(&signal.container),
         _ => None,
@@ -422,7 +426,7 @@ fn user(task: &Task<'_>, steps: &[Step]) -> String {
 }
 
 /// As the app logs, but never so that a line can hold the drain.
-fn log<'a>(app: &Container<'a>) -> Option<Tree> {
+fn log<'a>(app: &ContainerDefinition<'a>) -> Option<Tree> {
     let log = app.log.as_ref()?;
     let blocking = matches!(&log.mode, Value::Known(mode, _) if mode == "blocking");
     let options = log.node.get("options").or(log.node.get("Options"))?;

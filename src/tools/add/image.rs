@@ -1,7 +1,7 @@
 //! Where the sidecar's image comes from.
 
 use crate::tools::document::Node;
-use crate::tools::model::{self, Container};
+use crate::tools::model::{self, ContainerDefinition};
 
 use super::tree::Tree;
 use super::{AddOptions, NotAdded};
@@ -29,7 +29,7 @@ const PUBLIC: [&str; 11] = [
 
 /// What `--image` says, else `ecs-prestop` in the app's own registry. A bare name would be pulled from a
 /// public library, where anybody may put one.
-pub(super) fn image(app: &Container<'_>, options: &AddOptions) -> Result<SidecarImage, NotAdded> {
+pub(super) fn image(app: &ContainerDefinition<'_>, options: &AddOptions) -> Result<SidecarImage, NotAdded> {
     if let Some(image) = &options.image {
         return Ok(SidecarImage {
             tree: Tree::text(image),

@@ -1,7 +1,7 @@
 //! Writes the sidecar's definition into the text, in the style of what stands there.
 
-use crate::tools::document::{Kind, Node, Syntax};
-use crate::tools::model::{Form, Task};
+use crate::tools::document::{Node, NodeKind, Syntax};
+use crate::tools::model::{DocumentForm, TaskDefinition};
 use crate::tools::source::Source;
 
 use super::tree::{SidecarDefinition, Tree};
@@ -14,7 +14,7 @@ const LINE: usize = 90;
 pub(super) fn insert(
     source: &Source,
     syntax: Syntax,
-    task: &Task<'_>,
+    task: &TaskDefinition<'_>,
     sidecar: &SidecarDefinition,
 ) -> Option<String> {
     let text = &source.text;
@@ -22,7 +22,7 @@ pub(super) fn insert(
     let newline = if text.contains("\r\n") { "\r\n" } else { "\n" };
     let writer = LayoutWriter { form: task.form };
     let bracket = match list.kind {
-        Kind::Map(_) => b'{',
+        NodeKind::Map(_) => b'{',
         _ => b'[',
     };
     let flow = text.as_bytes().get(list.span.start) == Some(&bracket);
@@ -46,8 +46,8 @@ pub(super) fn bracketed(
 ) -> Option<(usize, String)> {
     let text = &source.text;
     let (first, last_end) = match &list.kind {
-        Kind::List(items) => (items.first()?.span.start, items.last()?.span.end),
-        Kind::Map(entries) => (entries.first()?.key_span.start, entries.last()?.value.span.end),
+        NodeKind::List(items) => (items.first()?.span.start, items.last()?.span.end),
+        NodeKind::Map(entries) => (entries.first()?.key_span.start, entries.last()?.value.span.end),
         _ => return None,
     };
     // Behind a comma that stands there already: YAML allows one.
@@ -61,7 +61,7 @@ pub(super) fn bracketed(
     let value = |indent: Option<&str>, unit: &str| {
         let body = writer.json(&sidecar.body, indent, unit, 0);
         match list.kind {
-            Kind::Map(_) => format!("\"{}\": {body}", sidecar.name),
+            NodeKind::Map(_) => format!("\"{}\": {body}", sidecar.name),
             _ => body,
         }
     };
@@ -103,7 +103,7 @@ fn block(
     let at = end + text.get(end..)?.find('\n').unwrap_or(text.len() - end);
     let at = if text[..at].ends_with('\r') { at - 1 } else { at };
     let part = match &list.kind {
-        Kind::List(items) => {
+        NodeKind::List(items) => {
             let key = items.first()?.span.start;
             let column = key - line_start(text, key);
             // On the same line, or alone on one above, as old templates have it.
@@ -120,7 +120,7 @@ fn block(
             let inner = format!("{indent} {gap}");
             format!("\n{indent}-{gap}{}", writer.yaml_fields(&sidecar.body, &inner))
         }
-        Kind::Map(entries) => {
+        NodeKind::Map(entries) => {
             let indent = indent_at(text, entries.first()?.key_span.start);
             let inner = format!("{indent}  ");
             let body = writer.yaml_fields(&sidecar.body, &inner);
@@ -154,13 +154,13 @@ pub(super) fn indent_at(text: &str, at: usize) -> &str {
 }
 
 pub(super) struct LayoutWriter {
-    pub(super) form: Form,
+    pub(super) form: DocumentForm,
 }
 
 impl LayoutWriter {
     fn key(&self, name: &str) -> String {
         match self.form {
-            Form::CloudFormation => {
+            DocumentForm::CloudFormation => {
                 let (first, rest) = name.split_at(1);
                 format!("{}{rest}", first.to_ascii_uppercase())
             }

@@ -12,7 +12,7 @@ use similar::TextDiff;
 
 use super::check::{self, Located, Persona, Selection, Severity};
 use super::document;
-use super::model::{self, Container, Form, NoTask, Task};
+use super::model::{self, ContainerDefinition, DocumentForm, NoTask, TaskDefinition};
 use super::source::Source;
 use crate::core::step::parse_steps;
 
@@ -91,18 +91,18 @@ pub fn add(source: &Source, options: &AddOptions) -> Result<Added, NotAdded> {
     if let Some(sidecar) = task.sidecars().next() {
         return already(source, task, sidecar, app, options);
     }
-    if task.more_containers && task.form != Form::Compose {
+    if task.more_containers && task.form != DocumentForm::Compose {
         return Err(NotAdded::because(format!(
             "the containers of `{}` are not all in this file: it cannot be seen whether a sidecar is among them",
             task.name
         )));
     }
-    let (sidecar, story) = if task.form == Form::Compose {
+    let (sidecar, story) = if task.form == DocumentForm::Compose {
         compose::definition(task, app, options)?
     } else {
         definition::definition(task, app, options)?
     };
-    let text = if task.form == Form::Terraform {
+    let text = if task.form == DocumentForm::Terraform {
         terraform::insert(source, syntax, task, app, &sidecar)?
     } else {
         insert::insert(source, syntax, task, &sidecar).ok_or_else(|| {
@@ -120,13 +120,13 @@ pub fn add(source: &Source, options: &AddOptions) -> Result<Added, NotAdded> {
 
 /// The task and the container that `--to` names.
 fn find<'t, 'a>(
-    tasks: &'t [Task<'a>],
+    tasks: &'t [TaskDefinition<'a>],
     options: &AddOptions,
-) -> Result<(&'t Task<'a>, &'t Container<'a>), NotAdded> {
+) -> Result<(&'t TaskDefinition<'a>, &'t ContainerDefinition<'a>), NotAdded> {
     let chosen = tasks
         .iter()
         .filter(|task| options.task.as_ref().is_none_or(|name| *name == task.name));
-    let is_it = |container: &&Container<'_>| {
+    let is_it = |container: &&ContainerDefinition<'_>| {
         let name = &container.name;
         name.text == options.to || (!name.literal && model::reference(name.node) == Some(&options.to))
     };
@@ -159,7 +159,11 @@ fn find<'t, 'a>(
 }
 
 /// A helper is not drained: the answer names who is.
-fn is_the_app(task: &Task<'_>, container: &Container<'_>, options: &AddOptions) -> Result<(), NotAdded> {
+fn is_the_app(
+    task: &TaskDefinition<'_>,
+    container: &ContainerDefinition<'_>,
+    options: &AddOptions,
+) -> Result<(), NotAdded> {
     let is_helper = container.only_observes()
         || task.ends_early(container)
         || container.needed_as().is_some()
@@ -189,9 +193,9 @@ fn is_the_app(task: &Task<'_>, container: &Container<'_>, options: &AddOptions) 
 /// A sidecar that is there is left as it is.
 fn already(
     source: &Source,
-    task: &Task<'_>,
-    sidecar: &Container<'_>,
-    app: &Container<'_>,
+    task: &TaskDefinition<'_>,
+    sidecar: &ContainerDefinition<'_>,
+    app: &ContainerDefinition<'_>,
     options: &AddOptions,
 ) -> Result<Added, NotAdded> {
     let name = &sidecar.name.text;
@@ -261,7 +265,7 @@ fn already(
 
 /// Reads the result as `check` does: the sidecar must bring no finding of its own, and the order of the
 /// task has to be right. What else is found in it is told.
-fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<String, NotAdded> {
+fn verify(source: &Source, text: &str, task: &TaskDefinition<'_>, name: &str) -> Result<String, NotAdded> {
     if !only_more_by_one(source, text, task, name) {
         return Err(NotAdded::because(
             "this file is written in a way that cannot be added to without changing more of it: write one container a line",
@@ -318,7 +322,7 @@ fn verify(source: &Source, text: &str, task: &Task<'_>, name: &str) -> Result<St
 const MAX_TOLD: usize = 5;
 
 /// Whether the new text has the sidecar in that task, and says the same as before everywhere else.
-fn only_more_by_one(source: &Source, text: &str, task: &Task<'_>, name: &str) -> bool {
+fn only_more_by_one(source: &Source, text: &str, task: &TaskDefinition<'_>, name: &str) -> bool {
     let (Ok((before, _)), Ok((after, _))) = (
         document::parse_among(&source.name, &source.text, source),
         document::parse_among(&source.name, text, source),
@@ -472,6 +476,6 @@ fn write_in_place(path: &str, text: &str) -> Result<(), NotAdded> {
 }
 
 /// Where a drain call goes unless told otherwise.
-fn first_port(container: &Container<'_>) -> Option<u16> {
+fn first_port(container: &ContainerDefinition<'_>) -> Option<u16> {
     container.ports.known().and_then(|ports| ports.first().copied())
 }

@@ -7,8 +7,8 @@ use hcl_edit::expr::{Array, Expression, Object, ObjectKey, ObjectValueAssignment
 use hcl_edit::structure::{Body, Structure};
 use hcl_edit::{Span as _, parser};
 
-use crate::tools::document::{EXPRESSION, Kind, Node, Span, Syntax};
-use crate::tools::model::{Container, Form, Task, in_snake_case};
+use crate::tools::document::{EXPRESSION, Node, NodeKind, Span, Syntax};
+use crate::tools::model::{ContainerDefinition, DocumentForm, TaskDefinition, in_snake_case};
 use crate::tools::source::Source;
 
 use super::NotAdded;
@@ -25,8 +25,8 @@ const NAMES_OF_MODULE_5: [(&str, &str); 1] = [("dependsOn", "dependencies")];
 pub(super) fn insert(
     source: &Source,
     syntax: Syntax,
-    task: &Task<'_>,
-    app: &Container<'_>,
+    task: &TaskDefinition<'_>,
+    app: &ContainerDefinition<'_>,
     sidecar: &SidecarDefinition,
 ) -> Result<String, NotAdded> {
     if syntax != Syntax::Hcl {
@@ -71,7 +71,7 @@ pub(super) fn insert(
                 body: adapt(text, task, app, sidecar, Language::Json),
             };
             let writer = LayoutWriter {
-                form: Form::Containers,
+                form: DocumentForm::Containers,
             };
             vec![bracketed(source, &writer, list, &adapted).ok_or_else(elsewhere)?]
         }
@@ -88,10 +88,10 @@ pub(super) fn insert(
     Ok(whole)
 }
 
-fn elsewhere(task: &Task<'_>) -> String {
+fn elsewhere(task: &TaskDefinition<'_>) -> String {
     let name = &task.name;
     match (&task.list.tag, &task.list.kind) {
-        (Some(_), Kind::String(expression)) => format!(
+        (Some(_), NodeKind::String(expression)) => format!(
             "the list of containers of `{name}` is `{expression}`, not written out: make it `jsonencode([…])` with one entry a \
              container first"
         ),
@@ -244,7 +244,13 @@ fn in_array(text: &str, array: &Array, span: Span, style: &Style, body: &Tree) -
 }
 
 /// The map of containers that a module takes.
-fn in_map(text: &str, object: &Object, task: &Task<'_>, name: &str, body: Tree) -> Option<Insertion> {
+fn in_map(
+    text: &str,
+    object: &Object,
+    task: &TaskDefinition<'_>,
+    name: &str,
+    body: Tree,
+) -> Option<Insertion> {
     let entries: Vec<_> = object.iter().collect();
     let (key, value) = entries.last()?;
     let end = value.expr().span()?.end;
@@ -284,7 +290,7 @@ fn in_map(text: &str, object: &Object, task: &Task<'_>, name: &str, body: Tree) 
 }
 
 /// terraform-aws-modules/ecs took `stop_timeout` before version 6 and takes `stopTimeout` since.
-fn in_names_of_module(task: &Task<'_>, body: Tree) -> Tree {
+fn in_names_of_module(task: &TaskDefinition<'_>, body: Tree) -> Tree {
     let keys = || {
         task.containers
             .iter()
@@ -460,8 +466,8 @@ enum Language {
 /// The definition with the app's expressions in place of what they stand for by default.
 fn adapt(
     text: &str,
-    task: &Task<'_>,
-    app: &Container<'_>,
+    task: &TaskDefinition<'_>,
+    app: &ContainerDefinition<'_>,
     sidecar: &SidecarDefinition,
     language: Language,
 ) -> Tree {
@@ -509,7 +515,12 @@ fn adapt(
 }
 
 /// The name of a container, which may be the key under which it stands.
-fn name_again(text: &str, task: &Task<'_>, container: &Container<'_>, language: Language) -> Tree {
+fn name_again(
+    text: &str,
+    task: &TaskDefinition<'_>,
+    container: &ContainerDefinition<'_>,
+    language: Language,
+) -> Tree {
     let name = &container.name;
     let entry = task
         .list
@@ -525,20 +536,20 @@ fn name_again(text: &str, task: &Task<'_>, container: &Container<'_>, language: 
 }
 
 /// A node of the app, said again; never so that a line of the log can hold the drain.
-fn options(text: &str, task: &Task<'_>, node: &Node<'_>, key: &str, language: Language) -> Tree {
+fn options(text: &str, task: &TaskDefinition<'_>, node: &Node<'_>, key: &str, language: Language) -> Tree {
     match &node.kind {
-        Kind::Map(entries) if node.tag.is_none() => {
+        NodeKind::Map(entries) if node.tag.is_none() => {
             let pairs = entries.iter().map(|entry| {
                 let value = options(text, task, &entry.value, &entry.key, language);
                 (entry.key.to_string(), value)
             });
             Tree::Pairs(pairs.collect())
         }
-        Kind::List(items) if node.tag.is_none() => {
+        NodeKind::List(items) if node.tag.is_none() => {
             let items = items.iter().map(|item| options(text, task, item, "", language));
             Tree::List(items.collect())
         }
-        Kind::String(word) if key == "mode" && word == "blocking" => Tree::text("non-blocking"),
+        NodeKind::String(word) if key == "mode" && word == "blocking" => Tree::text("non-blocking"),
         _ => match node.word() {
             Some(word) => again(text, task, node, &word, language),
             None => Tree::Word("null".to_owned()),
@@ -547,7 +558,7 @@ fn options(text: &str, task: &Task<'_>, node: &Node<'_>, key: &str, language: La
 }
 
 /// A word as it is written there, so that a variable stays one.
-fn again(text: &str, task: &Task<'_>, node: &Node<'_>, word: &str, language: Language) -> Tree {
+fn again(text: &str, task: &TaskDefinition<'_>, node: &Node<'_>, word: &str, language: Language) -> Tree {
     let written = text.get(node.span.start..node.span.end).unwrap_or("");
     let here = match language {
         Language::Terraform => !written.contains('\n') && parser::parse_expr(written).is_ok(),

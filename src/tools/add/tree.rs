@@ -1,6 +1,6 @@
 //! The sidecar's definition before it is written in a document's own style.
 
-use crate::tools::document::{Kind, Node};
+use crate::tools::document::{Node, NodeKind};
 use crate::tools::model::Condition;
 
 /// A value to be written.
@@ -34,16 +34,16 @@ impl Tree {
     /// What a node of the document says, to be said again: its anchors, comments and style are its own.
     pub(super) fn of(node: &Node<'_>) -> Tree {
         let tree = match &node.kind {
-            Kind::Null => Tree::Word("null".to_owned()),
-            Kind::Bool(flag) => Tree::Flag(*flag),
-            Kind::Number(number) => Tree::Word(number.to_string()),
-            Kind::String(text) => Tree::text(text.as_ref()),
-            Kind::List(items) => Tree::List(items.iter().map(Tree::of).collect()),
-            Kind::Map(entries) => {
+            NodeKind::Null => Tree::Word("null".to_owned()),
+            NodeKind::Bool(flag) => Tree::Flag(*flag),
+            NodeKind::Number(number) => Tree::Word(number.to_string()),
+            NodeKind::String(text) => Tree::text(text.as_ref()),
+            NodeKind::List(items) => Tree::List(items.iter().map(Tree::of).collect()),
+            NodeKind::Map(entries) => {
                 // A field without a value is as if it were not there: it need not be said again.
                 let pairs = entries
                     .iter()
-                    .filter(|entry| !matches!(entry.value.kind, Kind::Null) || entry.value.tag.is_some())
+                    .filter(|entry| !matches!(entry.value.kind, NodeKind::Null) || entry.value.tag.is_some())
                     .map(|entry| (entry.key.to_string(), Tree::of(&entry.value)));
                 Tree::Pairs(pairs.collect())
             }

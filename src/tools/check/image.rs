@@ -5,14 +5,14 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use crate::tools::document::Node;
-use crate::tools::model::{Container, Form, ImageConfig, Task, of_dockerfile};
+use crate::tools::model::{ContainerDefinition, DocumentForm, ImageConfig, TaskDefinition, of_dockerfile};
 use crate::tools::source::Source;
 
 /// Longer ones are no Dockerfile and no entry point that somebody wrote.
 const MAX_BYTES: u64 = 128 * 1024;
 
 /// Gives each container what its image starts, as far as that is at hand.
-pub(super) fn attach(tasks: &mut [Task<'_>], source: &Source, images: &[ImageConfig]) {
+pub(super) fn attach(tasks: &mut [TaskDefinition<'_>], source: &Source, images: &[ImageConfig]) {
     let beside = (source.name != "<stdin>").then(|| folder(&source.name));
     for task in tasks {
         let only_app = match task.apps().collect::<Vec<_>>().as_slice() {
@@ -22,7 +22,7 @@ pub(super) fn attach(tasks: &mut [Task<'_>], source: &Source, images: &[ImageCon
         for container in &mut task.containers {
             let is_only_app = only_app.as_deref() == Some(container.name.text.as_ref());
             container.starts = told(container, images, is_only_app).or_else(|| match task.form {
-                Form::Compose => built(container, beside.as_deref()?),
+                DocumentForm::Compose => built(container, beside.as_deref()?),
                 _ if is_only_app && is_ones_own(container) => beside_the_file(beside.as_deref()?),
                 _ => None,
             });
@@ -30,7 +30,11 @@ pub(super) fn attach(tasks: &mut [Task<'_>], source: &Source, images: &[ImageCon
     }
 }
 
-fn told(container: &Container<'_>, images: &[ImageConfig], is_only_app: bool) -> Option<ImageConfig> {
+fn told(
+    container: &ContainerDefinition<'_>,
+    images: &[ImageConfig],
+    is_only_app: bool,
+) -> Option<ImageConfig> {
     let named = images.iter().find(|image| {
         container
             .image
@@ -45,7 +49,7 @@ fn told(container: &Container<'_>, images: &[ImageConfig], is_only_app: bool) ->
 }
 
 /// Compose's `build`: a context, or an object with it.
-fn built(service: &Container<'_>, folder: &Path) -> Option<ImageConfig> {
+fn built(service: &ContainerDefinition<'_>, folder: &Path) -> Option<ImageConfig> {
     let build = service.node.get("build")?;
     let word = |name: &str| build.get(name).and_then(Node::word).map(Cow::into_owned);
     let context = build
@@ -84,7 +88,7 @@ fn beside_the_file(folder: &Path) -> Option<ImageConfig> {
 }
 
 /// Whether an image is likely the one that is built here: a placeholder, an expression or a private one.
-fn is_ones_own(container: &Container<'_>) -> bool {
+fn is_ones_own(container: &ContainerDefinition<'_>) -> bool {
     match container.image.known() {
         Some(image) => image.contains(".dkr.ecr.") || image.starts_with('<'),
         None => !container.image.is_absent(),

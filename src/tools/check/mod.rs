@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::document::{self, Syntax};
-use super::model::{self, Form, ImageConfig, NoTask};
+use super::model::{self, DocumentForm, ImageConfig, NoTask};
 use super::source::{self, FileProblem, LeftOut, Source};
 
 mod finding;
@@ -161,7 +161,7 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, F
         .map(|finding| finding.locate(&source, &root))
         .collect();
     // What Terraform or a program has written is mended where it is made.
-    if syntax != Syntax::Hcl && tasks.iter().any(|task| task.form == Form::Terraform) {
+    if syntax != Syntax::Hcl && tasks.iter().any(|task| task.form == DocumentForm::Terraform) {
         findings.iter_mut().for_each(|finding| finding.fix = None);
     }
     let not_read = model::not_read(&root, &tasks);

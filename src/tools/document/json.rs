@@ -5,7 +5,7 @@ use jsonc_parser::common::{Range, Ranged};
 use jsonc_parser::errors::ParseError;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
-use super::{Entry, Kind, MAX_DEPTH, Node, Span, Unreadable, refuse_twice, too_deep};
+use super::{MAX_DEPTH, Member, Node, NodeKind, Span, Unreadable, refuse_twice, too_deep};
 
 const STRICT: ParseOptions = ParseOptions {
     allow_comments: false,
@@ -51,11 +51,11 @@ fn node(value: Value<'_>, depth: usize) -> Result<Node<'_>, Unreadable> {
         return Err(too_deep(span.start));
     }
     let kind = match value {
-        Value::NullKeyword(_) => Kind::Null,
-        Value::BooleanLit(literal) => Kind::Bool(literal.value),
-        Value::NumberLit(literal) => Kind::Number(literal.value.into()),
-        Value::StringLit(literal) => Kind::String(literal.value),
-        Value::Array(array) => Kind::List(
+        Value::NullKeyword(_) => NodeKind::Null,
+        Value::BooleanLit(literal) => NodeKind::Bool(literal.value),
+        Value::NumberLit(literal) => NodeKind::Number(literal.value.into()),
+        Value::StringLit(literal) => NodeKind::String(literal.value),
+        Value::Array(array) => NodeKind::List(
             array
                 .elements
                 .into_iter()
@@ -70,14 +70,14 @@ fn node(value: Value<'_>, depth: usize) -> Result<Node<'_>, Unreadable> {
                     ObjectPropName::String(literal) => literal.value,
                     ObjectPropName::Word(literal) => literal.value.into(),
                 };
-                entries.push(Entry {
+                entries.push(Member {
                     key,
                     key_span,
                     value: node(property.value, depth + 1)?,
                 });
             }
             refuse_twice(&entries, "object")?;
-            Kind::Map(entries)
+            NodeKind::Map(entries)
         }
     };
     Ok(Node::new(kind, span))

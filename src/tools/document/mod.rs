@@ -36,7 +36,7 @@ pub struct Span {
 #[derive(Clone, Debug)]
 pub struct Node<'a> {
     /// What it is.
-    pub kind: Kind<'a>,
+    pub kind: NodeKind<'a>,
     /// From its first byte to behind its last one.
     pub span: Span,
     /// YAML's `!Ref` and the like, without the exclamation mark.
@@ -46,19 +46,19 @@ pub struct Node<'a> {
 /// What a value is.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the names say it")]
-pub enum Kind<'a> {
+pub enum NodeKind<'a> {
     Null,
     Bool(bool),
     /// As it is written.
     Number(Cow<'a, str>),
     String(Cow<'a, str>),
     List(Vec<Node<'a>>),
-    Map(Vec<Entry<'a>>),
+    Map(Vec<Member<'a>>),
 }
 
 /// A key and its value.
 #[derive(Clone, Debug)]
-pub struct Entry<'a> {
+pub struct Member<'a> {
     /// The key's text.
     pub key: Cow<'a, str>,
     /// Where the key stands.
@@ -185,7 +185,7 @@ fn template_hint(text: &str, at: usize) -> &'static str {
 }
 
 impl<'a> Node<'a> {
-    fn new(kind: Kind<'a>, span: Span) -> Node<'a> {
+    fn new(kind: NodeKind<'a>, span: Span) -> Node<'a> {
         Node {
             kind,
             span,
@@ -194,9 +194,9 @@ impl<'a> Node<'a> {
     }
 
     /// The entries of a map; none of anything else.
-    pub fn entries(&self) -> &[Entry<'a>] {
+    pub fn entries(&self) -> &[Member<'a>] {
         match &self.kind {
-            Kind::Map(entries) => entries,
+            NodeKind::Map(entries) => entries,
             _ => &[],
         }
     }
@@ -204,7 +204,7 @@ impl<'a> Node<'a> {
     /// The items of a list; none of anything else.
     pub fn items(&self) -> &[Node<'a>] {
         match &self.kind {
-            Kind::List(items) => items,
+            NodeKind::List(items) => items,
             _ => &[],
         }
     }
@@ -219,7 +219,7 @@ impl<'a> Node<'a> {
 
     fn get_mut(&mut self, key: &str) -> Option<&mut Node<'a>> {
         match &mut self.kind {
-            Kind::Map(entries) => entries
+            NodeKind::Map(entries) => entries
                 .iter_mut()
                 .find(|entry| entry.key == key)
                 .map(|entry| &mut entry.value),
@@ -231,7 +231,7 @@ impl<'a> Node<'a> {
     pub fn inner(&self) -> Span {
         let word = self.word().map_or(0, |word| word.len());
         let length = self.span.end - self.span.start;
-        let quotes = usize::from(matches!(self.kind, Kind::String(_)) && length == word + 2);
+        let quotes = usize::from(matches!(self.kind, NodeKind::String(_)) && length == word + 2);
         Span {
             start: self.span.start + quotes,
             end: self.span.end - quotes,
@@ -241,7 +241,7 @@ impl<'a> Node<'a> {
     /// The text of a string.
     pub fn text(&self) -> Option<&str> {
         match &self.kind {
-            Kind::String(text) => Some(text),
+            NodeKind::String(text) => Some(text),
             _ => None,
         }
     }
@@ -249,8 +249,8 @@ impl<'a> Node<'a> {
     /// The text of anything that is one word: a string, a number, `true`.
     pub fn word(&self) -> Option<Cow<'_, str>> {
         match &self.kind {
-            Kind::String(text) | Kind::Number(text) => Some(Cow::Borrowed(text)),
-            Kind::Bool(value) => Some(Cow::Borrowed(if *value { "true" } else { "false" })),
+            NodeKind::String(text) | NodeKind::Number(text) => Some(Cow::Borrowed(text)),
+            NodeKind::Bool(value) => Some(Cow::Borrowed(if *value { "true" } else { "false" })),
             _ => None,
         }
     }
@@ -261,14 +261,18 @@ impl<'a> Node<'a> {
         let more = |old: usize, new: usize| new.checked_sub(old).filter(|more| *more <= 1);
         let counts: Vec<Option<usize>> = match (&self.kind, &new.kind) {
             _ if self.tag != new.tag => return None,
-            (Kind::Null, Kind::Null) => Vec::new(),
-            (Kind::Bool(a), Kind::Bool(b)) if a == b => Vec::new(),
-            (Kind::Number(a), Kind::Number(b)) | (Kind::String(a), Kind::String(b)) if a == b => Vec::new(),
-            (Kind::List(a), Kind::List(b)) => {
+            (NodeKind::Null, NodeKind::Null) => Vec::new(),
+            (NodeKind::Bool(a), NodeKind::Bool(b)) if a == b => Vec::new(),
+            (NodeKind::Number(a), NodeKind::Number(b)) | (NodeKind::String(a), NodeKind::String(b))
+                if a == b =>
+            {
+                Vec::new()
+            }
+            (NodeKind::List(a), NodeKind::List(b)) => {
                 let inner = a.iter().zip(b).map(|(a, b)| a.additions(b));
                 inner.chain([more(a.len(), b.len())]).collect()
             }
-            (Kind::Map(a), Kind::Map(b)) => {
+            (NodeKind::Map(a), NodeKind::Map(b)) => {
                 let inner = a
                     .iter()
                     .zip(b)
@@ -288,18 +292,18 @@ impl<'a> Node<'a> {
     ) -> Node<'static> {
         let of = |node: &Node<'_>| node.rebuilt(place, instead);
         let kind = match &self.kind {
-            Kind::Null => Kind::Null,
-            Kind::Bool(flag) => Kind::Bool(*flag),
-            Kind::Number(number) => Kind::Number(Cow::Owned(number.to_string())),
-            Kind::String(word) => match instead(word) {
+            NodeKind::Null => NodeKind::Null,
+            NodeKind::Bool(flag) => NodeKind::Bool(*flag),
+            NodeKind::Number(number) => NodeKind::Number(Cow::Owned(number.to_string())),
+            NodeKind::String(word) => match instead(word) {
                 Some(value) => return value,
-                None => Kind::String(Cow::Owned(word.to_string())),
+                None => NodeKind::String(Cow::Owned(word.to_string())),
             },
-            Kind::List(items) => Kind::List(items.iter().map(of).collect()),
-            Kind::Map(entries) => Kind::Map(
+            NodeKind::List(items) => NodeKind::List(items.iter().map(of).collect()),
+            NodeKind::Map(entries) => NodeKind::Map(
                 entries
                     .iter()
-                    .map(|entry| Entry {
+                    .map(|entry| Member {
                         key: Cow::Owned(entry.key.to_string()),
                         key_span: place(entry.key_span),
                         value: of(&entry.value),
@@ -317,12 +321,12 @@ impl<'a> Node<'a> {
     /// What it is, for a message.
     pub fn describe(&self) -> &'static str {
         match self.kind {
-            Kind::Null => "null",
-            Kind::Bool(_) => "a boolean",
-            Kind::Number(_) => "a number",
-            Kind::String(_) => "text",
-            Kind::List(_) => "a list",
-            Kind::Map(_) => "an object",
+            NodeKind::Null => "null",
+            NodeKind::Bool(_) => "a boolean",
+            NodeKind::Number(_) => "a number",
+            NodeKind::String(_) => "text",
+            NodeKind::List(_) => "a list",
+            NodeKind::Map(_) => "an object",
         }
     }
 
@@ -359,7 +363,7 @@ fn member(key: &str) -> String {
 }
 
 /// A key that stands twice: readers differ in which of the two they take.
-fn refuse_twice(entries: &[Entry<'_>], what: &str) -> Result<(), Unreadable> {
+fn refuse_twice(entries: &[Member<'_>], what: &str) -> Result<(), Unreadable> {
     let mut seen = HashSet::with_capacity(entries.len());
     for entry in entries {
         if !seen.insert(entry.key.as_ref()) {

@@ -4,7 +4,7 @@
 //! resource; its values stand where they stand in it.
 
 use super::hcl::{self, Beside, Rendered};
-use super::{Kind, Node, Span};
+use super::{Node, NodeKind, Span};
 
 /// Modules in modules; nobody nests them deeper.
 const MAX_MODULES: usize = 32;
@@ -19,7 +19,7 @@ pub(super) fn read<'a>(name: &str, text: &'a str, mut root: Node<'a>, beside: &d
         }
     } else if name.ends_with(".tf.json") {
         for kind in ["resource", "data", "module"] {
-            if let Some(Kind::Map(types)) = root.get_mut(kind).map(|node| &mut node.kind) {
+            if let Some(NodeKind::Map(types)) = root.get_mut(kind).map(|node| &mut node.kind) {
                 for entry in types {
                     attributes.bodies(&mut entry.value, 0);
                 }
@@ -36,7 +36,7 @@ struct Attributes<'a, 'b> {
 
 impl<'a> Attributes<'a, '_> {
     fn module(&self, module: &mut Node<'a>, depth: usize) {
-        if let Some(Kind::List(resources)) = module.get_mut("resources").map(|node| &mut node.kind) {
+        if let Some(NodeKind::List(resources)) = module.get_mut("resources").map(|node| &mut node.kind) {
             for resource in resources {
                 if let Some(values) = resource.get_mut("values") {
                     self.attributes(values);
@@ -44,7 +44,7 @@ impl<'a> Attributes<'a, '_> {
             }
         }
         if depth < MAX_MODULES
-            && let Some(Kind::List(children)) = module.get_mut("child_modules").map(|node| &mut node.kind)
+            && let Some(NodeKind::List(children)) = module.get_mut("child_modules").map(|node| &mut node.kind)
         {
             for child in children {
                 self.module(child, depth + 1);
@@ -57,19 +57,19 @@ impl<'a> Attributes<'a, '_> {
         self.attributes(node);
         if depth < 2 {
             match &mut node.kind {
-                Kind::Map(entries) => {
+                NodeKind::Map(entries) => {
                     for entry in entries {
                         self.bodies(&mut entry.value, depth + 1);
                     }
                 }
-                Kind::List(items) => items.iter_mut().for_each(|item| self.bodies(item, depth + 1)),
+                NodeKind::List(items) => items.iter_mut().for_each(|item| self.bodies(item, depth + 1)),
                 _ => {}
             }
         }
     }
 
     fn attributes(&self, body: &mut Node<'a>) {
-        let Kind::Map(entries) = &mut body.kind else {
+        let NodeKind::Map(entries) = &mut body.kind else {
             return;
         };
         for entry in entries {

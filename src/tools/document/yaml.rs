@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
-use super::{Entry, Kind, MAX_DEPTH, MAX_VALUES, Node, Span, Unreadable, refuse_twice, too_deep};
+use super::{MAX_DEPTH, MAX_VALUES, Member, Node, NodeKind, Span, Unreadable, refuse_twice, too_deep};
 
 /// Lines that stand too far left in a flow collection are tried as often as this.
 const MAX_TRIES: usize = 16;
@@ -151,7 +151,7 @@ fn strict(text: &str) -> Result<Node<'_>, Unreadable> {
         values: 0,
     };
     let root = reader.document()?;
-    Ok(root.unwrap_or_else(|| Node::new(Kind::Null, Span { start: 0, end: 0 })))
+    Ok(root.unwrap_or_else(|| Node::new(NodeKind::Null, Span { start: 0, end: 0 })))
 }
 
 /// The parser counts characters, everybody else bytes.
@@ -243,7 +243,7 @@ impl<'a> Reader<'a> {
                 let kind = if style == ScalarStyle::Plain && tag.is_none() {
                     plain(text)
                 } else {
-                    Kind::String(text)
+                    NodeKind::String(text)
                 };
                 (
                     anchor,
@@ -259,7 +259,7 @@ impl<'a> Reader<'a> {
                 (
                     anchor,
                     Node {
-                        kind: Kind::List(items),
+                        kind: NodeKind::List(items),
                         span: Span { end, ..span },
                         tag: own(tag),
                     },
@@ -270,7 +270,7 @@ impl<'a> Reader<'a> {
                 (
                     anchor,
                     Node {
-                        kind: Kind::Map(entries),
+                        kind: NodeKind::Map(entries),
                         span: Span { end, ..span },
                         tag: own(tag),
                     },
@@ -326,7 +326,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn mapping(&mut self, start: Span, depth: usize) -> Result<(Vec<Entry<'a>>, usize), Unreadable> {
+    fn mapping(&mut self, start: Span, depth: usize) -> Result<(Vec<Member<'a>>, usize), Unreadable> {
         let mut entries = Vec::new();
         let mut merged = Vec::new();
         let mut end = start.end;
@@ -352,7 +352,7 @@ impl<'a> Reader<'a> {
             if key == "<<" {
                 merged.push(value);
             } else {
-                entries.push(Entry { key, key_span, value });
+                entries.push(Member { key, key_span, value });
             }
         }
         refuse_twice(&entries, "mapping")?;
@@ -385,10 +385,10 @@ const BYTES_A_VALUE: usize = 64;
 
 /// `<<`: a mapping, or a list of them; what is written out wins (yaml.org, *Merge Key Language-Independent
 /// Type*).
-fn merge<'a>(entries: &mut Vec<Entry<'a>>, merged: Vec<Node<'a>>) {
+fn merge<'a>(entries: &mut Vec<Member<'a>>, merged: Vec<Node<'a>>) {
     let mut known: HashSet<String> = entries.iter().map(|entry| entry.key.to_string()).collect();
     let mut take = |mapping: Node<'a>| {
-        if let Kind::Map(more) = mapping.kind {
+        if let NodeKind::Map(more) = mapping.kind {
             entries.extend(
                 more.into_iter()
                     .filter(|entry| known.insert(entry.key.to_string())),
@@ -397,20 +397,20 @@ fn merge<'a>(entries: &mut Vec<Entry<'a>>, merged: Vec<Node<'a>>) {
     };
     for node in merged {
         match node.kind {
-            Kind::List(items) => items.into_iter().for_each(&mut take),
+            NodeKind::List(items) => items.into_iter().for_each(&mut take),
             _ => take(node),
         }
     }
 }
 
 /// The core schema of YAML 1.2, with the words that people still write for booleans.
-fn plain(text: Cow<'_, str>) -> Kind<'_> {
+fn plain(text: Cow<'_, str>) -> NodeKind<'_> {
     match text.as_ref() {
-        "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
-        "true" | "True" | "TRUE" => Kind::Bool(true),
-        "false" | "False" | "FALSE" => Kind::Bool(false),
-        number if is_number(number) => Kind::Number(text),
-        _ => Kind::String(text),
+        "" | "~" | "null" | "Null" | "NULL" => NodeKind::Null,
+        "true" | "True" | "TRUE" => NodeKind::Bool(true),
+        "false" | "False" | "FALSE" => NodeKind::Bool(false),
+        number if is_number(number) => NodeKind::Number(text),
+        _ => NodeKind::String(text),
     }
 }
 

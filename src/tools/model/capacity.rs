@@ -2,7 +2,7 @@
 
 use crate::tools::document::Node;
 
-use super::{Task, Value};
+use super::{TaskDefinition, Value};
 
 /// Whether the host goes away two minutes after a notice.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +17,7 @@ pub enum Host<'a> {
     Unknown,
 }
 
-impl<'a> Task<'a> {
+impl<'a> TaskDefinition<'a> {
     /// What is known of the host of this task.
     pub fn host(&self) -> Host<'a> {
         if let Some(node) = self.services.iter().find_map(|service| service.spot) {

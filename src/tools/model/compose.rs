@@ -7,22 +7,25 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::config::duration;
-use crate::tools::document::{Kind, Node, Span};
+use crate::tools::document::{Node, NodeKind, Span};
 
 use super::ecs::{capabilities, labels};
 use super::fields::{Fields, name, process_word, process_words, text};
-use super::{Container, Dependency, Form, Log, MAX_CONTAINERS, Name, Task, Text, Value, Variable};
+use super::{
+    ContainerDefinition, Dependency, DocumentForm, Log, MAX_CONTAINERS, Name, TaskDefinition, Text, Value,
+    Variable,
+};
 
-const FORM: Form = Form::Compose;
+const FORM: DocumentForm = DocumentForm::Compose;
 
 /// What compose gives a container to stop (compose file reference, *stop_grace_period*).
 pub(super) const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
-pub(super) fn task<'a>(root: &'a Node<'a>, services: &'a Node<'a>, at: Span) -> Task<'a> {
+pub(super) fn task<'a>(root: &'a Node<'a>, services: &'a Node<'a>, at: Span) -> TaskDefinition<'a> {
     let entries = services.entries();
     let containers: Vec<_> = entries
         .iter()
-        .filter(|entry| matches!(entry.value.kind, Kind::Map(_)))
+        .filter(|entry| matches!(entry.value.kind, NodeKind::Map(_)))
         .take(MAX_CONTAINERS)
         .map(|entry| {
             let name = Name {
@@ -46,7 +49,7 @@ pub(super) fn task<'a>(root: &'a Node<'a>, services: &'a Node<'a>, at: Span) -> 
         Value::Known(_, node) => Value::Known(Cow::Borrowed("task"), node),
         other => other,
     };
-    Task {
+    TaskDefinition {
         form: FORM,
         name: "services".to_owned(),
         node: root,
@@ -71,22 +74,22 @@ pub(super) fn task<'a>(root: &'a Node<'a>, services: &'a Node<'a>, at: Span) -> 
     }
 }
 
-fn is_overlay(container: &Container<'_>) -> bool {
+fn is_overlay(container: &ContainerDefinition<'_>) -> bool {
     let node = container.node;
     node.get("image").is_none() && node.get("build").is_none()
 }
 
-fn container<'a>(name: Name<'a>, node: &'a Node<'a>) -> Container<'a> {
+fn container<'a>(name: Name<'a>, node: &'a Node<'a>) -> ContainerDefinition<'a> {
     let fields = Fields::of(FORM, node);
     // What an overlay or a base in another file may say.
     let elsewhere =
         fields.node("extends").is_some() || (node.get("image").is_none() && node.get("build").is_none());
     let (environment, more_environment) = environment(&fields);
     let (labels, more_labels) = match fields.node("labels") {
-        Some(list) if matches!(list.kind, Kind::List(_)) => (std::collections::BTreeMap::new(), true),
+        Some(list) if matches!(list.kind, NodeKind::List(_)) => (std::collections::BTreeMap::new(), true),
         node => labels(FORM, node),
     };
-    Container {
+    ContainerDefinition {
         node,
         condition: None,
         starts: None,
@@ -142,7 +145,7 @@ fn command<'a>(fields: &Fields<'a>, name: &str) -> Value<'a, Vec<Text<'a>>> {
     let Some(node) = fields.node(name) else {
         return Value::Absent;
     };
-    if matches!(node.kind, Kind::List(_)) {
+    if matches!(node.kind, NodeKind::List(_)) {
         return process_words(FORM, node);
     }
     Value::Known(process_word(FORM, node), node)

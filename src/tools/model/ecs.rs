@@ -2,26 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use crate::tools::document::{Kind, Node, Span};
+use crate::tools::document::{Node, NodeKind, Span};
 
 use super::fields::{Fields, branches, is_expression, is_no_value, name, process_words, text};
 use super::{
-    Capabilities, Condition, Container, Dependency, Form, Log, MAX_CONTAINERS, NAMELESS, Name, Task, Text,
-    Value, Variable,
+    Capabilities, Condition, ContainerDefinition, Dependency, DocumentForm, Log, MAX_CONTAINERS, NAMELESS,
+    Name, TaskDefinition, Text, Value, Variable,
 };
 
 /// `node` holds the fields, `list` the containers.
 pub(super) fn task<'a>(
-    form: Form,
+    form: DocumentForm,
     name: String,
     at: Span,
     node: &'a Node<'a>,
     list: &'a Node<'a>,
-) -> Task<'a> {
+) -> TaskDefinition<'a> {
     let fields = Fields::of(form, node);
     let (containers, unknown) = containers(form, list);
     let platform = fields.object("runtimePlatform");
-    Task {
+    TaskDefinition {
         form,
         name,
         node,
@@ -51,7 +51,7 @@ pub(super) fn task<'a>(
 }
 
 /// The containers of a list, those behind `!If` among them, and whether there may be others.
-fn containers<'a>(form: Form, list: &'a Node<'a>) -> (Vec<Container<'a>>, bool) {
+fn containers<'a>(form: DocumentForm, list: &'a Node<'a>) -> (Vec<ContainerDefinition<'a>>, bool) {
     let mut containers = Vec::new();
     let mut unknown = false;
     for item in list.items() {
@@ -61,10 +61,10 @@ fn containers<'a>(form: Form, list: &'a Node<'a>) -> (Vec<Container<'a>>, bool) 
         }
         if let Some((name, branches)) = branches(form, item) {
             for (branch, holds) in branches.into_iter().zip([true, false]) {
-                if is_expression(form, branch) || !matches!(branch.kind, Kind::Map(_)) {
+                if is_expression(form, branch) || !matches!(branch.kind, NodeKind::Map(_)) {
                     unknown |= !is_no_value(branch);
                 } else {
-                    containers.push(Container {
+                    containers.push(ContainerDefinition {
                         condition: Some(Condition { name, holds }),
                         ..container(form, branch)
                     });
@@ -90,7 +90,7 @@ fn memory<'a>(fields: &Fields<'a>) -> Value<'a, u64> {
     })
 }
 
-pub(super) fn container<'a>(form: Form, node: &'a Node<'a>) -> Container<'a> {
+pub(super) fn container<'a>(form: DocumentForm, node: &'a Node<'a>) -> ContainerDefinition<'a> {
     let fields = Fields::of(form, node);
     let (dependencies, more_dependencies) = fields.possible_items("dependsOn");
     let (environment, more_variables) = fields.items("environment");
@@ -100,7 +100,7 @@ pub(super) fn container<'a>(form: Form, node: &'a Node<'a>) -> Container<'a> {
         .node("linuxParameters")
         .filter(|node| is_expression(form, node));
     let (labels, more_labels) = labels(form, fields.node("dockerLabels"));
-    Container {
+    ContainerDefinition {
         node,
         condition: None,
         starts: None,
@@ -200,7 +200,7 @@ fn process<'a>(fields: &Fields<'a>, name: &str) -> Value<'a, Vec<Text<'a>>> {
     // An empty list is as if it were not there.
     let given = fields
         .node(name)
-        .filter(|node| !matches!(&node.kind, Kind::List(items) if items.is_empty()));
+        .filter(|node| !matches!(&node.kind, NodeKind::List(items) if items.is_empty()));
     given.map_or(Value::Absent, |node| process_words(fields.form, node))
 }
 
@@ -272,7 +272,7 @@ pub(super) fn capabilities<'a>(
 
 type Labels<'a> = BTreeMap<Text<'a>, (Text<'a>, &'a Node<'a>)>;
 
-pub(super) fn labels<'a>(form: Form, node: Option<&'a Node<'a>>) -> (Labels<'a>, bool) {
+pub(super) fn labels<'a>(form: DocumentForm, node: Option<&'a Node<'a>>) -> (Labels<'a>, bool) {
     let Some(node) = node else {
         return (Labels::new(), false);
     };

@@ -2,19 +2,19 @@
 
 use std::borrow::Cow;
 
-use crate::tools::document::{Kind, Node};
+use crate::tools::document::{Node, NodeKind};
 
-use super::{Form, Name, Text, Value, terraform};
+use super::{DocumentForm, Name, Text, Value, terraform};
 
 /// The fields of one object.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
-    pub(super) form: Form,
+    pub(super) form: DocumentForm,
     pub(super) node: &'a Node<'a>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(form: Form, node: &'a Node<'a>) -> Fields<'a> {
+    pub(super) fn of(form: DocumentForm, node: &'a Node<'a>) -> Fields<'a> {
         Fields { form, node }
     }
 
@@ -22,12 +22,12 @@ impl<'a> Fields<'a> {
     pub(super) fn node(&self, name: &str) -> Option<&'a Node<'a>> {
         // Some templates keep the API's casing: what they say is not overlooked.
         let found = match self.form {
-            Form::CloudFormation => self.node.get(&capitalised(name)).or_else(|| self.node.get(name)),
-            Form::Terraform => terraform::get(self.node, name),
+            DocumentForm::CloudFormation => self.node.get(&capitalised(name)).or_else(|| self.node.get(name)),
+            DocumentForm::Terraform => terraform::get(self.node, name),
             _ => self.node.get(name),
         };
         found
-            .filter(|node| !matches!(node.kind, Kind::Null) || node.tag.is_some())
+            .filter(|node| !matches!(node.kind, NodeKind::Null) || node.tag.is_some())
             .filter(|node| !is_no_value(node))
     }
 
@@ -74,7 +74,7 @@ impl<'a> Fields<'a> {
         if let Some(blocks) = terraform::blocks(self.form, node) {
             return (blocks, false);
         }
-        if is_expression(self.form, node) || !matches!(node.kind, Kind::List(_)) {
+        if is_expression(self.form, node) || !matches!(node.kind, NodeKind::List(_)) {
             return (Vec::new(), true);
         }
         let present = node.items().iter().filter(|item| !is_no_value(item));
@@ -110,7 +110,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-pub(super) fn name<'a>(form: Form, node: &'a Node<'a>) -> Name<'a> {
+pub(super) fn name<'a>(form: DocumentForm, node: &'a Node<'a>) -> Name<'a> {
     match text(form, node) {
         Value::Known(text, _) => Name {
             text,
@@ -118,7 +118,7 @@ pub(super) fn name<'a>(form: Form, node: &'a Node<'a>) -> Name<'a> {
             node,
         },
         // What Terraform's language says is short enough to be its own name.
-        _ if form == Form::Terraform && node.text().is_some() => Name {
+        _ if form == DocumentForm::Terraform && node.text().is_some() => Name {
             text: Cow::Borrowed(node.text().unwrap_or("")),
             literal: false,
             node,
@@ -133,8 +133,8 @@ pub(super) fn name<'a>(form: Form, node: &'a Node<'a>) -> Name<'a> {
 
 /// The words that start a process. A part that the file does not tell stays in them as a variable, since
 /// it is mostly an argument: `sh -c` is a shell whatever its script's port is.
-pub(super) fn process_words<'a>(form: Form, node: &'a Node<'a>) -> Value<'a, Vec<Text<'a>>> {
-    if is_expression(form, node) || !matches!(node.kind, Kind::List(_)) {
+pub(super) fn process_words<'a>(form: DocumentForm, node: &'a Node<'a>) -> Value<'a, Vec<Text<'a>>> {
+    if is_expression(form, node) || !matches!(node.kind, NodeKind::List(_)) {
         return Value::Unknown(node);
     }
     let words = node.items().iter().map(|item| process_word(form, item));
@@ -142,10 +142,10 @@ pub(super) fn process_words<'a>(form: Form, node: &'a Node<'a>) -> Value<'a, Vec
 }
 
 /// One of them.
-pub(super) fn process_word<'a>(form: Form, node: &'a Node<'a>) -> Text<'a> {
+pub(super) fn process_word<'a>(form: DocumentForm, node: &'a Node<'a>) -> Text<'a> {
     let substituted = node.tag.as_deref() == Some("Sub");
     match node.word() {
-        Some(word) if form == Form::Compose => Cow::Owned(word.replace("$$", "$")),
+        Some(word) if form == DocumentForm::Compose => Cow::Owned(word.replace("$$", "$")),
         Some(word) if substituted || !is_expression(form, node) => word,
         _ => match function(node) {
             Some(("Fn::Sub", inner)) if inner.text().is_some() => Cow::Borrowed(inner.text().unwrap_or("")),
@@ -157,8 +157,8 @@ pub(super) fn process_word<'a>(form: Form, node: &'a Node<'a>) -> Text<'a> {
 /// Stands for a word that the file does not tell.
 const SOMETHING: &str = "${?}";
 
-pub(super) fn words<'a>(form: Form, node: &'a Node<'a>) -> Value<'a, Vec<Text<'a>>> {
-    if is_expression(form, node) || !matches!(node.kind, Kind::List(_)) {
+pub(super) fn words<'a>(form: DocumentForm, node: &'a Node<'a>) -> Value<'a, Vec<Text<'a>>> {
+    if is_expression(form, node) || !matches!(node.kind, NodeKind::List(_)) {
         return Value::Unknown(node);
     }
     let known = node.items().iter().map(|item| match text(form, item) {
@@ -172,7 +172,7 @@ pub(super) fn words<'a>(form: Form, node: &'a Node<'a>) -> Value<'a, Vec<Text<'a
 }
 
 /// A word, where the form lets it be known.
-pub(super) fn text<'a>(form: Form, node: &'a Node<'a>) -> Value<'a, Text<'a>> {
+pub(super) fn text<'a>(form: DocumentForm, node: &'a Node<'a>) -> Value<'a, Text<'a>> {
     if let Some(inner) = substitution_of_nothing(form, node) {
         return Value::Known(inner, node);
     }
@@ -180,8 +180,8 @@ pub(super) fn text<'a>(form: Form, node: &'a Node<'a>) -> Value<'a, Text<'a>> {
         return Value::Unknown(node);
     }
     match node.word() {
-        Some(word) if form == Form::Compose && word.contains('$') => compose_text(word, node),
-        Some(word) if form != Form::CloudFormation && is_placeholder(&word) => Value::Unknown(node),
+        Some(word) if form == DocumentForm::Compose && word.contains('$') => compose_text(word, node),
+        Some(word) if form != DocumentForm::CloudFormation && is_placeholder(&word) => Value::Unknown(node),
         Some(word) => Value::Known(word, node),
         None => Value::Unknown(node),
     }
@@ -205,17 +205,17 @@ fn is_placeholder(word: &str) -> bool {
 
 /// Whether a node is an intrinsic function of CloudFormation, long or short, or an expression that only
 /// Terraform knows.
-pub(super) fn is_expression(form: Form, node: &Node<'_>) -> bool {
+pub(super) fn is_expression(form: DocumentForm, node: &Node<'_>) -> bool {
     match form {
-        Form::CloudFormation => node.tag.is_some() || function(node).is_some(),
-        Form::Terraform => node.tag.is_some(),
+        DocumentForm::CloudFormation => node.tag.is_some() || function(node).is_some(),
+        DocumentForm::Terraform => node.tag.is_some(),
         _ => false,
     }
 }
 
 /// The name of the condition of an `!If`, and what stands for it and against it.
-pub(super) fn branches<'a>(form: Form, node: &'a Node<'a>) -> Option<(&'a str, [&'a Node<'a>; 2])> {
-    if form != Form::CloudFormation {
+pub(super) fn branches<'a>(form: DocumentForm, node: &'a Node<'a>) -> Option<(&'a str, [&'a Node<'a>; 2])> {
+    if form != DocumentForm::CloudFormation {
         return None;
     }
     let list = match node.tag.as_deref() {
@@ -232,7 +232,7 @@ pub(super) fn branches<'a>(form: Form, node: &'a Node<'a>) -> Option<(&'a str, [
 }
 
 /// As [`branches`], for an item of a list, whose branches are items.
-fn branches_of_item<'a>(form: Form, node: &'a Node<'a>) -> Option<(&'a str, [&'a Node<'a>; 2])> {
+fn branches_of_item<'a>(form: DocumentForm, node: &'a Node<'a>) -> Option<(&'a str, [&'a Node<'a>; 2])> {
     branches(form, node).filter(|(_, branches)| branches.iter().all(|branch| branch.items().is_empty()))
 }
 
@@ -245,8 +245,8 @@ fn function<'a>(node: &'a Node<'a>) -> Option<(&'a str, &'a Node<'a>)> {
 }
 
 /// `!Sub` without a variable is the text itself.
-fn substitution_of_nothing<'a>(form: Form, node: &'a Node<'a>) -> Option<Text<'a>> {
-    if form != Form::CloudFormation {
+fn substitution_of_nothing<'a>(form: DocumentForm, node: &'a Node<'a>) -> Option<Text<'a>> {
+    if form != DocumentForm::CloudFormation {
         return None;
     }
     let text = match node.tag.as_deref() {
@@ -310,13 +310,13 @@ fn write_expression(node: &Node<'_>, text: &mut String) {
         text.push(' ');
     }
     match &node.kind {
-        Kind::List(items) => {
+        NodeKind::List(items) => {
             for item in items {
                 write_expression(item, text);
                 text.push(',');
             }
         }
-        Kind::Map(entries) => {
+        NodeKind::Map(entries) => {
             for entry in entries {
                 text.push_str(&entry.key);
                 text.push(' ');

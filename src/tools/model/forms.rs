@@ -1,8 +1,8 @@
 //! Recognises the form of a document and finds the task definitions in it.
 
-use crate::tools::document::{Kind, Node, Span};
+use crate::tools::document::{Node, NodeKind, Span};
 
-use super::{Form, Task, Value, compose, ecs, template, terraform};
+use super::{DocumentForm, TaskDefinition, Value, compose, ecs, template, terraform};
 
 /// Why a document holds no task definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,24 +22,24 @@ pub enum NoTask {
 ///
 /// # Errors
 /// Where there is none.
-pub fn tasks<'a>(root: &'a Node<'a>) -> Result<Vec<Task<'a>>, NoTask> {
+pub fn tasks<'a>(root: &'a Node<'a>) -> Result<Vec<TaskDefinition<'a>>, NoTask> {
     let tasks = if let Some(inner) = root
         .get("taskDefinition")
         .filter(|node| node.get("containerDefinitions").is_some())
     {
-        vec![of_api(Form::Describe, inner)?]
+        vec![of_api(DocumentForm::Describe, inner)?]
     } else if root.get("containerDefinitions").is_some() {
-        vec![of_api(Form::Register, root)?]
+        vec![of_api(DocumentForm::Register, root)?]
     } else if let Some(resources) = root
         .get("Resources")
-        .filter(|node| matches!(node.kind, Kind::Map(_)))
+        .filter(|node| matches!(node.kind, NodeKind::Map(_)))
     {
         template::tasks(resources)
     } else if let Some(tasks) = terraform::tasks(root) {
         tasks
     } else if let Some(services) = root
         .get("services")
-        .filter(|node| matches!(node.kind, Kind::Map(_)))
+        .filter(|node| matches!(node.kind, NodeKind::Map(_)))
     {
         vec![compose::task(root, services, key_span(root, "services"))]
     } else if is_list_of_containers(root) {
@@ -49,19 +49,19 @@ pub fn tasks<'a>(root: &'a Node<'a>) -> Result<Vec<Task<'a>>, NoTask> {
     };
     if tasks
         .iter()
-        .all(|task| task.containers.is_empty() && !task.more_containers && task.form == Form::Compose)
+        .all(|task| task.containers.is_empty() && !task.more_containers && task.form == DocumentForm::Compose)
     {
         return Err(NoTask::Empty);
     }
     Ok(tasks)
 }
 
-fn of_api<'a>(form: Form, node: &'a Node<'a>) -> Result<Task<'a>, NoTask> {
+fn of_api<'a>(form: DocumentForm, node: &'a Node<'a>) -> Result<TaskDefinition<'a>, NoTask> {
     let family = node.get("family").and_then(Node::text);
     let Some(list) = node.get("containerDefinitions") else {
         return Err(foreign(node));
     };
-    if !matches!(list.kind, Kind::List(_)) {
+    if !matches!(list.kind, NodeKind::List(_)) {
         return Err(NoTask::Foreign {
             message: format!(
                 "containerDefinitions is {}: expected a list of containers",
@@ -84,15 +84,15 @@ fn of_api<'a>(form: Form, node: &'a Node<'a>) -> Result<Task<'a>, NoTask> {
 }
 
 /// What belongs to the task as a whole stands elsewhere.
-fn list_of_containers<'a>(root: &'a Node<'a>) -> Task<'a> {
+fn list_of_containers<'a>(root: &'a Node<'a>) -> TaskDefinition<'a> {
     let task = ecs::task(
-        Form::Containers,
+        DocumentForm::Containers,
         "containers".to_owned(),
         first_byte(root),
         root,
         root,
     );
-    Task {
+    TaskDefinition {
         compatibilities: Value::Unknown(root),
         network_mode: Value::Unknown(root),
         pid_mode: Value::Unknown(root),
@@ -149,8 +149,8 @@ fn to_be_made(root: &Node<'_>) -> Option<&'static str> {
 }
 
 /// What a document leaves to other files, in words that say what to run.
-pub fn not_read(root: &Node<'_>, tasks: &[Task<'_>]) -> Option<String> {
-    if tasks.iter().any(|task| task.form == Form::Compose) && root.get("include").is_some() {
+pub fn not_read(root: &Node<'_>, tasks: &[TaskDefinition<'_>]) -> Option<String> {
+    if tasks.iter().any(|task| task.form == DocumentForm::Compose) && root.get("include").is_some() {
         return Some(
             "`include` names other files, which are not read: check what `docker compose config` prints"
                 .to_owned(),
@@ -158,7 +158,9 @@ pub fn not_read(root: &Node<'_>, tasks: &[Task<'_>]) -> Option<String> {
     }
     let unknown: Vec<String> = tasks
         .iter()
-        .filter(|task| task.form == Form::Terraform && task.containers.is_empty() && task.more_containers)
+        .filter(|task| {
+            task.form == DocumentForm::Terraform && task.containers.is_empty() && task.more_containers
+        })
         .map(|task| format!("`{}`", task.name))
         .collect();
     let instead = match root.get("planned_values") {
@@ -179,12 +181,14 @@ fn foreign(root: &Node<'_>) -> NoTask {
         };
     }
     let found = match &root.kind {
-        Kind::Map(entries) if entries.is_empty() => "an empty object".to_owned(),
-        Kind::Map(_) if root.get("family").is_some() => "a task definition without its containers".to_owned(),
-        Kind::Map(entries) if entries.iter().any(|entry| entry.value.get("image").is_some()) => {
+        NodeKind::Map(entries) if entries.is_empty() => "an empty object".to_owned(),
+        NodeKind::Map(_) if root.get("family").is_some() => {
+            "a task definition without its containers".to_owned()
+        }
+        NodeKind::Map(entries) if entries.iter().any(|entry| entry.value.get("image").is_some()) => {
             "what may be a compose file of version 1, which has no `services`".to_owned()
         }
-        Kind::Map(_) => "an object without any of them".to_owned(),
+        NodeKind::Map(_) => "an object without any of them".to_owned(),
         _ => root.describe().to_owned(),
     };
     NoTask::Foreign {

@@ -25,8 +25,8 @@ pub use capacity::Host;
 pub use fields::{reference, substitution};
 pub use forms::{NoTask, not_read, tasks};
 pub use image::{ImageConfig, of_dockerfile, of_inspect};
-pub use placed::{LaunchType, PortMapping};
-pub use sidecar::{Sidecar, Steps};
+pub use placed::{DeclaredLaunchType, PortMapping};
+pub use sidecar::{SidecarContainer, Steps};
 pub use template::{Instances, Scheduled, Service, TargetGroup};
 pub use terraform::in_snake_case;
 
@@ -99,7 +99,7 @@ pub type Text<'a> = Cow<'a, str>;
 
 /// The forms in which people have task definitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum DocumentForm {
     /// What `register-task-definition` takes.
     Register,
     /// What `describe-task-definition` prints.
@@ -117,9 +117,9 @@ pub enum Form {
 
 /// A task definition.
 #[derive(Debug)]
-pub struct Task<'a> {
+pub struct TaskDefinition<'a> {
     /// The form it came in.
-    pub form: Form,
+    pub form: DocumentForm,
     /// The family, the logical ID of a template, or the name in Terraform.
     pub name: String,
     /// The object that holds the fields; in a template its properties.
@@ -129,7 +129,7 @@ pub struct Task<'a> {
     /// The list of containers, or compose's `services`.
     pub list: &'a Node<'a>,
     /// Its containers.
-    pub containers: Vec<Container<'a>>,
+    pub containers: Vec<ContainerDefinition<'a>>,
     /// Whether the list may hold containers that this file does not tell.
     pub more_containers: bool,
     /// `requiresCompatibilities`
@@ -160,7 +160,7 @@ pub struct Task<'a> {
 
 /// A container, or a service of compose.
 #[derive(Debug)]
-pub struct Container<'a> {
+pub struct ContainerDefinition<'a> {
     /// Its object.
     pub node: &'a Node<'a>,
     /// The condition of a template under which it is there; `None` where it always is.
@@ -281,7 +281,7 @@ pub struct Capabilities<'a> {
 
 /// How containers find each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
+pub enum NetworkMode {
     /// All containers of the task share one loopback: `awsvpc` and `host`.
     Shared,
     /// Each has its own address: `bridge`, and compose.
@@ -292,9 +292,9 @@ pub enum Network {
     Unknown,
 }
 
-impl<'a> Task<'a> {
+impl<'a> TaskDefinition<'a> {
     /// The container of this name.
-    pub fn container(&self, name: &str) -> Option<&Container<'a>> {
+    pub fn container(&self, name: &str) -> Option<&ContainerDefinition<'a>> {
         self.containers
             .iter()
             .find(|container| container.name.text == name)
@@ -316,20 +316,20 @@ impl<'a> Task<'a> {
     }
 
     /// How its containers find each other.
-    pub fn network(&self) -> Network {
+    pub fn network(&self) -> NetworkMode {
         match &self.network_mode {
-            Value::Unknown(_) => Network::Unknown,
+            Value::Unknown(_) => NetworkMode::Unknown,
             Value::Known(mode, _) => match mode.as_ref() {
-                "awsvpc" | "host" => Network::Shared,
-                "bridge" | "default" => Network::Apart,
-                "none" => Network::None,
-                _ => Network::Unknown,
+                "awsvpc" | "host" => NetworkMode::Shared,
+                "bridge" | "default" => NetworkMode::Apart,
+                "none" => NetworkMode::None,
+                _ => NetworkMode::Unknown,
             },
             // Fargate has no other than awsvpc, and without a word Linux on EC2 has bridge (API
             // reference, RegisterTaskDefinition, networkMode).
             Value::Absent => match self.on_fargate() {
-                Some(true) => Network::Shared,
-                _ => Network::Apart,
+                Some(true) => NetworkMode::Shared,
+                _ => NetworkMode::Apart,
             },
         }
     }
@@ -342,7 +342,7 @@ impl<'a> Task<'a> {
     }
 }
 
-impl<'a> Container<'a> {
+impl<'a> ContainerDefinition<'a> {
     /// Whether it directly depends on the container of this name.
     pub fn depends_directly_on(&self, name: &str) -> bool {
         self.depends_on

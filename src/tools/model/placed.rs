@@ -2,11 +2,11 @@
 //! serves it; no rule asks for it.
 
 use super::fields::Fields;
-use super::{Container, Form, Task, Value};
+use super::{ContainerDefinition, DocumentForm, TaskDefinition, Value};
 
 /// On what a task runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LaunchType {
+pub enum DeclaredLaunchType {
     /// On an instance of one's own; also where the file does not say.
     Ec2,
     /// On Fargate.
@@ -26,17 +26,17 @@ pub struct PortMapping {
     pub udp: bool,
 }
 
-impl<'a> Task<'a> {
+impl<'a> TaskDefinition<'a> {
     /// On what it runs, as far as the file says.
-    pub fn launch_type(&self) -> LaunchType {
+    pub fn launch_type(&self) -> DeclaredLaunchType {
         let managed = self
             .compatibilities
             .known()
             .is_some_and(|list| list.iter().any(|word| word == "MANAGED_INSTANCES"));
         match self.on_fargate() {
-            _ if managed => LaunchType::ManagedInstances,
-            Some(true) => LaunchType::Fargate,
-            _ => LaunchType::Ec2,
+            _ if managed => DeclaredLaunchType::ManagedInstances,
+            Some(true) => DeclaredLaunchType::Fargate,
+            _ => DeclaredLaunchType::Ec2,
         }
     }
 
@@ -50,7 +50,7 @@ impl<'a> Task<'a> {
 
     /// `cpu` of the task, in vCPU: `256`, `0.25 vCPU` (API reference, *RegisterTaskDefinition*).
     pub fn cpu(&self) -> Option<f64> {
-        if self.form == Form::Compose {
+        if self.form == DocumentForm::Compose {
             return None;
         }
         let cpu = Fields::of(self.form, self.node).text("cpu");
@@ -64,9 +64,9 @@ impl<'a> Task<'a> {
     }
 
     /// The ports of one of its containers, as far as they are known.
-    pub fn port_mappings(&self, container: &Container<'a>) -> Vec<PortMapping> {
+    pub fn port_mappings(&self, container: &ContainerDefinition<'a>) -> Vec<PortMapping> {
         let fields = Fields::of(self.form, container.node);
-        if self.form == Form::Compose {
+        if self.form == DocumentForm::Compose {
             let (items, _) = fields.items("ports");
             let published = items.iter().filter_map(|item| match item.word() {
                 Some(word) => of_compose(&word),
@@ -94,10 +94,10 @@ impl<'a> Task<'a> {
     }
 }
 
-impl Container<'_> {
+impl ContainerDefinition<'_> {
     /// `cpu` of the container, in units of which a vCPU has 1024.
-    pub fn cpu_units(&self, form: Form) -> Option<u64> {
-        if form == Form::Compose {
+    pub fn cpu_units(&self, form: DocumentForm) -> Option<u64> {
+        if form == DocumentForm::Compose {
             return None;
         }
         Fields::of(form, self.node).whole("cpu").known().copied()

@@ -2,7 +2,7 @@
 
 use crate::config::{SETTINGS, Setting};
 
-use super::{Container, Task};
+use super::{ContainerDefinition, TaskDefinition};
 
 /// What an app reaches others through or keeps its data in: without it a drain can finish nothing. By the
 /// last part of the image's name. An Envoy is not among them: it may as well stand before the app.
@@ -153,7 +153,7 @@ const NO_REQUESTS: [&str; 12] = [
 /// Subcommands of our own image that are no sidecar.
 const TOOLS: [&str; 6] = ["sample", "simulate", "rehearse", "health", "check", "add"];
 
-impl<'a> Container<'a> {
+impl<'a> ContainerDefinition<'a> {
     /// Whether this is the ecs-prestop sidecar: by its image, or by a setting that only it has.
     pub fn is_sidecar(&self) -> bool {
         let tool = |word: &str| TOOLS.contains(&word);
@@ -245,7 +245,7 @@ impl<'a> Container<'a> {
 
     /// Whether a variable, an argument or a link of this container names another, or the local port on
     /// which such a thing listens.
-    pub fn mentions(&self, other: &Container<'_>) -> bool {
+    pub fn mentions(&self, other: &ContainerDefinition<'_>) -> bool {
         let name = other.name.text.as_ref();
         let port = NEEDED_PORTS
             .iter()
@@ -281,26 +281,27 @@ const NEEDED_PORTS: [(&str, &str); 9] = [
     ("valkey", ":6379"),
 ];
 
-impl<'a> Task<'a> {
+impl<'a> TaskDefinition<'a> {
     /// The sidecars; one, where all is well.
-    pub fn sidecars(&self) -> impl Iterator<Item = &Container<'a>> {
+    pub fn sidecars(&self) -> impl Iterator<Item = &ContainerDefinition<'a>> {
         self.containers.iter().filter(|container| container.is_sidecar())
     }
 
     /// The containers that do the task's work: essential, and neither sidecar, proxy, database nor
     /// observer. Where none is left, all that are not sidecars or observers.
-    pub fn apps(&self) -> impl Iterator<Item = &Container<'a>> {
+    pub fn apps(&self) -> impl Iterator<Item = &ContainerDefinition<'a>> {
         let apps = self.workers().filter(|container| {
             container.is_essential() && container.needed_as().is_none() && !self.is_proxy(container)
         });
         let apps: Vec<_> = apps.collect();
         // What others are to reach is the app, be it a database, unless one beside it says that it needs it.
-        let called = |container: &Container<'_>| match container.ports.known() {
+        let called = |container: &ContainerDefinition<'_>| match container.ports.known() {
             Some(ports) => !ports.is_empty(),
             None => !container.ports.is_absent(),
         };
-        let is_called = |container: &&Container<'_>| container.keeps_data() && called(container);
-        let needs_it = |app: &Container<'_>| self.workers().filter(is_called).any(|data| app.mentions(data));
+        let is_called = |container: &&ContainerDefinition<'_>| container.keeps_data() && called(container);
+        let needs_it =
+            |app: &ContainerDefinition<'_>| self.workers().filter(is_called).any(|data| app.mentions(data));
         let is_for_a_database = !apps.is_empty()
             && !apps
                 .iter()
@@ -316,14 +317,14 @@ impl<'a> Task<'a> {
         all.into_iter()
     }
 
-    fn workers(&self) -> impl Iterator<Item = &Container<'a>> {
+    fn workers(&self) -> impl Iterator<Item = &ContainerDefinition<'a>> {
         self.containers.iter().filter(|container| {
             !container.is_sidecar() && !container.only_observes() && !self.ends_early(container)
         })
     }
 
     /// Whether it is the task's App Mesh proxy.
-    pub fn is_proxy(&self, container: &Container<'_>) -> bool {
+    pub fn is_proxy(&self, container: &ContainerDefinition<'_>) -> bool {
         self.proxy.known() == Some(&container.name.text)
     }
 }

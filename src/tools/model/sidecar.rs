@@ -7,7 +7,7 @@ use crate::core::plan::{LabelError, Plan, PlannedStep};
 use crate::core::step::Step;
 use crate::core::task;
 
-use super::{Container, Form, Task, Value};
+use super::{ContainerDefinition, DocumentForm, TaskDefinition, Value};
 
 const SETTLE: &str = "PRESTOP_SETTLE";
 
@@ -16,9 +16,9 @@ const MAX_SIDECARS: usize = 4;
 
 /// A sidecar and what it is set to do.
 #[derive(Debug)]
-pub struct Sidecar<'t, 'a> {
+pub struct SidecarContainer<'t, 'a> {
     /// Its container.
-    pub container: &'t Container<'a>,
+    pub container: &'t ContainerDefinition<'a>,
     /// What `run` would make of its settings, those left out that the file does not tell.
     pub settings: Result<Config, Vec<Problem>>,
     /// What it would do to drain.
@@ -44,21 +44,21 @@ impl Steps {
     }
 }
 
-impl<'t, 'a> Sidecar<'t, 'a> {
+impl<'t, 'a> SidecarContainer<'t, 'a> {
     /// Every sidecar of a task.
-    pub fn all(task: &'t Task<'a>) -> impl Iterator<Item = Sidecar<'t, 'a>> {
+    pub fn all(task: &'t TaskDefinition<'a>) -> impl Iterator<Item = SidecarContainer<'t, 'a>> {
         task.sidecars()
             .take(MAX_SIDECARS)
-            .map(|container| Sidecar::of(task, container))
+            .map(|container| SidecarContainer::of(task, container))
     }
 
-    fn of(task: &'t Task<'a>, container: &'t Container<'a>) -> Sidecar<'t, 'a> {
+    fn of(task: &'t TaskDefinition<'a>, container: &'t ContainerDefinition<'a>) -> SidecarContainer<'t, 'a> {
         let settings = Config::read(|name| flag(container, name), environment(container));
         let steps = match &settings {
             Ok(config) => steps(task, container, config),
             Err(_) => Steps::Unknown,
         };
-        Sidecar {
+        SidecarContainer {
             container,
             settings,
             steps,
@@ -73,10 +73,10 @@ impl<'t, 'a> Sidecar<'t, 'a> {
 
     /// How long it serves on before its first step; `None` where its settings are wrong or not told. On
     /// ECS it does so before a `quiet` though nobody has said it.
-    pub fn settle(&self, task: &Task<'_>) -> Option<Duration> {
+    pub fn settle(&self, task: &TaskDefinition<'_>) -> Option<Duration> {
         let config = self.settings.as_ref().ok()?;
         let is_set = self.container.variable(SETTLE).is_some() || flag(self.container, "settle").is_some();
-        let by_itself = !is_set && task.form != Form::Compose && self.waits_for_quiet();
+        let by_itself = !is_set && task.form != DocumentForm::Compose && self.waits_for_quiet();
         match by_itself {
             _ if self.is_unknown(SETTLE) => None,
             true => Some(SETTLE_BEFORE_QUIET),
@@ -112,14 +112,14 @@ impl<'t, 'a> Sidecar<'t, 'a> {
     }
 }
 
-fn is_unknown(container: &Container<'_>, variable: &str) -> bool {
+fn is_unknown(container: &ContainerDefinition<'_>, variable: &str) -> bool {
     match container.variable(variable) {
         Some(variable) => matches!(variable.value, Value::Unknown(_)),
         None => container.more_environment || container.secrets.iter().any(|secret| secret.text == variable),
     }
 }
 
-fn environment<'t>(container: &'t Container<'_>) -> impl Iterator<Item = (String, String)> + 't {
+fn environment<'t>(container: &'t ContainerDefinition<'_>) -> impl Iterator<Item = (String, String)> + 't {
     container.environment.iter().filter_map(|variable| {
         let value = variable.value.known()?;
         Some((variable.name.to_string(), value.to_string()))
@@ -127,7 +127,7 @@ fn environment<'t>(container: &'t Container<'_>) -> impl Iterator<Item = (String
 }
 
 /// A flag among the words of `command`: `--stop-timeout 90s` or `--stop-timeout=90s`.
-fn flag(container: &Container<'_>, name: &str) -> Option<String> {
+fn flag(container: &ContainerDefinition<'_>, name: &str) -> Option<String> {
     let words = container.command.known()?;
     let long = format!("--{name}");
     words.iter().enumerate().find_map(|(index, word)| {
@@ -141,7 +141,7 @@ fn flag(container: &Container<'_>, name: &str) -> Option<String> {
     })
 }
 
-fn steps(task: &Task<'_>, container: &Container<'_>, config: &Config) -> Steps {
+fn steps(task: &TaskDefinition<'_>, container: &ContainerDefinition<'_>, config: &Config) -> Steps {
     if let Some(plan) = Plan::from_setting(&config.drain) {
         return Steps::Known(plan.steps().to_vec(), Vec::new());
     }
@@ -158,7 +158,7 @@ fn steps(task: &Task<'_>, container: &Container<'_>, config: &Config) -> Steps {
 }
 
 /// The containers with their labels, as the task metadata would show them.
-fn as_metadata(task: &Task<'_>) -> task::Task {
+fn as_metadata(task: &TaskDefinition<'_>) -> task::Task {
     let containers = task.containers.iter().map(|container| task::Container {
         name: container.name.text.to_string(),
         labels: container
@@ -183,7 +183,7 @@ const AWS_FEATURES: [(&str, &str); 5] = [
     ("PRESTOP_PROTECT", "true"),
 ];
 
-impl Sidecar<'_, '_> {
+impl SidecarContainer<'_, '_> {
     /// The first setting that needs the task role.
     pub fn aws_feature(&self) -> Option<&'static str> {
         let wanted = AWS_FEATURES

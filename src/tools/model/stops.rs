@@ -4,22 +4,22 @@
 //! condition; then it has its stop timeout (agent, `dependencygraph/graph.go`, `verifyShutdownOrder`).
 
 use super::compose::DEFAULT_GRACE;
-use super::{Container, Form, Task};
+use super::{ContainerDefinition, DocumentForm, TaskDefinition};
 
 /// Where no `stopTimeout` is set (API reference, *ContainerDefinition*; on EC2 the agent's
 /// `ECS_CONTAINER_STOP_TIMEOUT`, of which this is the default).
 const DEFAULT_STOP_TIMEOUT_S: f64 = 30.0;
 
-impl<'a> Task<'a> {
+impl<'a> TaskDefinition<'a> {
     /// Those that directly depend on a container: they stop before it.
-    pub fn dependants<'t>(&'t self, name: &'t str) -> impl Iterator<Item = &'t Container<'a>> {
+    pub fn dependants<'t>(&'t self, name: &'t str) -> impl Iterator<Item = &'t ContainerDefinition<'a>> {
         self.containers
             .iter()
             .filter(move |container| container.depends_directly_on(name))
     }
 
     /// Containers that depend on themselves, directly or by others: the names along one such circle.
-    pub fn circle(&self) -> Option<Vec<&Container<'a>>> {
+    pub fn circle(&self) -> Option<Vec<&ContainerDefinition<'a>>> {
         let mut done = vec![false; self.containers.len()];
         for start in 0..self.containers.len() {
             let mut path = Vec::new();
@@ -53,9 +53,9 @@ impl<'a> Task<'a> {
     }
 
     /// The stop timeout that holds for a container, in seconds; `None` where the file does not say.
-    pub fn stop_timeout_s(&self, container: &Container<'a>) -> Option<f64> {
+    pub fn stop_timeout_s(&self, container: &ContainerDefinition<'a>) -> Option<f64> {
         let default = match self.form {
-            Form::Compose => DEFAULT_GRACE.as_secs_f64(),
+            DocumentForm::Compose => DEFAULT_GRACE.as_secs_f64(),
             _ if self.on_fargate() == Some(true) => DEFAULT_STOP_TIMEOUT_S,
             _ => self.agent_stop_timeout_s.unwrap_or(DEFAULT_STOP_TIMEOUT_S),
         };
@@ -63,7 +63,7 @@ impl<'a> Task<'a> {
     }
 
     /// Whether a container has done its work before the task is stopped: others wait for its end.
-    pub fn ends_early(&self, container: &Container<'a>) -> bool {
+    pub fn ends_early(&self, container: &ContainerDefinition<'a>) -> bool {
         self.containers.iter().any(|other| {
             other.depends_on.iter().any(|dependency| {
                 dependency.on.text == container.name.text
@@ -77,7 +77,7 @@ impl<'a> Task<'a> {
 
     /// Whether a container gets its signal only after another has stopped: because the other depends on
     /// it, or one that itself waits for the other does. One that has ended by then holds nobody.
-    pub fn stops_after(&self, container: &Container<'a>, first: &Container<'a>) -> bool {
+    pub fn stops_after(&self, container: &ContainerDefinition<'a>, first: &ContainerDefinition<'a>) -> bool {
         let mut waiting = vec![container.name.text.as_ref()];
         let mut seen: Vec<&str> = Vec::new();
         while let Some(name) = waiting.pop() {
@@ -99,7 +99,7 @@ impl<'a> Task<'a> {
 
     /// The longest chain of containers that stop one after another, first one first, and its seconds.
     /// What is unknown counts nothing, so the sum is what it takes at least.
-    pub fn longest_stop(&self) -> (Vec<&Container<'a>>, f64) {
+    pub fn longest_stop(&self) -> (Vec<&ContainerDefinition<'a>>, f64) {
         let ends = self.stop_ends();
         let last = (0..ends.len()).max_by(|a, b| ends[*a].seconds.total_cmp(&ends[*b].seconds));
         last.map_or_else(Default::default, |last| {
@@ -149,7 +149,7 @@ impl<'a> Task<'a> {
         end
     }
 
-    fn chain_to(&self, last: usize, ends: &[End]) -> Vec<&Container<'a>> {
+    fn chain_to(&self, last: usize, ends: &[End]) -> Vec<&ContainerDefinition<'a>> {
         let mut chain = Vec::new();
         let mut at = Some(last);
         while let Some(index) = at.filter(|_| chain.len() < ends.len()) {

@@ -7,9 +7,9 @@ use crate::tools::document::{Node, Span};
 
 use super::ecs;
 use super::fields::{Fields, is_expression, reference, text};
-use super::{Form, Task, Text, Value};
+use super::{DocumentForm, TaskDefinition, Text, Value};
 
-const FORM: Form = Form::CloudFormation;
+const FORM: DocumentForm = DocumentForm::CloudFormation;
 
 /// An `AWS::ECS::Service` that runs the task.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ pub struct Instances<'a> {
 pub type Scheduled<'a> = (&'a str, &'a Node<'a>);
 
 /// Every task definition of a template.
-pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<Task<'a>> {
+pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
     let of = |kind: &'static str| {
         resources
             .entries()
@@ -169,7 +169,7 @@ pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<Task<'a>> {
         })
         .collect();
     let stop_timeout_s = instances.iter().find_map(|instances| instances.stop_timeout_s);
-    let mut tasks: Vec<Task<'a>> = of("AWS::ECS::TaskDefinition")
+    let mut tasks: Vec<TaskDefinition<'a>> = of("AWS::ECS::TaskDefinition")
         .filter_map(|(entry, properties)| {
             let list = properties.get("ContainerDefinitions")?;
             let mut task = ecs::task(FORM, entry.key.to_string(), entry.key_span, properties, list);
@@ -185,7 +185,11 @@ pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<Task<'a>> {
 }
 
 /// Instances are said something of once, also where their tasks stand in another file.
-pub(super) fn with_instances<'a>(form: Form, tasks: &mut Vec<Task<'a>>, mut instances: Vec<Instances<'a>>) {
+pub(super) fn with_instances<'a>(
+    form: DocumentForm,
+    tasks: &mut Vec<TaskDefinition<'a>>,
+    mut instances: Vec<Instances<'a>>,
+) {
     instances.retain(|instances| instances.drains_on_spot.is_some());
     if let (true, Some(first)) = (tasks.is_empty(), instances.first()) {
         let mut task = ecs::task(form, first.name.to_owned(), first.at, first.node, first.node);
@@ -198,7 +202,7 @@ pub(super) fn with_instances<'a>(form: Form, tasks: &mut Vec<Task<'a>>, mut inst
 }
 
 /// How long clients keep an address, and where a service of Cloud Map says so.
-pub(super) fn longest_ttl<'a>(form: Form, properties: &'a Node<'a>) -> Option<(u64, &'a Node<'a>)> {
+pub(super) fn longest_ttl<'a>(form: DocumentForm, properties: &'a Node<'a>) -> Option<(u64, &'a Node<'a>)> {
     let config = Fields::of(form, properties).object("dnsConfig")?;
     let (records, _) = config.items("dnsRecords");
     let ttls = records.into_iter().filter_map(|record| {
@@ -209,12 +213,15 @@ pub(super) fn longest_ttl<'a>(form: Form, properties: &'a Node<'a>) -> Option<(u
 }
 
 /// The task definitions that a rule or a schedule starts on Fargate Spot, and where it says so.
-pub(super) fn started_on_spot<'a>(form: Form, properties: &'a Node<'a>) -> Vec<(&'a Node<'a>, &'a Node<'a>)> {
+pub(super) fn started_on_spot<'a>(
+    form: DocumentForm,
+    properties: &'a Node<'a>,
+) -> Vec<(&'a Node<'a>, &'a Node<'a>)> {
     let fields = Fields::of(form, properties);
     let (targets, _) = fields.possible_items("targets");
     let target = fields.object("target").map(|target| target.node);
     // In Terraform the target of a rule is a resource of its own.
-    let own = (form == Form::Terraform).then_some(properties);
+    let own = (form == DocumentForm::Terraform).then_some(properties);
     targets
         .into_iter()
         .chain(target)
@@ -233,7 +240,7 @@ pub(super) fn started_on_spot<'a>(form: Form, properties: &'a Node<'a>) -> Vec<(
 }
 
 /// What refers to the launch template of a group that has Spot Instances among others.
-pub(super) fn mixed_with_spot<'a>(form: Form, properties: &'a Node<'a>) -> Option<&'a Node<'a>> {
+pub(super) fn mixed_with_spot<'a>(form: DocumentForm, properties: &'a Node<'a>) -> Option<&'a Node<'a>> {
     let policy = Fields::of(form, properties).object("mixedInstancesPolicy")?;
     let share = policy
         .object("instancesDistribution")?
@@ -247,7 +254,7 @@ pub(super) fn mixed_with_spot<'a>(form: Form, properties: &'a Node<'a>) -> Optio
 
 /// `mixed` tells that a group has Spot Instances of it.
 pub(super) fn instances<'a>(
-    form: Form,
+    form: DocumentForm,
     name: &'a str,
     at: Span,
     whole: &'a Node<'a>,
@@ -302,7 +309,7 @@ fn gather(node: &Node<'_>, text: &mut String) {
 }
 
 pub(super) fn service<'a>(
-    form: Form,
+    form: DocumentForm,
     name: &'a str,
     at: Span,
     node: &'a Node<'a>,
@@ -366,7 +373,7 @@ pub(super) fn service<'a>(
             .is_some_and(|word| word == "DAEMON"),
         minimum_healthy_percent: fields
             .object("deploymentConfiguration")
-            .filter(|_| form != Form::Terraform)
+            .filter(|_| form != DocumentForm::Terraform)
             .map_or(fields.whole("minimumHealthyPercent"), |deployment| {
                 if is_expression(form, deployment.node) {
                     Value::Unknown(deployment.node)
@@ -383,16 +390,23 @@ pub(super) fn service<'a>(
 }
 
 /// A provider without weight and base gets no task.
-fn weight(form: Form, item: &Node<'_>) -> bool {
+fn weight(form: DocumentForm, item: &Node<'_>) -> bool {
     let fields = Fields::of(form, item);
     let nothing = |name: &str| fields.whole(name).or_default(0) == Some(0);
     let said = fields.node("weight").is_some() || fields.node("base").is_some();
     !(said && nothing("weight") && nothing("base"))
 }
 
-pub(super) fn target_group<'a>(form: Form, name: &'a str, at: Span, node: &'a Node<'a>) -> TargetGroup<'a> {
+pub(super) fn target_group<'a>(
+    form: DocumentForm,
+    name: &'a str,
+    at: Span,
+    node: &'a Node<'a>,
+) -> TargetGroup<'a> {
     let fields = Fields::of(form, node);
-    let health = fields.object("healthCheck").filter(|_| form == Form::Terraform);
+    let health = fields
+        .object("healthCheck")
+        .filter(|_| form == DocumentForm::Terraform);
     let (attributes, more) = fields.items("targetGroupAttributes");
     let delay = attributes.iter().find(|attribute| {
         attribute.get("Key").and_then(Node::text) == Some("deregistration_delay.timeout_seconds")
@@ -403,7 +417,7 @@ pub(super) fn target_group<'a>(form: Form, name: &'a str, at: Span, node: &'a No
         node,
         deregistration_delay_s: match delay.and_then(|attribute| attribute.get("Value")) {
             Some(value) => text(form, value).and_then(|word| word.parse().ok()),
-            None if form == Form::Terraform => fields.whole("deregistrationDelay"),
+            None if form == DocumentForm::Terraform => fields.whole("deregistrationDelay"),
             None if more => Value::Unknown(node),
             None => Value::Absent,
         },

@@ -7,16 +7,16 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::tools::document::{ELSEWHERE, Entry, Kind, Node, Span};
+use crate::tools::document::{ELSEWHERE, Member, Node, NodeKind, Span};
 
 use super::fields::{Fields, is_expression, text};
 use super::template::{
     Instances, Scheduled, TargetGroup, instances, longest_ttl, mixed_with_spot, service, started_on_spot,
     target_group, with_instances,
 };
-use super::{Form, MAX_CONTAINERS, NAMELESS, Name, Task, Value, Variable, ecs};
+use super::{DocumentForm, MAX_CONTAINERS, NAMELESS, Name, TaskDefinition, Value, Variable, ecs};
 
-const FORM: Form = Form::Terraform;
+const FORM: DocumentForm = DocumentForm::Terraform;
 
 /// What a file of `.tf.json` may hold (Terraform documentation, *JSON Configuration Syntax*).
 const BLOCKS: [&str; 13] = [
@@ -95,14 +95,14 @@ pub fn in_snake_case(name: &str) -> String {
 }
 
 /// A nested block that stands once, or the values of a module's map of such blocks.
-pub(super) fn blocks<'a>(form: Form, node: &'a Node<'a>) -> Option<Vec<&'a Node<'a>>> {
+pub(super) fn blocks<'a>(form: DocumentForm, node: &'a Node<'a>) -> Option<Vec<&'a Node<'a>>> {
     if form != FORM || node.tag.is_some() {
         return None;
     }
-    let Kind::Map(entries) = &node.kind else {
+    let NodeKind::Map(entries) = &node.kind else {
         return None;
     };
-    let named = |entry: &Entry<'_>| matches!(entry.value.kind, Kind::Map(_));
+    let named = |entry: &Member<'_>| matches!(entry.value.kind, NodeKind::Map(_));
     Some(if entries.iter().all(named) {
         entries.iter().map(|entry| &entry.value).collect()
     } else {
@@ -111,7 +111,7 @@ pub(super) fn blocks<'a>(form: Form, node: &'a Node<'a>) -> Option<Vec<&'a Node<
 }
 
 /// In JSON a block is a list of one.
-pub(super) fn only_block<'a>(form: Form, node: &'a Node<'a>) -> &'a Node<'a> {
+pub(super) fn only_block<'a>(form: DocumentForm, node: &'a Node<'a>) -> &'a Node<'a> {
     match node.items() {
         [only] if form == FORM => only,
         _ => node,
@@ -135,7 +135,7 @@ fn references<'a>(node: &'a Node<'a>, kind: &str) -> impl Iterator<Item = &'a st
 }
 
 /// Every task definition; `None` where the document is not Terraform's.
-pub(super) fn tasks<'a>(root: &'a Node<'a>) -> Option<Vec<Task<'a>>> {
+pub(super) fn tasks<'a>(root: &'a Node<'a>) -> Option<Vec<TaskDefinition<'a>>> {
     if root.get("format_version").is_some() {
         let printed = ["planned_values", "values"]
             .iter()
@@ -147,10 +147,10 @@ pub(super) fn tasks<'a>(root: &'a Node<'a>) -> Option<Vec<Task<'a>>> {
         of_printed(printed, configuration, &mut all);
         return Some(all);
     }
-    let ours = |entry: &Entry<'_>| BLOCKS.contains(&entry.key.as_ref());
+    let ours = |entry: &Member<'_>| BLOCKS.contains(&entry.key.as_ref());
     let has = |part: &str| {
         root.get(part)
-            .is_some_and(|part| matches!(part.kind, Kind::Map(_)))
+            .is_some_and(|part| matches!(part.kind, NodeKind::Map(_)))
     };
     if !root.entries().iter().all(ours) || !(has("resource") || has("module")) {
         return None;
@@ -178,7 +178,7 @@ fn parts<'a>(root: &'a Node<'a>, path: &[&str]) -> Vec<Part<'a>> {
         .collect()
 }
 
-fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<Task<'a>> {
+fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
     let modules = parts(root, &["module"]);
     let groups: BTreeMap<&str, TargetGroup<'a>> = ["aws_lb_target_group", "aws_alb_target_group"]
         .iter()
@@ -276,7 +276,7 @@ fn of_module<'a>(
     modules: &[Part<'a>],
     find: impl Fn(&'a Node<'a>) -> Option<TargetGroup<'a>> + Copy,
     find_ttl: impl Fn(&'a Node<'a>) -> Option<(u64, &'a Node<'a>)> + Copy,
-) -> Vec<Task<'a>> {
+) -> Vec<TaskDefinition<'a>> {
     let source = part.body.get("source").and_then(Node::text).unwrap_or("");
     let made = |part: &Part<'a>, list: &'a Node<'a>| {
         let mut task = task(part, part.body, list, modules);
@@ -345,7 +345,12 @@ fn is_container_module(part: &Part<'_>) -> bool {
 
 /// `body` holds the fields, `list` the containers: a list of them, a module's map, or the output of a
 /// module of containers.
-fn task<'a>(part: &Part<'a>, body: &'a Node<'a>, list: &'a Node<'a>, modules: &[Part<'a>]) -> Task<'a> {
+fn task<'a>(
+    part: &Part<'a>,
+    body: &'a Node<'a>,
+    list: &'a Node<'a>,
+    modules: &[Part<'a>],
+) -> TaskDefinition<'a> {
     let mut task = ecs::task(FORM, part.name.to_owned(), part.at, body, list);
     let module = |node: &'a Node<'a>| {
         let name = referred(node, "module").filter(|_| is_expression(FORM, node))?;
@@ -354,9 +359,9 @@ fn task<'a>(part: &Part<'a>, body: &'a Node<'a>, list: &'a Node<'a>, modules: &[
             .find(|part| part.name == name)
             .filter(|part| is_container_module(part))
     };
-    let candidates: Vec<(&'a Node<'a>, Option<&'a Entry<'a>>)> = match &list.kind {
-        Kind::List(items) => items.iter().map(|item| (item, None)).collect(),
-        Kind::Map(entries) if list.tag.is_none() => {
+    let candidates: Vec<(&'a Node<'a>, Option<&'a Member<'a>>)> = match &list.kind {
+        NodeKind::List(items) => items.iter().map(|item| (item, None)).collect(),
+        NodeKind::Map(entries) if list.tag.is_none() => {
             entries.iter().map(|entry| (&entry.value, Some(entry))).collect()
         }
         _ => vec![(list, None)],
@@ -366,7 +371,7 @@ fn task<'a>(part: &Part<'a>, body: &'a Node<'a>, list: &'a Node<'a>, modules: &[
     for (node, entry) in candidates.into_iter().take(MAX_CONTAINERS) {
         let of_module = module(node);
         let body = of_module.map_or(node, |part| part.body);
-        if of_module.is_none() && !matches!((&node.kind, &node.tag), (Kind::Map(_), None)) {
+        if of_module.is_none() && !matches!((&node.kind, &node.tag), (NodeKind::Map(_), None)) {
             task.more_containers = true;
             continue;
         }
@@ -392,7 +397,7 @@ fn task<'a>(part: &Part<'a>, body: &'a Node<'a>, list: &'a Node<'a>, modules: &[
 }
 
 /// cloudposse's `map_environment`.
-fn variables_by_name<'a>(container: &mut super::Container<'a>, body: &'a Node<'a>) {
+fn variables_by_name<'a>(container: &mut super::ContainerDefinition<'a>, body: &'a Node<'a>) {
     let Some(map) = body.get("map_environment") else {
         return;
     };
@@ -408,7 +413,7 @@ fn variables_by_name<'a>(container: &mut super::Container<'a>, body: &'a Node<'a
 
 /// terraform-aws-modules/ecs gives a container 120 s to stop, and some of the rest by its version
 /// (modules/container-definition/variables.tf, `stop_timeout`).
-fn defaults_of_module<'a>(container: &mut super::Container<'a>, body: &'a Node<'a>) {
+fn defaults_of_module<'a>(container: &mut super::ContainerDefinition<'a>, body: &'a Node<'a>) {
     if container.stop_timeout_s.is_absent() {
         container.stop_timeout_s = Value::Known(120.0, body);
     }
@@ -421,7 +426,11 @@ fn defaults_of_module<'a>(container: &mut super::Container<'a>, body: &'a Node<'
 }
 
 /// A module of `terraform show -json`, and the part of the configuration that it was made from.
-fn of_printed<'a>(module: &'a Node<'a>, configuration: Option<&'a Node<'a>>, all: &mut Vec<Task<'a>>) {
+fn of_printed<'a>(
+    module: &'a Node<'a>,
+    configuration: Option<&'a Node<'a>>,
+    all: &mut Vec<TaskDefinition<'a>>,
+) {
     /// More than anybody reads findings of.
     const MAX_TASKS: usize = 1_000;
     let resources = module.get("resources").map_or(&[][..], Node::items);

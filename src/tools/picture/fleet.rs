@@ -10,7 +10,7 @@ use super::{Tone, axis::as_f64, words};
 
 /// One task's shutdown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Member {
+pub struct FleetTask {
     /// By which people know it.
     pub task: String,
     /// Why it had to stop.
@@ -29,7 +29,7 @@ pub struct Member {
     pub tone: Tone,
 }
 
-impl Member {
+impl FleetTask {
     /// Percent of its budget.
     pub fn used_percent(&self) -> Option<u64> {
         match (self.used_ms, self.budget_ms) {
@@ -57,12 +57,12 @@ pub struct Summary {
 }
 
 /// Sorts the worst first, and sums up.
-pub fn sum_up(members: &mut [Member]) -> Summary {
+pub fn sum_up(members: &mut [FleetTask]) -> Summary {
     members.sort_by(|a, b| {
-        let percent = |member: &Member| std::cmp::Reverse(member.used_percent());
+        let percent = |member: &FleetTask| std::cmp::Reverse(member.used_percent());
         (a.tone, percent(a), &a.task).cmp(&(b.tone, percent(b), &b.task))
     });
-    let mut percents: Vec<u64> = members.iter().filter_map(Member::used_percent).collect();
+    let mut percents: Vec<u64> = members.iter().filter_map(FleetTask::used_percent).collect();
     percents.sort_unstable();
     let mut used_tenths = [0; 11];
     for percent in &percents {
@@ -125,7 +125,7 @@ impl Summary {
 }
 
 /// A row each, the worst first, then the sentences.
-pub fn draw(members: &[Member], summary: &Summary, paper: &Paper) -> Vec<String> {
+pub fn draw(members: &[FleetTask], summary: &Summary, paper: &Paper) -> Vec<String> {
     const TASK: usize = 10;
     const REASON: usize = 15;
     const OUTCOME: usize = 12;
@@ -206,7 +206,7 @@ fn distribution(summary: &Summary, paper: &Paper) -> Vec<String> {
 }
 
 /// The same as SVG.
-pub fn draw_svg(members: &[Member], summary: &Summary) -> String {
+pub fn draw_svg(members: &[FleetTask], summary: &Summary) -> String {
     const WIDTH: f64 = 760.0;
     const BAR_X: f64 = 400.0;
     const BAR_WIDTH: f64 = 340.0;

@@ -21,7 +21,7 @@ use crate::tools::simulate::StandIn;
 /// More than the clients of a rehearsal open.
 const MAX_CONNECTIONS: usize = 256;
 
-type Reply = Response<Either<Incoming, Full<Bytes>>>;
+type BalancerReply = Response<Either<Incoming, Full<Bytes>>>;
 
 /// Serves for as long as it is polled.
 pub async fn serve(listener: &TcpListener, targets: &StandIn) {
@@ -44,7 +44,7 @@ pub async fn serve(listener: &TcpListener, targets: &StandIn) {
     }
 }
 
-async fn forward(targets: &StandIn, request: Request<Incoming>) -> Result<Reply, Infallible> {
+async fn forward(targets: &StandIn, request: Request<Incoming>) -> Result<BalancerReply, Infallible> {
     let Some(target) = targets.route() else {
         return Ok(failed(StatusCode::SERVICE_UNAVAILABLE));
     };
@@ -54,7 +54,7 @@ async fn forward(targets: &StandIn, request: Request<Incoming>) -> Result<Reply,
 
 /// `None` where the target refuses, resets or talks nonsense before the head of its answer is there;
 /// afterwards the client's connection breaks off with the target's.
-async fn ask(target: SocketAddr, mut request: Request<Incoming>) -> Option<Reply> {
+async fn ask(target: SocketAddr, mut request: Request<Incoming>) -> Option<BalancerReply> {
     let stream = TcpStream::connect(target).await.ok()?;
     let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     // Ends with the answer, or with whoever waits for it.
@@ -66,7 +66,7 @@ async fn ask(target: SocketAddr, mut request: Request<Incoming>) -> Option<Reply
     Some(answer.map(Either::Left))
 }
 
-fn failed(status: StatusCode) -> Reply {
+fn failed(status: StatusCode) -> BalancerReply {
     let mut reply = Response::new(Either::Right(Full::new(Bytes::from(format!("{status}\n")))));
     *reply.status_mut() = status;
     reply

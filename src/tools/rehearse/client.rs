@@ -35,13 +35,13 @@ pub(super) struct Sent {
 
 /// The load balancer and the clients behind it. They run as long as it is polled.
 #[derive(Clone, Default)]
-pub(super) struct Clients {
+pub(super) struct Load {
     looked_away: Rc<Cell<Option<Instant>>>,
     in_flight: Rc<RefCell<JoinSet<Sent>>>,
     sent: Rc<RefCell<Vec<Sent>>>,
 }
 
-impl Clients {
+impl Load {
     /// From now on no new request is sent; those in flight go on. Whether that is news.
     pub(super) fn look_away(&self) -> bool {
         let news = self.looked_away.get().is_none();

@@ -28,7 +28,7 @@ use crate::tools::picture::terminal::Paper;
 use crate::tools::picture::words;
 use crate::tools::say;
 use crate::tools::timeline;
-use record::{Outcome, Record, Run, Unit};
+use record::{Record, RehearsalOutcome, Run, Unit};
 use scenario::{Cast, Opening, SCENARIOS, Scenario};
 use screen::Screen;
 use stage::{Stage, Stopped};
@@ -430,7 +430,7 @@ async fn rehearse(
         }
     }
     let (outcome, words) = match &stopped {
-        Some(Stopped { why, .. }) => (Outcome::Failed, sentence(why)),
+        Some(Stopped { why, .. }) => (RehearsalOutcome::Failed, sentence(why)),
         None => judge(scenario, options, &runs),
     };
     let record = Record {
@@ -461,11 +461,11 @@ async fn rehearse(
 }
 
 /// What came of it, with the words for that: made in one place, so that they cannot differ.
-fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Outcome, String) {
+fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (RehearsalOutcome, String) {
     let run = |cast| runs.iter().find(|run| run.cast == cast);
     let Some(with) = run(Cast::All) else {
         return (
-            Outcome::NothingTested,
+            RehearsalOutcome::NothingTested,
             "Nothing was tested: nothing was played.".to_owned(),
         );
     };
@@ -486,7 +486,7 @@ fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Outcome, Stri
         .map_or("killed".to_owned(), |code| format!("exit code {code}"));
     if !complaints.is_empty() {
         return (
-            Outcome::Failed,
+            RehearsalOutcome::Failed,
             sentence(&format!("Not as it should: {}", complaints.join("; "))),
         );
     }
@@ -495,7 +495,10 @@ fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Outcome, Stri
             Unit::Requests => "no request was in flight when it began, and none came after",
             Unit::Jobs => "no job was in hand when it began",
         };
-        return (Outcome::NothingTested, format!("Nothing was tested: {why}."));
+        return (
+            RehearsalOutcome::NothingTested,
+            format!("Nothing was tested: {why}."),
+        );
     }
     if with.lost > 0 {
         let why = scenario.loses.unwrap_or_default();
@@ -503,10 +506,13 @@ fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Outcome, Stri
             "{} lost, as without a drain: {why}.{budget} {exit}.",
             unit.counted(with.lost)
         );
-        return (Outcome::LostAsExpected, words);
+        return (RehearsalOutcome::LostAsExpected, words);
     }
     if !options.counts() {
-        return (Outcome::Passed, format!("Drained as it should:{budget} {exit}."));
+        return (
+            RehearsalOutcome::Passed,
+            format!("Drained as it should:{budget} {exit}."),
+        );
     }
     let mut compared = format!("Nothing was lost of {};", unit.counted(with.done));
     if let Some(other) = run(Cast::WithoutDeregister) {
@@ -516,7 +522,10 @@ fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Outcome, Stri
         0 => "nothing without the sidecar, either".to_owned(),
         lost => format!("{lost} without the sidecar"),
     };
-    (Outcome::Passed, format!("{compared} {without}.{budget} {exit}."))
+    (
+        RehearsalOutcome::Passed,
+        format!("{compared} {without}.{budget} {exit}."),
+    )
 }
 
 /// What did not end as it should; nothing where all is well.

@@ -1,6 +1,6 @@
 //! What a rehearsal writes for programs: a JSON document a line, or JUnit's XML.
 
-use super::record::{Outcome, Record};
+use super::record::{Record, RehearsalOutcome};
 use crate::tools::picture::svg::escaped;
 
 /// One document a line; see [`Record`].
@@ -20,9 +20,9 @@ pub(super) fn junit(records: &[Record]) -> String {
     for record in records {
         let (name, words) = (escaped(&record.scenario), escaped(&record.words));
         let kind = match record.outcome {
-            Outcome::Passed | Outcome::LostAsExpected => None,
-            Outcome::Failed => Some("failed"),
-            Outcome::NothingTested => Some("nothing-tested"),
+            RehearsalOutcome::Passed | RehearsalOutcome::LostAsExpected => None,
+            RehearsalOutcome::Failed => Some("failed"),
+            RehearsalOutcome::NothingTested => Some("nothing-tested"),
         };
         let inner = match kind {
             Some(kind) => format!("<failure type=\"{kind}\" message=\"{words}\"/>"),

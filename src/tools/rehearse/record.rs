@@ -32,7 +32,7 @@ pub struct Record {
     /// What was counted.
     pub unit: Unit,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: RehearsalOutcome,
     /// The same in words.
     pub words: String,
     /// One for each way in which it was played, the one with the sidecar first.
@@ -68,7 +68,7 @@ impl Unit {
 /// What came of a rehearsal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum RehearsalOutcome {
     /// Nothing was lost, and all ended as it should.
     Passed,
     /// It lost what nothing could have saved, as the scenario is there to show.
@@ -79,18 +79,18 @@ pub enum Outcome {
     NothingTested,
 }
 
-impl Outcome {
+impl RehearsalOutcome {
     /// Whether the exit code is 0.
     pub fn is_well(self) -> bool {
-        matches!(self, Outcome::Passed | Outcome::LostAsExpected)
+        matches!(self, RehearsalOutcome::Passed | RehearsalOutcome::LostAsExpected)
     }
 
     /// How it is to be taken.
     pub fn tone(self) -> Tone {
         match self {
-            Outcome::Passed => Tone::Good,
-            Outcome::LostAsExpected => Tone::Loss,
-            Outcome::Failed | Outcome::NothingTested => Tone::Bad,
+            RehearsalOutcome::Passed => Tone::Good,
+            RehearsalOutcome::LostAsExpected => Tone::Loss,
+            RehearsalOutcome::Failed | RehearsalOutcome::NothingTested => Tone::Bad,
         }
     }
 }

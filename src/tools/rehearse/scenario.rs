@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::record::Unit;
-use crate::tools::sample_app::Kind;
+use crate::tools::sample_app::AppKind;
 
 /// Who plays besides the app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub(super) struct Scenario {
     pub(super) story: &'static str,
     /// Where it is written that ECS does so; empty where it is about the app.
     pub(super) source: &'static str,
-    pub(super) app: Kind,
+    pub(super) app: AppKind,
     pub(super) opening: Opening,
     /// How many seconds of ECS one second here stands for, with the sample app.
     pub(super) scale: u32,
@@ -75,7 +75,7 @@ pub(super) enum Opening {
 pub(super) const DEFAULT: &str = "no-balancer";
 
 /// The app that has no part in its own drain.
-const APP: Kind = Kind::NoCode;
+const APP: AppKind = AppKind::NoCode;
 
 const BASE: Scenario = Scenario {
     name: "deploy",
@@ -168,21 +168,21 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         title: "the app drains itself when it is asked",
         story: "It answers POST /drain once no request is in flight. That is exact, where the sidecar otherwise has to \
                 watch the app's connections for a second of silence.",
-        app: Kind::Web,
+        app: AppKind::Web,
         ..STOPPED
     },
     Scenario {
         name: "slow-app",
         title: "the app needs nearly all of its stop timeout",
         story: "It answers 202 and is asked until it says that it is done.",
-        app: Kind::Slow,
+        app: AppKind::Slow,
         ..STOPPED
     },
     Scenario {
         name: "hung-app",
         title: "the app never finishes",
         story: "The drain call gets no answer. The sidecar leaves before its SIGKILL, so that the app gets its own SIGTERM.",
-        app: Kind::Hung,
+        app: AppKind::Hung,
         code: 3,
         ..STOPPED
     },
@@ -190,7 +190,7 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         name: "dead-app",
         title: "the app has crashed and nobody has noticed",
         story: "Nobody listens any more. The sidecar gives up after 5 s of real time: nothing is left to drain.",
-        app: Kind::Web,
+        app: AppKind::Web,
         opening: Opening::AppCrashed,
         scale: 3,
         code: 4,
@@ -201,7 +201,7 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         name: "refusing-app",
         title: "the app has no such endpoint",
         story: "It answers 404: a mistake in the settings. The sidecar says so and leaves at once.",
-        app: Kind::Refusing,
+        app: AppKind::Refusing,
         code: 4,
         loses: Some("an app that is told to drain by a wrong URL does not drain"),
         ..STOPPED
@@ -227,7 +227,7 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         name: "worker",
         title: "a worker without a web server",
         story: "It asks the sidecar for a notice between jobs, finishes the one in hand and posts to /drained (step `ack`).",
-        app: Kind::Worker,
+        app: AppKind::Worker,
         settle_s: 0,
         ..STOPPED
     },
@@ -237,7 +237,7 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         story: "The worker takes a lease for each job, and the sidecar has ECS protect the task (PRESTOP_PROTECT): \
                 ECS leaves it alone until the lease is given back.",
         source: "ECS developer guide, Protect your Amazon ECS tasks from being terminated by scale-in events",
-        app: Kind::Protected,
+        app: AppKind::Protected,
         opening: Opening::ScaleIn,
         settle_s: 0,
         ..STOPPED
@@ -247,14 +247,14 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         title: "the app ends gracefully on SIGQUIT only, behind a shell",
         story: "Its shell swallows ECS's SIGTERM, so that the app runs on to its SIGKILL, and the deployment waits for \
                 that. The step `signal QUIT app` finds the process behind the shell.",
-        app: Kind::Quits,
+        app: AppKind::Quits,
         ..STOPPED
     },
     Scenario {
         name: "one-off",
         title: "a one-off task ends by itself",
         story: "The app is done and exits. ECS stops the rest, and the sidecar must not hold the task up.",
-        app: Kind::OneOff,
+        app: AppKind::OneOff,
         opening: Opening::AppEnds,
         settle_s: 0,
         ..STOPPED

@@ -279,10 +279,10 @@ impl Screen {
                 _ => "none".to_owned(),
             };
             let ended = match record.outcome {
-                super::record::Outcome::Passed => "well",
-                super::record::Outcome::LostAsExpected => "lost, as without",
-                super::record::Outcome::Failed => "FAILED",
-                super::record::Outcome::NothingTested => "NOTHING TESTED",
+                super::record::RehearsalOutcome::Passed => "well",
+                super::record::RehearsalOutcome::LostAsExpected => "lost, as without",
+                super::record::RehearsalOutcome::Failed => "FAILED",
+                super::record::RehearsalOutcome::NothingTested => "NOTHING TESTED",
             };
             self.line(&format!(
                 "{:<16} {exit:>4}  {budget:>15}  {:>5} {:>5} {:>8}  {}",

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::client::{Clients, Sent};
+use super::client::{Load, Sent};
 use super::processes::LastLines;
 use super::record::Run;
 use super::scenario::Cast;
@@ -21,7 +21,7 @@ use crate::tools::picture::{MarkKind, words};
 const GRAIN_MS: i64 = 20;
 
 /// Everything that one run has shown so far.
-pub(super) struct Seen<'a> {
+pub(super) struct Witness<'a> {
     screen: &'a Screen,
     /// The same moment by both clocks.
     base: (Instant, Timestamp),
@@ -41,9 +41,9 @@ pub(super) struct Seen<'a> {
     pub(super) sidecar_said: RefCell<LastLines>,
 }
 
-impl<'a> Seen<'a> {
-    pub(super) fn new(screen: &'a Screen, sample: bool) -> Seen<'a> {
-        Seen {
+impl<'a> Witness<'a> {
+    pub(super) fn new(screen: &'a Screen, sample: bool) -> Witness<'a> {
+        Witness {
             screen,
             base: (Instant::now(), Timestamp::now()),
             zero: Cell::default(),
@@ -175,7 +175,7 @@ impl<'a> Seen<'a> {
     pub(super) fn run(
         &self,
         cast: Cast,
-        clients: Option<&Clients>,
+        clients: Option<&Load>,
         exit_code: Option<i32>,
         app_killed: bool,
     ) -> Run {

@@ -15,19 +15,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::{self, Clients};
+use super::client::{self, Load};
 use super::processes::{self, each_line};
 use super::record::{Run, Unit};
 use super::scenario::{Cast, Opening, Scenario};
 use super::screen::{Screen, Turn, Who};
-use super::seen::Seen;
+use super::seen::Witness;
 use super::{Options, OwnApp, balancer};
 use crate::core::notice::Action;
 use crate::core::url::HttpUrl;
 use crate::tools::picture::{MarkKind, words};
-use crate::tools::sample_app::{self, Kind};
+use crate::tools::sample_app::{self, AppKind};
 use crate::tools::simulate::StandIn;
-use crate::tools::simulate::faults::{Fault, Kind as FaultKind, Target};
+use crate::tools::simulate::faults::{Fault, FaultKind, FaultTarget};
 
 /// Traffic before anything happens.
 const CALM: Duration = Duration::from_millis(1000);
@@ -111,7 +111,7 @@ impl Drop for EndsEverything {
 impl Stage<'_> {
     /// Plays the scenario once.
     pub(super) async fn play(&self, cast: Cast) -> Result<(Run, Vec<String>), Stopped> {
-        let seen = Seen::new(self.screen, self.options.own.is_none());
+        let seen = Witness::new(self.screen, self.options.own.is_none());
         let guard = EndsEverything;
         let run = self.play_to(&seen, cast).await;
         drop(guard);
@@ -129,7 +129,7 @@ impl Stage<'_> {
         }
     }
 
-    async fn play_to(&self, seen: &Seen<'_>, cast: Cast) -> Result<Run, Stopped> {
+    async fn play_to(&self, seen: &Witness<'_>, cast: Cast) -> Result<Run, Stopped> {
         let stand_in = StandIn::sample();
         let metadata = TcpListener::bind(("127.0.0.1", 0)).await.map_err(in_words)?;
         let metadata_uri = format!("http://{}", metadata.local_addr().map_err(in_words)?);
@@ -153,7 +153,7 @@ impl Stage<'_> {
                 each_line(err, |line| seen.app_said.borrow_mut().add(line))
             )
         };
-        let clients = Clients::default();
+        let clients = Load::default();
         let played = async {
             let ends = self.perform(
                 seen,
@@ -186,13 +186,13 @@ impl Stage<'_> {
     #[allow(clippy::too_many_arguments, reason = "everybody who takes part, once")]
     async fn perform(
         &self,
-        seen: &Seen<'_>,
+        seen: &Witness<'_>,
         stand_in: &StandIn,
         urls: &mut Urls,
         (app, app_port): (&mut Child, u16),
         sidecar_at: SocketAddr,
         cast: Cast,
-        clients: &Clients,
+        clients: &Load,
     ) -> Result<Ends, Stopped> {
         let metadata_uri = &urls.metadata.clone();
         if let Some(ready) = &urls.ready {
@@ -271,10 +271,10 @@ impl Stage<'_> {
     /// What happens to the task, up to the end of its last container.
     async fn events(
         &self,
-        seen: &Seen<'_>,
+        seen: &Witness<'_>,
         stand_in: &StandIn,
         players: &mut Players<'_>,
-        clients: &Clients,
+        clients: &Load,
     ) -> Result<Ends, Stopped> {
         let scenario = self.scenario;
         self.await_sidecar(seen, players).await?;
@@ -287,7 +287,7 @@ impl Stage<'_> {
         }
         if scenario.opening == Opening::NoInstanceMetadata {
             stand_in.break_down(Fault {
-                target: Target::Imds,
+                target: FaultTarget::Imds,
                 kind: FaultKind::Hang,
                 lasts: None,
                 requests: None,
@@ -380,7 +380,7 @@ impl Stage<'_> {
     }
 
     /// ECS wants one task less, and this is the one, as soon as it may.
-    async fn scale_in(&self, seen: &Seen<'_>, stand_in: &StandIn) -> Result<(), Stopped> {
+    async fn scale_in(&self, seen: &Witness<'_>, stand_in: &StandIn) -> Result<(), Stopped> {
         if !stand_in.protected() {
             seen.acts(Who::Ecs, "wants one task less; this one is not protected", None);
             return Ok(());
@@ -401,7 +401,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn announce_spot(&self, seen: &Seen<'_>, stand_in: &StandIn, ahead: u32) {
+    fn announce_spot(&self, seen: &Witness<'_>, stand_in: &StandIn, ahead: u32) {
         let left = self.options.scaled(self.scenario, ahead);
         stand_in.announce_spot(Action::Terminate, left);
         let what = format!("announces: this Spot instance ends in {}", span(left));
@@ -411,7 +411,7 @@ impl Stage<'_> {
     /// ECS's stop order.
     async fn stop_task(
         &self,
-        seen: &Seen<'_>,
+        seen: &Witness<'_>,
         stand_in: &StandIn,
         players: &mut Players<'_>,
     ) -> Result<Ends, Stopped> {
@@ -445,7 +445,7 @@ impl Stage<'_> {
     /// SIGTERM, and at the stop timeout SIGKILL is due: `None` where that is so.
     async fn stop(
         &self,
-        seen: &Seen<'_>,
+        seen: &Witness<'_>,
         name: &str,
         child: &mut Child,
         stop_timeout: Duration,
@@ -477,7 +477,7 @@ impl Stage<'_> {
     /// The host goes away under the task, and no signal is sent before.
     async fn host_ends(
         &self,
-        seen: &Seen<'_>,
+        seen: &Witness<'_>,
         players: &mut Players<'_>,
         left: Duration,
     ) -> Result<Ends, Stopped> {
@@ -515,7 +515,7 @@ impl Stage<'_> {
             // exec, as a container's entry point should: so that signals reach the app itself.
             Some(own) => format!("exec {}", own.start),
             // As PID 1 of a container a shell without a handler ignores SIGTERM.
-            None if self.scenario.app == Kind::Quits => format!("trap '' TERM; {sample}; exit 0"),
+            None if self.scenario.app == AppKind::Quits => format!("trap '' TERM; {sample}; exit 0"),
             None => format!("exec {sample}"),
         };
         let mut command = Command::new("sh");
@@ -541,10 +541,10 @@ impl Stage<'_> {
     ) -> Result<Child, Stopped> {
         let (scenario, options) = (self.scenario, self.options);
         let drain = match scenario.app {
-            Kind::Worker | Kind::Protected => "ack".to_owned(),
-            Kind::Quits => "signal QUIT app".to_owned(),
+            AppKind::Worker | AppKind::Protected => "ack".to_owned(),
+            AppKind::Quits => "signal QUIT app".to_owned(),
             // By its port: here the network namespace is the whole machine's.
-            Kind::NoCode => {
+            AppKind::NoCode => {
                 let silence = milliseconds(options.scaled(scenario, SILENCE_S));
                 format!("quiet :{app_port} for {silence}")
             }
@@ -557,7 +557,10 @@ impl Stage<'_> {
             .env("ECS_CONTAINER_METADATA_URI_V4", format!("{metadata}/v4/prestop"))
             .env("ECS_AGENT_URI", format!("{metadata}/api/prestop"))
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
-            .env("PRESTOP_PROTECT", (scenario.app == Kind::Protected).to_string())
+            .env(
+                "PRESTOP_PROTECT",
+                (scenario.app == AppKind::Protected).to_string(),
+            )
             .env("PRESTOP_DRAIN", options.own_drain().unwrap_or(drain))
             .env(
                 "PRESTOP_STOP_TIMEOUT",
@@ -619,7 +622,7 @@ impl Stage<'_> {
     }
 
     /// Waits until the sidecar has taken its signals over.
-    async fn await_sidecar(&self, seen: &Seen<'_>, players: &mut Players<'_>) -> Result<(), Stopped> {
+    async fn await_sidecar(&self, seen: &Witness<'_>, players: &mut Players<'_>) -> Result<(), Stopped> {
         if players.sidecar.is_none() {
             return Ok(());
         }

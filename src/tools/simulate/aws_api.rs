@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::task_metadata::{CLUSTER, Definition, TASK_ADDRESS, arn, task_arn};
-use super::{INSTANCE_ID, Reply, header, with_type};
+use super::{INSTANCE_ID, StandInReply, header, with_type};
 
 /// The default of `deregistration_delay.timeout_seconds` (ELB API reference, *TargetGroupAttribute*).
 const DELAY: Duration = Duration::from_secs(300);
@@ -26,22 +26,22 @@ const ELB_VERSION: &str = "2015-12-01";
 
 /// What both APIs know beyond the definition.
 pub(super) struct AwsApi {
-    groups: Vec<TargetGroup>,
+    groups: Vec<PlayedTargetGroup>,
     draining_instance: bool,
     /// `stopCode` and `stoppedReason`, once ECS stops the task.
     stopped: Option<(String, String)>,
 }
 
-struct TargetGroup {
+struct PlayedTargetGroup {
     container: String,
     container_port: u16,
     delay: Duration,
-    targets: Vec<Target>,
+    targets: Vec<PlayedTarget>,
     /// How many requests were sent to it.
     turn: usize,
 }
 
-struct Target {
+struct PlayedTarget {
     /// An IP address under `awsvpc`, else that of the instance.
     id: String,
     port: u16,
@@ -61,11 +61,11 @@ impl AwsApi {
         } else {
             INSTANCE_ID
         };
-        let groups = task.ports().map(|port| TargetGroup {
+        let groups = task.ports().map(|port| PlayedTargetGroup {
             container: port.container.to_owned(),
             container_port: port.container_port,
             delay: DELAY,
-            targets: vec![Target::new(id, port.host_port, None)],
+            targets: vec![PlayedTarget::new(id, port.host_port, None)],
             turn: 0,
         });
         AwsApi {
@@ -78,13 +78,13 @@ impl AwsApi {
     /// One target group: the task's container `app`, and another task that stays.
     pub(super) fn balance(&mut self, task: SocketAddr, other: SocketAddr, delay: Duration) {
         let port = task.port();
-        self.groups = vec![TargetGroup {
+        self.groups = vec![PlayedTargetGroup {
             container: "app".to_owned(),
             container_port: port,
             delay,
             targets: vec![
-                Target::new(TASK_ADDRESS, port, Some(task)),
-                Target::new("10.0.2.107", port, Some(other)),
+                PlayedTarget::new(TASK_ADDRESS, port, Some(task)),
+                PlayedTarget::new("10.0.2.107", port, Some(other)),
             ],
             turn: 0,
         }];
@@ -134,7 +134,7 @@ impl AwsApi {
         })
     }
 
-    pub(super) fn answer(&mut self, task: &Definition, headers: &HeaderMap, body: &[u8]) -> Reply {
+    pub(super) fn answer(&mut self, task: &Definition, headers: &HeaderMap, body: &[u8]) -> StandInReply {
         if let Some(target) = header(headers, "x-amz-target") {
             let operation = target.strip_prefix(ECS).unwrap_or_default();
             let answer = match serde_json::from_slice(body) {
@@ -150,7 +150,7 @@ impl AwsApi {
             };
             return with_type(status, "application/x-amz-json-1.1", answer.to_string());
         }
-        let form = Form::parse(body);
+        let form = FormBody::parse(body);
         let action = form.get("Action").unwrap_or_default();
         let (status, answer) = match self.elb(task, action, &form) {
             Ok(result) => (
@@ -307,7 +307,7 @@ impl AwsApi {
     }
 
     /// What stands in the `Result` of the answer.
-    fn elb(&mut self, task: &Definition, action: &str, form: &Form<'_>) -> Result<String, Refusal> {
+    fn elb(&mut self, task: &Definition, action: &str, form: &FormBody<'_>) -> Result<String, Refusal> {
         let known = [
             "DeregisterTargets",
             "DescribeTargetHealth",
@@ -367,7 +367,7 @@ impl AwsApi {
     }
 }
 
-impl TargetGroup {
+impl PlayedTargetGroup {
     fn arn(&self) -> String {
         let ecs = arn(&format!(
             "targetgroup/{}-{}/6d0ecf831eec9f09",
@@ -397,9 +397,9 @@ impl TargetGroup {
     }
 }
 
-impl Target {
-    fn new(id: &str, port: u16, at: Option<SocketAddr>) -> Target {
-        Target {
+impl PlayedTarget {
+    fn new(id: &str, port: u16, at: Option<SocketAddr>) -> PlayedTarget {
+        PlayedTarget {
             id: id.to_owned(),
             port,
             draining_until: None,
@@ -434,13 +434,13 @@ fn described(id: &str, port: Option<u16>, (state, reason): (&str, Option<&str>))
 }
 
 /// A form as the Query protocol sends it.
-struct Form<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+struct FormBody<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-impl<'a> Form<'a> {
-    fn parse(body: &'a [u8]) -> Form<'a> {
+impl<'a> FormBody<'a> {
+    fn parse(body: &'a [u8]) -> FormBody<'a> {
         let body = std::str::from_utf8(body).unwrap_or_default();
         let pairs = body.split('&').filter_map(|pair| pair.split_once('='));
-        Form(
+        FormBody(
             pairs
                 .map(|(name, value)| (decoded(name), decoded(value)))
                 .collect(),

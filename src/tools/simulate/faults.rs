@@ -8,7 +8,7 @@ use super::control::Query;
 
 /// Which service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum FaultTarget {
     /// Instance metadata.
     Imds,
     /// Task metadata.
@@ -21,7 +21,7 @@ pub enum Target {
 
 /// How.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FaultKind {
     /// Nobody listens.
     Refuse,
     /// Takes the request and never answers.
@@ -46,9 +46,9 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     /// Which service.
-    pub target: Target,
+    pub target: FaultTarget,
     /// How.
-    pub kind: Kind,
+    pub kind: FaultKind,
     /// Until when; for good where it is missing.
     pub lasts: Option<Duration>,
     /// For how many requests; for all where it is missing.
@@ -58,10 +58,10 @@ pub struct Fault {
 impl Fault {
     pub(super) fn parse(query: Query<'_>) -> Result<Fault, String> {
         let target = match query.get("target") {
-            Some("imds") => Target::Imds,
-            Some("tmds") => Target::Tmds,
-            Some("aws") => Target::Aws,
-            Some("agent") => Target::Agent,
+            Some("imds") => FaultTarget::Imds,
+            Some("tmds") => FaultTarget::Tmds,
+            Some("aws") => FaultTarget::Aws,
+            Some("agent") => FaultTarget::Agent,
             other => {
                 return Err(format!(
                     "target is `{}`: allowed is imds, tmds, aws or agent",
@@ -83,15 +83,15 @@ impl Fault {
                         .to_owned(),
                 );
             }
-            Some("refuse") => Kind::Refuse,
-            Some("hang") => Kind::Hang,
-            Some("slow") => Kind::Slow(query.duration("delay", 2)?),
-            Some("status") => Kind::Status(status(query)?),
-            Some("failure") if target == Target::Agent => Kind::Failure,
-            Some("error") if target == Target::Agent => Kind::Error(status(query)?),
-            Some("garbage") => Kind::Garbage,
-            Some("reset") => Kind::Reset,
-            Some("huge") => Kind::Huge,
+            Some("refuse") => FaultKind::Refuse,
+            Some("hang") => FaultKind::Hang,
+            Some("slow") => FaultKind::Slow(query.duration("delay", 2)?),
+            Some("status") => FaultKind::Status(status(query)?),
+            Some("failure") if target == FaultTarget::Agent => FaultKind::Failure,
+            Some("error") if target == FaultTarget::Agent => FaultKind::Error(status(query)?),
+            Some("garbage") => FaultKind::Garbage,
+            Some("reset") => FaultKind::Reset,
+            Some("huge") => FaultKind::Huge,
             other => {
                 return Err(format!(
                     "kind is `{}`: allowed is refuse, hang, slow, status, garbage, reset or huge, and for agent failure or error",
@@ -137,7 +137,7 @@ impl Faults {
     }
 
     /// What happens to a request now; counts it.
-    pub(super) fn hit(&mut self, target: Target) -> Option<Kind> {
+    pub(super) fn hit(&mut self, target: FaultTarget) -> Option<FaultKind> {
         self.expire();
         let running = self.0.iter_mut().find(|running| running.fault.target == target)?;
         if let Some(requests) = &mut running.fault.requests {
@@ -147,12 +147,11 @@ impl Faults {
     }
 
     /// How long connections to any of these are still refused.
-    pub(super) fn refusing(&mut self, targets: &[Target]) -> Option<Duration> {
+    pub(super) fn refusing(&mut self, targets: &[FaultTarget]) -> Option<Duration> {
         self.expire();
-        let mut refusing = self
-            .0
-            .iter()
-            .filter(|running| running.fault.kind == Kind::Refuse && targets.contains(&running.fault.target));
+        let mut refusing = self.0.iter().filter(|running| {
+            running.fault.kind == FaultKind::Refuse && targets.contains(&running.fault.target)
+        });
         let until = refusing.next()?.until;
         Some(until.map_or(Duration::MAX, |until| {
             until.saturating_duration_since(Instant::now())

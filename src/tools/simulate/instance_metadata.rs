@@ -10,9 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{INSTANCE_ID, Reply, header, text, with_type};
+use super::{INSTANCE_ID, StandInReply, header, text, with_type};
 use crate::core::notice::Action;
-use crate::core::watch_items::Item;
+use crate::core::watch_items::WatchItem;
 
 /// The longest that a token lives: six hours.
 const MAX_TTL: u64 = 21_600;
@@ -31,7 +31,7 @@ const CREDENTIALS_LIVE: Duration = Duration::from_secs(6 * 3600);
 
 /// What is announced.
 #[derive(Default)]
-pub(super) struct InstanceMetadata {
+pub(super) struct PlayedInstanceMetadata {
     /// Whether it answers without a token.
     pub(super) version_1: bool,
     pub(super) spot: Option<(Action, Timestamp)>,
@@ -77,7 +77,7 @@ impl Clock {
     }
 }
 
-impl InstanceMetadata {
+impl PlayedInstanceMetadata {
     pub(super) fn announce_spot(&mut self, action: Action, left: Duration) {
         self.spot = Some((action, self.clock.after(left)));
     }
@@ -110,7 +110,7 @@ impl InstanceMetadata {
         self.made
     }
 
-    pub(super) fn answer(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> Reply {
+    pub(super) fn answer(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> StandInReply {
         let mut reply = self.reply(method, path, headers);
         let date = self.clock.now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         if let Ok(date) = HeaderValue::try_from(date) {
@@ -119,7 +119,7 @@ impl InstanceMetadata {
         reply
     }
 
-    fn reply(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> Reply {
+    fn reply(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> StandInReply {
         match (method, path) {
             (&Method::PUT, "/latest/api/token") => return self.new_token(headers),
             (&Method::GET | &Method::HEAD, _) => {}
@@ -137,7 +137,7 @@ impl InstanceMetadata {
         }
     }
 
-    fn new_token(&mut self, headers: &HeaderMap) -> Reply {
+    fn new_token(&mut self, headers: &HeaderMap) -> StandInReply {
         let ttl = header(headers, "x-aws-ec2-metadata-token-ttl-seconds").and_then(|ttl| ttl.parse().ok());
         let Some(ttl) = ttl.filter(|ttl| (1..=MAX_TTL).contains(ttl)) else {
             return page(StatusCode::BAD_REQUEST, "400 - Bad Request");
@@ -168,14 +168,14 @@ impl InstanceMetadata {
 
     /// `None` is a 404.
     fn item(&self, path: &str) -> Option<String> {
-        let item = Item::ALL.into_iter().find(|item| item.path() == path);
+        let item = WatchItem::ALL.into_iter().find(|item| item.path() == path);
         match item {
-            Some(Item::Spot) => {
+            Some(WatchItem::Spot) => {
                 let (action, time) = self.spot.as_ref()?;
                 Some(format!("{:#}", json!({"action": action, "time": seconds(*time)})))
             }
-            Some(Item::Rebalance) => Some(json!({"noticeTime": seconds(self.rebalance?)}).to_string()),
-            Some(Item::Maintenance) => {
+            Some(WatchItem::Rebalance) => Some(json!({"noticeTime": seconds(self.rebalance?)}).to_string()),
+            Some(WatchItem::Maintenance) => {
                 let events = self.maintenance.iter().map(|event| {
                     json!({
                         "NotBefore": event.not_before.strftime("%-d %b %Y %H:%M:%S GMT").to_string(),
@@ -188,7 +188,7 @@ impl InstanceMetadata {
                 });
                 Some(format!("{:#}", serde_json::Value::from_iter(events)))
             }
-            Some(Item::Autoscaling) => {
+            Some(WatchItem::Autoscaling) => {
                 Some(self.autoscaling.clone().unwrap_or_else(|| "InService".to_owned()))
             }
             None => match path {
@@ -247,7 +247,7 @@ fn seconds(time: Timestamp) -> String {
 }
 
 /// EC2 answers errors with a page for browsers.
-fn page(status: StatusCode, title: &str) -> Reply {
+fn page(status: StatusCode, title: &str) -> StandInReply {
     let body = format!(
         "<?xml version=\"1.0\"?>\n<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n"
     );

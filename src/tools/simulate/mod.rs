@@ -37,8 +37,8 @@ use crate::core::notice::Action;
 use crate::tools::say;
 use aws_api::AwsApi;
 use control::Query;
-use faults::{Fault, Faults, Kind, Target};
-use instance_metadata::InstanceMetadata;
+use faults::{Fault, FaultKind, FaultTarget, Faults};
+use instance_metadata::PlayedInstanceMetadata;
 use page::RequestLog;
 pub use task_metadata::{Definition, DefinitionError};
 use task_protection::TaskProtection;
@@ -160,7 +160,7 @@ pub struct StandIn {
 /// What it pretends.
 struct World {
     definition: Definition,
-    instance_metadata: InstanceMetadata,
+    instance_metadata: PlayedInstanceMetadata,
     aws: AwsApi,
     task_protection: TaskProtection,
     faults: Faults,
@@ -193,7 +193,7 @@ enum Break {
     Garbage,
 }
 
-type Reply = Response<Full<Bytes>>;
+type StandInReply = Response<Full<Bytes>>;
 
 impl StandIn {
     /// For a task; nothing is announced and nothing is broken.
@@ -202,7 +202,7 @@ impl StandIn {
             world: Arc::new(Mutex::new(World {
                 aws: AwsApi::new(&definition),
                 definition,
-                instance_metadata: InstanceMetadata::default(),
+                instance_metadata: PlayedInstanceMetadata::default(),
                 task_protection: TaskProtection::default(),
                 faults: Faults::default(),
                 requests: RequestLog::default(),
@@ -322,7 +322,7 @@ impl StandIn {
     }
 
     /// Whether connections to a service are refused now; for transports other than TCP.
-    pub fn refuses(&self, target: Target) -> bool {
+    pub fn refuses(&self, target: FaultTarget) -> bool {
         self.world().faults.refusing(&[target]).is_some()
     }
 
@@ -392,7 +392,7 @@ impl StandIn {
         }
     }
 
-    async fn answer<B>(&self, request: Request<B>, peer: IpAddr) -> Result<Reply, Break>
+    async fn answer<B>(&self, request: Request<B>, peer: IpAddr) -> Result<StandInReply, Break>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -413,7 +413,7 @@ impl StandIn {
         reply
     }
 
-    async fn reply<B>(&self, request: Request<B>, peer: IpAddr) -> Result<Reply, Break>
+    async fn reply<B>(&self, request: Request<B>, peer: IpAddr) -> Result<StandInReply, Break>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -431,45 +431,45 @@ impl StandIn {
             return Ok(reply);
         }
         let target = if path.starts_with("/latest") {
-            Target::Imds
+            FaultTarget::Imds
         } else if path == "/" && head.method == Method::POST {
-            Target::Aws
+            FaultTarget::Aws
         } else if path.starts_with("/api/") {
-            Target::Agent
+            FaultTarget::Agent
         } else {
-            Target::Tmds
+            FaultTarget::Tmds
         };
         let fault = self.world().faults.hit(target);
         if let Some(kind) = fault {
             match kind {
-                Kind::Hang => sleep(HANG).await,
-                Kind::Slow(delay) => sleep(delay).await,
-                Kind::Reset | Kind::Refuse => return Err(Break::Reset),
-                Kind::Garbage => return Err(Break::Garbage),
-                Kind::Huge => return Ok(text(StatusCode::OK, &"[".repeat(HUGE))),
-                Kind::Status(code) => {
+                FaultKind::Hang => sleep(HANG).await,
+                FaultKind::Slow(delay) => sleep(delay).await,
+                FaultKind::Reset | FaultKind::Refuse => return Err(Break::Reset),
+                FaultKind::Garbage => return Err(Break::Garbage),
+                FaultKind::Huge => return Ok(text(StatusCode::OK, &"[".repeat(HUGE))),
+                FaultKind::Status(code) => {
                     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                     return Ok(text(status, "as simulated\n"));
                 }
-                Kind::Failure => return Ok(task_protection::failure("DEPLOYMENT_BLOCKED")),
-                Kind::Error(code) => return Ok(task_protection::error(code)),
+                FaultKind::Failure => return Ok(task_protection::failure("DEPLOYMENT_BLOCKED")),
+                FaultKind::Error(code) => return Ok(task_protection::error(code)),
             }
         }
         match target {
-            Target::Imds if !self.world().definition.has_instance_metadata() => Ok(text(
+            FaultTarget::Imds if !self.world().definition.has_instance_metadata() => Ok(text(
                 StatusCode::NOT_FOUND,
                 "no instance metadata where this task runs\n",
             )),
-            Target::Imds => Ok(self
+            FaultTarget::Imds => Ok(self
                 .world()
                 .instance_metadata
                 .answer(&head.method, path, &head.headers)),
-            Target::Aws => {
+            FaultTarget::Aws => {
                 let World { definition, aws, .. } = &mut *self.world();
                 Ok(aws.answer(definition, &head.headers, &body))
             }
-            Target::Tmds => Ok(self.task_metadata(&head.method, path, peer).await),
-            Target::Agent => {
+            FaultTarget::Tmds => Ok(self.task_metadata(&head.method, path, peer).await),
+            FaultTarget::Agent => {
                 let mut world = self.world();
                 let names = world.definition.names();
                 Ok(world.task_protection.answer(&head.method, path, &names, &body))
@@ -477,7 +477,7 @@ impl StandIn {
         }
     }
 
-    async fn task_metadata(&self, method: &Method, path: &str, _peer: IpAddr) -> Reply {
+    async fn task_metadata(&self, method: &Method, path: &str, _peer: IpAddr) -> StandInReply {
         if !matches!(*method, Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "");
         }
@@ -496,7 +496,7 @@ impl StandIn {
         self.world().definition.answer(path)
     }
 
-    fn control(&self, method: &Method, what: &str, query: Query<'_>) -> Reply {
+    fn control(&self, method: &Method, what: &str, query: Query<'_>) -> StandInReply {
         let mut world = self.world();
         match world.control(method, what, query) {
             Ok(()) => json_reply(StatusCode::OK, &world.state()),
@@ -505,9 +505,12 @@ impl StandIn {
     }
 
     fn refusing_for(&self) -> Option<Duration> {
-        self.world()
-            .faults
-            .refusing(&[Target::Imds, Target::Tmds, Target::Aws, Target::Agent])
+        self.world().faults.refusing(&[
+            FaultTarget::Imds,
+            FaultTarget::Tmds,
+            FaultTarget::Aws,
+            FaultTarget::Agent,
+        ])
     }
 
     /// No code panics while it holds the lock; if one did, the data would still be whole.
@@ -520,13 +523,13 @@ fn find_break(why: &hyper::Error) -> Option<&Break> {
     std::error::Error::source(why)?.downcast_ref()
 }
 
-fn text(status: StatusCode, body: &str) -> Reply {
+fn text(status: StatusCode, body: &str) -> StandInReply {
     with_type(status, "text/plain; charset=utf-8", body.to_owned())
 }
 
 /// What the agent's rate limiter answers (github.com/didip/tollbooth, `limiter.New` and
 /// `setResponseHeaders`), but for the caller's port, which nobody reads.
-fn too_many_requests() -> Reply {
+fn too_many_requests() -> StandInReply {
     let mut reply = text(
         StatusCode::TOO_MANY_REQUESTS,
         "You have reached maximum request limit.",
@@ -537,11 +540,11 @@ fn too_many_requests() -> Reply {
     reply
 }
 
-fn json_reply(status: StatusCode, body: &serde_json::Value) -> Reply {
+fn json_reply(status: StatusCode, body: &serde_json::Value) -> StandInReply {
     with_type(status, "application/json", format!("{body:#}\n"))
 }
 
-fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Reply {
+fn with_type(status: StatusCode, content_type: &'static str, body: String) -> StandInReply {
     let mut reply = Response::new(Full::new(Bytes::from(body)));
     *reply.status_mut() = status;
     let content_type = hyper::header::HeaderValue::from_static(content_type);

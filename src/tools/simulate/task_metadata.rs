@@ -12,10 +12,10 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::tools::document;
-use crate::tools::model::{self, LaunchType, NAMELESS, NoTask, PortMapping, Task};
+use crate::tools::model::{self, DeclaredLaunchType, NAMELESS, NoTask, PortMapping, TaskDefinition};
 use crate::tools::source::{FileProblem, Source};
 
-use super::{Reply, json_reply, text, too_many_requests};
+use super::{StandInReply, json_reply, text, too_many_requests};
 
 pub(super) const CLUSTER: &str = "laptop";
 /// The status of a container that ECS has not begun to make, and does not list.
@@ -54,9 +54,9 @@ pub struct Definition {
     pub(super) family: String,
     revision: String,
     network_mode: String,
-    containers: Vec<Container>,
+    containers: Vec<PlayedContainer>,
     /// On what it runs, by its file.
-    launch_type: LaunchType,
+    launch_type: DeclaredLaunchType,
     /// vCPU and MiB of the task, where they are given.
     cpu: Option<f64>,
     memory_mib: Option<u64>,
@@ -75,7 +75,7 @@ pub(super) struct OutsidePort<'a> {
     pub(super) host_port: u16,
 }
 
-struct Container {
+struct PlayedContainer {
     name: String,
     image: String,
     labels: Map<String, Value>,
@@ -142,7 +142,7 @@ impl Definition {
         }
     }
 
-    fn of_task(task: &Task<'_>) -> Result<Definition, String> {
+    fn of_task(task: &TaskDefinition<'_>) -> Result<Definition, String> {
         if task.containers.is_empty() {
             return Err(match task.more_containers {
                 true => format!("the containers of `{}` are not in this file", task.name),
@@ -150,13 +150,13 @@ impl Definition {
             });
         }
         let launch_type = task.launch_type();
-        let containers: Vec<Container> = task
+        let containers: Vec<PlayedContainer> = task
             .containers
             .iter()
             .enumerate()
             .map(|(i, container)| match container.name.text.as_ref() {
                 NAMELESS => Err(format!("containerDefinitions[{i}] has no `name`")),
-                _ => Ok(Container::of(task, container)),
+                _ => Ok(PlayedContainer::of(task, container)),
             })
             .collect::<Result<_, _>>()?;
         Ok(Definition {
@@ -164,7 +164,7 @@ impl Definition {
             revision: task.revision().unwrap_or(1).to_string(),
             network_mode: match task.network_mode.known() {
                 Some(mode) => mode.to_string(),
-                None if launch_type == LaunchType::Ec2 => "bridge".to_owned(),
+                None if launch_type == DeclaredLaunchType::Ec2 => "bridge".to_owned(),
                 // They have no other.
                 None => "awsvpc".to_owned(),
             },
@@ -181,7 +181,7 @@ impl Definition {
 
     /// A task of `app` and `prestop` that share a network namespace.
     pub fn sample() -> Definition {
-        let container = |name: &str| Container {
+        let container = |name: &str| PlayedContainer {
             name: name.to_owned(),
             image: format!("{name}:latest"),
             labels: Map::new(),
@@ -198,7 +198,7 @@ impl Definition {
             revision: "1".to_owned(),
             network_mode: "awsvpc".to_owned(),
             containers: vec![container("app"), container("prestop")],
-            launch_type: LaunchType::Ec2,
+            launch_type: DeclaredLaunchType::Ec2,
             cpu: Some(0.5),
             memory_mib: Some(512),
             fargate_spot: false,
@@ -264,21 +264,21 @@ impl Definition {
     pub(super) fn launch_type(&self) -> &'static str {
         match self.launch_type {
             _ if self.fargate_spot => "FARGATE",
-            LaunchType::Ec2 => "EC2",
-            LaunchType::Fargate => "FARGATE",
-            LaunchType::ManagedInstances => "MANAGED_INSTANCES",
+            DeclaredLaunchType::Ec2 => "EC2",
+            DeclaredLaunchType::Fargate => "FARGATE",
+            DeclaredLaunchType::ManagedInstances => "MANAGED_INSTANCES",
         }
     }
 
     /// Whether it runs on a container instance of the cluster.
     pub(super) fn on_instance(&self) -> bool {
-        !self.fargate_spot && self.launch_type != LaunchType::Fargate
+        !self.fargate_spot && self.launch_type != DeclaredLaunchType::Fargate
     }
 
     /// Whether its containers reach the metadata of an instance: neither on Fargate nor on Managed
     /// Instances.
     pub(super) fn has_instance_metadata(&self) -> bool {
-        self.launch_type == LaunchType::Ec2
+        self.launch_type == DeclaredLaunchType::Ec2
     }
 
     /// Family and revision.
@@ -323,7 +323,7 @@ impl Definition {
             })
     }
 
-    pub(super) fn answer(&mut self, path: &str) -> Reply {
+    pub(super) fn answer(&mut self, path: &str) -> StandInReply {
         if !self.allowance.take() {
             return too_many_requests();
         }
@@ -379,7 +379,7 @@ impl Definition {
     }
 
     /// ECS lists a container once the agent has begun to make it.
-    fn created(&self) -> impl Iterator<Item = &Container> {
+    fn created(&self) -> impl Iterator<Item = &PlayedContainer> {
         self.containers
             .iter()
             .filter(|container| container.status != NOT_CREATED)
@@ -394,7 +394,7 @@ impl Definition {
         behind.map_or("RUNNING", |container| &container.status)
     }
 
-    fn container(&self, container: &Container) -> Value {
+    fn container(&self, container: &PlayedContainer) -> Value {
         let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = container.addresses.iter().partition(|ip| ip.is_ipv4());
         let v4 = if self.shares_network() {
             vec![TASK_ADDRESS.to_owned()]
@@ -448,9 +448,9 @@ impl Definition {
     }
 }
 
-impl Container {
-    fn of(task: &Task<'_>, container: &model::Container<'_>) -> Container {
-        Container {
+impl PlayedContainer {
+    fn of(task: &TaskDefinition<'_>, container: &model::ContainerDefinition<'_>) -> PlayedContainer {
+        PlayedContainer {
             name: in_path(&container.name.text),
             image: container
                 .image

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::task_metadata::{Allowance, task_arn};
-use super::{Reply, json_reply, text, too_many_requests};
+use super::{StandInReply, json_reply, text, too_many_requests};
 
 /// Where nothing else is said: two hours.
 const DEFAULT_MINUTES: i64 = 120;
@@ -51,7 +51,13 @@ impl TaskProtection {
         (self.done, self.asked)
     }
 
-    pub(super) fn answer(&mut self, method: &Method, path: &str, names: &[String], body: &[u8]) -> Reply {
+    pub(super) fn answer(
+        &mut self,
+        method: &Method,
+        path: &str,
+        names: &[String],
+        body: &[u8],
+    ) -> StandInReply {
         if !self.allowance.take() {
             return too_many_requests();
         }
@@ -73,7 +79,7 @@ impl TaskProtection {
         }
     }
 
-    fn update(&mut self, body: &[u8]) -> Reply {
+    fn update(&mut self, body: &[u8]) -> StandInReply {
         let invalid = |why: &str| error_reply(StatusCode::BAD_REQUEST, "InvalidParameterException", why);
         let Ok(request) = serde_json::from_slice::<Request>(body) else {
             return invalid("UpdateTaskProtection: failed to decode request");
@@ -95,7 +101,7 @@ impl TaskProtection {
         self.state()
     }
 
-    fn state(&self) -> Reply {
+    fn state(&self) -> StandInReply {
         let on = self.on.as_ref().filter(|_| self.is_on());
         let expires = on.map(|on| on.expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
         let protection = json!({
@@ -108,13 +114,13 @@ impl TaskProtection {
 }
 
 /// ECS cannot do it, for a reason that lies with the service or the task.
-pub(super) fn failure(reason: &str) -> Reply {
+pub(super) fn failure(reason: &str) -> StandInReply {
     let failure = json!({"Arn": task_arn(), "Detail": "as simulated", "Reason": reason});
     json_reply(StatusCode::OK, &json!({"failure": failure}))
 }
 
 /// The error that usually comes with that status.
-pub(super) fn error(status: u16) -> Reply {
+pub(super) fn error(status: u16) -> StandInReply {
     let code = match status {
         403 => "AccessDeniedException",
         404 => "ResourceNotFoundException",
@@ -127,7 +133,7 @@ pub(super) fn error(status: u16) -> Reply {
     error_reply(status, code, "as simulated")
 }
 
-fn error_reply(status: StatusCode, code: &str, message: &str) -> Reply {
+fn error_reply(status: StatusCode, code: &str, message: &str) -> StandInReply {
     let error = json!({"Arn": task_arn(), "Code": code, "Message": message});
     json_reply(
         status,

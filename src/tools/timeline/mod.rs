@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::core::lifecycle::{Code, Report, StepStatus};
 use crate::core::notice::StopCode;
 use crate::core::timeline::What;
-use crate::tools::picture::fleet::{Member, Summary};
+use crate::tools::picture::fleet::{FleetTask, Summary};
 use crate::tools::picture::terminal::{ColourChoice, Ink, Paper, wrapped};
 use crate::tools::picture::{Chart, Panel, Tone, Verdict, fleet, svg, terminal, words};
 use crate::tools::rehearse::record::Record;
@@ -118,7 +118,7 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
             drawn(&picture, &story(one, &paper), &paper)
         }
         (many, _) => {
-            let mut members: Vec<Member> = many.iter().map(member).collect();
+            let mut members: Vec<FleetTask> = many.iter().map(member).collect();
             let summary = fleet::sum_up(&mut members);
             Drawn {
                 lines: fleet::draw(&members, &summary, &paper),
@@ -179,7 +179,7 @@ fn text_of(name: &str) -> Result<String, String> {
 }
 
 /// What a fleet's row says of it.
-fn member(shutdown: &Shutdown) -> Member {
+fn member(shutdown: &Shutdown) -> FleetTask {
     let report = &shutdown.report;
     let (tone, outcome) = match shutdown.code {
         Some(Code::Drained) => (Tone::Good, "drained"),
@@ -194,7 +194,7 @@ fn member(shutdown: &Shutdown) -> Member {
         .reasons
         .first()
         .map_or("none", |reason| words::reason(*reason));
-    Member {
+    FleetTask {
         task: shutdown.name(),
         reason: stop_code(report).map_or_else(|| first.to_owned(), |code| words::stop_code(&code)),
         outcome: outcome.to_owned(),
@@ -315,14 +315,14 @@ fn document(shutdowns: &[Shutdown]) -> String {
     #[derive(Serialize)]
     struct One<'a> {
         #[serde(flatten)]
-        member: Member,
+        member: FleetTask,
         cluster: &'a Option<String>,
         family: &'a Option<String>,
         began: &'a Option<String>,
         code: Option<u8>,
         report: &'a Report,
     }
-    let mut members: Vec<Member> = shutdowns.iter().map(member).collect();
+    let mut members: Vec<FleetTask> = shutdowns.iter().map(member).collect();
     let tasks: Vec<One<'_>> = shutdowns
         .iter()
         .zip(members.clone())

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use super::sockets::{Inode, List, Sockets, Wanted};
+use super::sockets::{Inode, List, SocketQuery, Sockets};
 use super::{proc_net, sock_diag};
 
 const PROC_NET: &str = "/proc/self/net";
@@ -19,7 +19,7 @@ pub struct Kernel {
 }
 
 impl Sockets for Kernel {
-    fn list(&self, wanted: Wanted) -> io::Result<Box<dyn List>> {
+    fn list(&self, wanted: SocketQuery) -> io::Result<Box<dyn List>> {
         if self.refused.get().is_none() {
             match sock_diag::list(wanted) {
                 Err(why) if is_refusal(&why) => {

@@ -24,14 +24,14 @@ use crate::core::step::QuietStep;
 use crate::core::timeline::Outcome;
 
 pub use kernel::Kernel;
-pub use observer::{Sight, announce, observe};
+pub use observer::{ConnectionView, announce, observe};
 
 /// At the end of its time the step looks for that long for a moment at which nobody is owed an answer.
 const LAST_LOOK: Duration = Duration::from_millis(60);
 
 /// What the latest look saw.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct LastLook {
     /// Whether any port that counts has ever been seen listening.
     pub listens: bool,
     /// When the look began.
@@ -46,7 +46,7 @@ pub struct Seen {
     pub trouble: Option<String>,
 }
 
-impl Seen {
+impl LastLook {
     /// Whether nobody is owed an answer, and has not been for long enough.
     pub fn is_quiet(&self) -> bool {
         let quiet_at = self.picture.quiet_at.filter(|_| self.trouble.is_none());
@@ -57,13 +57,13 @@ impl Seen {
 /// Where the looks of one step are told, and where one more is asked for.
 #[derive(Clone, Debug)]
 pub struct Looks {
-    seen: watch::Receiver<Option<Seen>>,
+    seen: watch::Receiver<Option<LastLook>>,
     again: Arc<Notify>,
 }
 
 impl Looks {
     /// What the next look sees; `None` where nobody looks any more.
-    pub async fn next(&mut self) -> Option<Seen> {
+    pub async fn next(&mut self) -> Option<LastLook> {
         loop {
             self.seen.changed().await.ok()?;
             if let Some(seen) = self.seen.borrow_and_update().clone() {
@@ -128,7 +128,7 @@ async fn at_the_end(
             Ok(Some(next)) => seen = Some(next),
             Ok(None) | Err(_) => break,
         }
-        let rests = |seen: &Seen| seen.at >= end && seen.trouble.is_none() && seen.picture.owing == 0;
+        let rests = |seen: &LastLook| seen.at >= end && seen.trouble.is_none() && seen.picture.owing == 0;
         if seen.as_ref().is_some_and(rests) {
             break;
         }
@@ -206,7 +206,7 @@ fn nobody_listens_because(step: &QuietStep) -> String {
     )
 }
 
-fn story(seen: &Seen) -> String {
+fn story(seen: &LastLook) -> String {
     let (first, owing) = seen.first;
     let last = seen
         .last_answer

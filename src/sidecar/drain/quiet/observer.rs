@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{sleep, sleep_until};
 
-use super::sockets::{Inode, Socket, Sockets, Wanted};
-use super::{Looks, Seen, looked, nobody_listens_because, now};
+use super::sockets::{Inode, Socket, SocketQuery, Sockets};
+use super::{LastLook, Looks, looked, nobody_listens_because, now};
 use crate::core::plan::PlannedStep;
-use crate::core::quiet::{Connection, Judge, Picture, Ports, Scope, next_look};
+use crate::core::quiet::{Judge, Picture, Ports, TcpConnection, Watched, next_look};
 use crate::core::step::QuietStep;
 use crate::sidecar::mailbox::{Mailbox, Message, WatchState};
 
@@ -36,16 +36,16 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// What is needed to see the app's connections; cheap to clone.
 #[derive(Clone)]
-pub struct Sight {
+pub struct ConnectionView {
     sockets: Arc<dyn Sockets>,
     own_port: Option<u16>,
     latest: Arc<Mutex<Option<(Instant, Picture)>>>,
 }
 
-impl Sight {
+impl ConnectionView {
     /// `own_port`: that of the sidecar's own endpoints.
-    pub fn new(sockets: Arc<dyn Sockets>, own_port: Option<u16>) -> Sight {
-        Sight {
+    pub fn new(sockets: Arc<dyn Sockets>, own_port: Option<u16>) -> ConnectionView {
+        ConnectionView {
             sockets,
             own_port,
             latest: Arc::default(),
@@ -72,7 +72,7 @@ impl Sight {
 /// Begins to look on behalf of that step, until nobody wants to know any more. `heard`: what has
 /// listened before.
 pub fn observe(
-    sight: Sight,
+    view: ConnectionView,
     planned: PlannedStep,
     step: QuietStep,
     mailbox: Mailbox,
@@ -84,7 +84,7 @@ pub fn observe(
         again: Arc::clone(&again),
     };
     let looking = async move {
-        let mut observer = Observer::new(sight, &step);
+        let mut observer = Observer::new(view, &step);
         let mut told: Option<(Instant, usize, usize)> = None;
         let mut first = None;
         loop {
@@ -104,7 +104,7 @@ pub fn observe(
                     }
                     let now = now();
                     let next = next_look(&step, &picture, now.saturating_duration_since(began), now);
-                    sender.send_replace(Some(Seen {
+                    sender.send_replace(Some(LastLook {
                         listens: !observer.scope.heard.is_empty(),
                         at: began,
                         picture,
@@ -116,7 +116,7 @@ pub fn observe(
                 }
                 Err(why) => {
                     sender.send_modify(|seen| {
-                        let blind = Seen {
+                        let blind = LastLook {
                             listens: true,
                             at: began,
                             picture: Picture::default(),
@@ -140,9 +140,9 @@ pub fn observe(
 }
 
 /// Looks after the start whether there is anybody to wait for, and tells that once.
-pub async fn announce(sight: Sight, steps: Vec<QuietStep>, mailbox: Mailbox) {
+pub async fn announce(view: ConnectionView, steps: Vec<QuietStep>, mailbox: Mailbox) {
     for step in steps {
-        let mut observer = Observer::new(sight.clone(), &step);
+        let mut observer = Observer::new(view.clone(), &step);
         let mut why = None;
         for pause in FIRST_LOOKS {
             sleep(Duration::from_secs(pause)).await;
@@ -162,7 +162,7 @@ pub async fn announce(sight: Sight, steps: Vec<QuietStep>, mailbox: Mailbox) {
             watch: "quiet",
             sees: why.is_none(),
             log: true,
-            why: why.or_else(|| sight.sockets.weakness()),
+            why: why.or_else(|| view.sockets.weakness()),
         };
         // Without a listener the process is about to end.
         let _ = mailbox.send(Message::Watch(state)).await;
@@ -170,25 +170,25 @@ pub async fn announce(sight: Sight, steps: Vec<QuietStep>, mailbox: Mailbox) {
 }
 
 struct Observer {
-    sight: Sight,
-    scope: Scope,
+    view: ConnectionView,
+    scope: Watched,
     judge: Judge,
     /// The sidecar's own sockets when its own calls were last looked for.
     own: Vec<Inode>,
 }
 
 impl Observer {
-    fn new(sight: Sight, step: &QuietStep) -> Observer {
+    fn new(view: ConnectionView, step: &QuietStep) -> Observer {
         Observer {
-            scope: Scope {
+            scope: Watched {
                 ports: step.ports.clone(),
-                own_port: sight.own_port,
-                inside: sight.sockets.addresses(),
+                own_port: view.own_port,
+                inside: view.sockets.addresses(),
                 own_calls: Vec::new(),
                 heard: Ports::default(),
             },
             judge: Judge::new(step),
-            sight,
+            view,
             own: Vec::new(),
         }
     }
@@ -197,15 +197,15 @@ impl Observer {
         self.listen().await?;
         self.find_own_calls().await?;
         let ports = self.scope.heard.first(PORTS_BY_THEMSELVES + 1);
-        let lists: Vec<Wanted> = if ports.len() > PORTS_BY_THEMSELVES {
-            vec![Wanted::Connections(None)]
+        let lists: Vec<SocketQuery> = if ports.len() > PORTS_BY_THEMSELVES {
+            vec![SocketQuery::Connections(None)]
         } else {
             ports
                 .into_iter()
-                .map(|port| Wanted::Connections(Some(port)))
+                .map(|port| SocketQuery::Connections(Some(port)))
                 .collect()
         };
-        let sockets = Arc::clone(&self.sight.sockets);
+        let sockets = Arc::clone(&self.view.sockets);
         for wanted in lists {
             let (scope, judge) = (&self.scope, &mut self.judge);
             let listed = each(sockets.as_ref(), wanted, |socket| {
@@ -225,9 +225,9 @@ impl Observer {
 
     /// Who listens now.
     async fn listen(&mut self) -> io::Result<()> {
-        let sockets = Arc::clone(&self.sight.sockets);
+        let sockets = Arc::clone(&self.view.sockets);
         let scope = &mut self.scope;
-        each(sockets.as_ref(), Wanted::Listeners, |socket| {
+        each(sockets.as_ref(), SocketQuery::Listeners, |socket| {
             if let Socket::Listener(address) = socket {
                 scope.hear(address);
             }
@@ -241,15 +241,15 @@ impl Observer {
         if self.scope.ports.is_empty() {
             return Ok(());
         }
-        let own = self.sight.sockets.own();
+        let own = self.view.sockets.own();
         if own == self.own {
             return Ok(());
         }
         let mut calls: Vec<SocketAddr> = Vec::new();
-        let sockets = Arc::clone(&self.sight.sockets);
+        let sockets = Arc::clone(&self.view.sockets);
         for port in self.scope.ports.clone() {
-            each(sockets.as_ref(), Wanted::CallsTo(port), |socket| {
-                if let Socket::Connection(Connection { local, .. }, inode) = socket
+            each(sockets.as_ref(), SocketQuery::CallsTo(port), |socket| {
+                if let Socket::Connection(TcpConnection { local, .. }, inode) = socket
                     && own.binary_search(&inode).is_ok()
                 {
                     calls.push(local);
@@ -263,7 +263,7 @@ impl Observer {
 }
 
 /// Goes through a list, with a breath for the rest of the sidecar between its pieces.
-async fn each(sockets: &dyn Sockets, wanted: Wanted, mut what: impl FnMut(Socket)) -> io::Result<()> {
+async fn each(sockets: &dyn Sockets, wanted: SocketQuery, mut what: impl FnMut(Socket)) -> io::Result<()> {
     let mut list = sockets.list(wanted)?;
     let mut piece = Vec::new();
     let mut seen = 0;

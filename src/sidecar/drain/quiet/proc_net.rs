@@ -8,8 +8,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::sockets::{Inode, List, Socket, Wanted};
-use crate::core::quiet::{Connection, Stage};
+use super::sockets::{Inode, List, Socket, SocketQuery};
+use crate::core::quiet::{TcpConnection, TcpState};
 
 /// Lines between two breaths: some 20 KiB.
 const LINES: usize = 128;
@@ -21,7 +21,7 @@ const MAX_LINE: u64 = 512;
 const MAX_ADDRESSES: u64 = 256 * 1024;
 
 /// The sockets of the namespace whose files these are.
-pub(super) fn list(folder: &Path, wanted: Wanted) -> io::Result<Box<dyn List>> {
+pub(super) fn list(folder: &Path, wanted: SocketQuery) -> io::Result<Box<dyn List>> {
     let first = folder.join("tcp");
     Ok(Box::new(Files {
         now: Some(BufReader::new(File::open(first)?)),
@@ -34,7 +34,7 @@ pub(super) fn list(folder: &Path, wanted: Wanted) -> io::Result<Box<dyn List>> {
 struct Files {
     now: Option<BufReader<File>>,
     next: VecDeque<PathBuf>,
-    wanted: Wanted,
+    wanted: SocketQuery,
 }
 
 impl List for Files {
@@ -55,15 +55,14 @@ impl List for Files {
     }
 }
 
-fn is_wanted(socket: &Socket, wanted: Wanted) -> bool {
+fn is_wanted(socket: &Socket, wanted: SocketQuery) -> bool {
     match (socket, wanted) {
-        (Socket::Listener(_), Wanted::Listeners) | (Socket::Connection(..), Wanted::Connections(None)) => {
-            true
-        }
-        (Socket::Connection(connection, _), Wanted::Connections(Some(port))) => {
+        (Socket::Listener(_), SocketQuery::Listeners)
+        | (Socket::Connection(..), SocketQuery::Connections(None)) => true,
+        (Socket::Connection(connection, _), SocketQuery::Connections(Some(port))) => {
             connection.local.port() == port
         }
-        (Socket::Connection(connection, _), Wanted::CallsTo(port)) => connection.peer.port() == port,
+        (Socket::Connection(connection, _), SocketQuery::CallsTo(port)) => connection.peer.port() == port,
         _ => false,
     }
 }
@@ -79,15 +78,15 @@ fn socket(line: &str) -> Option<Socket> {
     // The states of include/net/tcp_states.h. A FIN has a place in the queue as if it were a byte.
     let (stage, fin_in, fin_out) = match state {
         "0A" => return Some(Socket::Listener(local)),
-        "01" => (Stage::Open, 0, 0),
-        "08" => (Stage::HalfClosed, 1, 0),
-        "04" => (Stage::Closing, 0, 1),
-        "09" | "0B" => (Stage::Closing, 1, 1),
+        "01" => (TcpState::Open, 0, 0),
+        "08" => (TcpState::HalfClosed, 1, 0),
+        "04" => (TcpState::Closing, 0, 1),
+        "09" | "0B" => (TcpState::Closing, 1, 1),
         _ => return None,
     };
     let mut id = DefaultHasher::new();
     (local, peer).hash(&mut id);
-    let connection = Connection {
+    let connection = TcpConnection {
         id: id.finish(),
         local,
         peer,
@@ -179,7 +178,7 @@ mod tests {
 
     const PROC_NET: &str = "/proc/self/net";
 
-    fn all(wanted: Wanted) -> Vec<Socket> {
+    fn all(wanted: SocketQuery) -> Vec<Socket> {
         let mut sockets = Vec::new();
         let mut list = list(Path::new(PROC_NET), wanted).unwrap();
         while list.next(&mut sockets).unwrap() {}
@@ -194,16 +193,16 @@ mod tests {
         let mut client = TcpStream::connect(address).unwrap();
         let (_accepted, peer) = listener.accept().unwrap();
         client.write_all(b"twelve bytes").unwrap();
-        assert!(all(Wanted::Listeners).contains(&Socket::Listener(address)));
-        let connections = all(Wanted::Connections(Some(address.port())));
+        assert!(all(SocketQuery::Listeners).contains(&Socket::Listener(address)));
+        let connections = all(SocketQuery::Connections(Some(address.port())));
         let [Socket::Connection(connection, inode)] = connections.as_slice() else {
             panic!("{connections:?}");
         };
         assert_eq!((connection.local, connection.peer), (address, peer));
         assert_eq!((connection.unread, connection.unacknowledged), (12, 0));
-        assert_eq!((connection.stage, connection.traffic), (Stage::Open, None));
+        assert_eq!((connection.stage, connection.traffic), (TcpState::Open, None));
         assert!(own(Path::new("/proc/self/fd")).contains(inode));
-        assert_eq!(all(Wanted::CallsTo(address.port())).len(), 1);
+        assert_eq!(all(SocketQuery::CallsTo(address.port())).len(), 1);
     }
 
     #[test]
@@ -225,12 +224,12 @@ mod tests {
             (3, 0),
             "the FIN is no byte"
         );
-        assert_eq!((connection.stage, inode), (Stage::HalfClosed, Inode(4711)));
+        assert_eq!((connection.stage, inode), (TcpState::HalfClosed, Inode(4711)));
         let mapped = address("0000000000000000FFFF00000500000A:1F90").unwrap();
         assert_eq!(mapped.to_string(), "10.0.0.5:8080");
         let last_ack = socket(&line("0500000A:1F90", "09", "00000001:00000001"));
         assert!(
-            matches!(last_ack, Some(Socket::Connection(c, _)) if c.unacknowledged == 0 && c.stage == Stage::Closing)
+            matches!(last_ack, Some(Socket::Connection(c, _)) if c.unacknowledged == 0 && c.stage == TcpState::Closing)
         );
         for nonsense in [
             "",

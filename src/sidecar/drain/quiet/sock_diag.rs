@@ -21,8 +21,8 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket as Netlink, SocketAddr as NetlinkAddress};
 
-use super::sockets::{Inode, List, Socket, Wanted};
-use crate::core::quiet::{Connection, Stage, Traffic};
+use super::sockets::{Inode, List, Socket, SocketQuery};
+use crate::core::quiet::{Counters, TcpConnection, TcpState};
 
 /// The most that the kernel puts into one piece (`netlink_dump`, `SKB_WITH_OVERHEAD(32768)`).
 const PIECE: usize = 32 * 1024;
@@ -31,7 +31,7 @@ const PIECE: usize = 32 * 1024;
 const ALIGNMENT: usize = 4;
 
 /// Begins a list of both families.
-pub(super) fn list(wanted: Wanted) -> io::Result<Box<dyn List>> {
+pub(super) fn list(wanted: SocketQuery) -> io::Result<Box<dyn List>> {
     let first = Dump::new(AF_INET, wanted)?;
     let mut dumps = Dumps {
         now: Some(first),
@@ -50,7 +50,7 @@ pub(super) fn list(wanted: Wanted) -> io::Result<Box<dyn List>> {
 struct Dumps {
     now: Option<Dump>,
     ipv6_is_next: bool,
-    wanted: Wanted,
+    wanted: SocketQuery,
     piece: Vec<u8>,
     ready: Vec<Socket>,
 }
@@ -76,7 +76,7 @@ impl List for Dumps {
 struct Dump(Netlink);
 
 impl Dump {
-    fn new(family: u8, wanted: Wanted) -> io::Result<Dump> {
+    fn new(family: u8, wanted: SocketQuery) -> io::Result<Dump> {
         let socket = Netlink::new(NETLINK_SOCK_DIAG)?;
         // What the kernel does not have ready it will never have.
         socket.set_non_blocking(true)?;
@@ -91,12 +91,12 @@ impl Dump {
             | StateFlags::LAST_ACK
             | StateFlags::CLOSING;
         let states = match wanted {
-            Wanted::Listeners => StateFlags::LISTEN,
-            Wanted::Connections(port) => {
+            SocketQuery::Listeners => StateFlags::LISTEN,
+            SocketQuery::Connections(port) => {
                 socket_id.source_port = port.unwrap_or(0);
                 connections
             }
-            Wanted::CallsTo(port) => {
+            SocketQuery::CallsTo(port) => {
                 socket_id.destination_port = port;
                 connections
             }
@@ -163,10 +163,10 @@ fn socket(response: &InetResponse) -> Option<Socket> {
     }
     // The FIN of either side has a place in the queue as if it were a byte.
     let (stage, fin_in, fin_out) = match header.state {
-        TCP_ESTABLISHED => (Stage::Open, 0, 0),
-        TCP_CLOSE_WAIT => (Stage::HalfClosed, 1, 0),
-        TCP_FIN_WAIT1 => (Stage::Closing, 0, 1),
-        TCP_LAST_ACK | TCP_CLOSING => (Stage::Closing, 1, 1),
+        TCP_ESTABLISHED => (TcpState::Open, 0, 0),
+        TCP_CLOSE_WAIT => (TcpState::HalfClosed, 1, 0),
+        TCP_FIN_WAIT1 => (TcpState::Closing, 0, 1),
+        TCP_LAST_ACK | TCP_CLOSING => (TcpState::Closing, 1, 1),
         _ => return None,
     };
     let info = response.nlas.iter().find_map(|nla| match nla {
@@ -174,7 +174,7 @@ fn socket(response: &InetResponse) -> Option<Socket> {
         _ => None,
     });
     let unacknowledged = header.send_queue.saturating_sub(fin_out);
-    let connection = Connection {
+    let connection = TcpConnection {
         id: u64::from_ne_bytes(id.cookie),
         local,
         peer: address(id.destination_address, id.destination_port),
@@ -187,7 +187,7 @@ fn socket(response: &InetResponse) -> Option<Socket> {
 }
 
 /// Reads `struct tcp_info` (include/uapi/linux/tcp.h), which only ever grows at its end.
-fn traffic(info: &[u8], fin_in: u32, unacknowledged: u32) -> Option<Traffic> {
+fn traffic(info: &[u8], fin_in: u32, unacknowledged: u32) -> Option<Counters> {
     let u32_at = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
     let u64_at = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
     let ago = |at| Some(Duration::from_millis(u32_at(at)?.into()));
@@ -198,7 +198,7 @@ fn traffic(info: &[u8], fin_in: u32, unacknowledged: u32) -> Option<Traffic> {
     let sent = u64_at(200)
         .zip(u64_at(208))
         .map(|(sent, again)| sent.saturating_sub(again));
-    Some(Traffic {
+    Some(Counters {
         bytes_in: u64_at(128)?.saturating_sub(fin_in.into()),
         bytes_out: sent.unwrap_or(acknowledged + u64::from(unacknowledged)),
         since_out: ago(44)?,

@@ -7,11 +7,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::core::quiet::Connection;
+use crate::core::quiet::TcpConnection;
 
 /// Which sockets are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum SocketQuery {
     /// Those that listen.
     Listeners,
     /// Connections whose own end has this port, or all.
@@ -26,7 +26,7 @@ pub enum Socket {
     /// It listens at that address.
     Listener(SocketAddr),
     /// It is connected.
-    Connection(Connection, Inode),
+    Connection(TcpConnection, Inode),
 }
 
 /// By which `/proc/self/fd` names a socket; 0 where no process has it.
@@ -39,7 +39,7 @@ pub trait Sockets: Send + Sync {
     ///
     /// # Errors
     /// Where there is no way to list them.
-    fn list(&self, wanted: Wanted) -> io::Result<Box<dyn List>>;
+    fn list(&self, wanted: SocketQuery) -> io::Result<Box<dyn List>>;
 
     /// The addresses of the namespace, as far as they are known; loopback need not be among them.
     fn addresses(&self) -> Vec<IpAddr>;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::core::deadline::{Limits, Reserve, StopTimeout};
 use crate::core::lifecycle::{AfterDrain, AwsPolicy, Lifecycle, Policy};
-use crate::sidecar::drain::quiet::{Kernel, Sight};
+use crate::sidecar::drain::quiet::{ConnectionView, Kernel};
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox;
 use crate::sidecar::status::Status;
@@ -45,7 +45,7 @@ fn endpoints() -> (Endpoints, watch::Sender<Arc<Status>>) {
         ready_url: None,
         network: Network::system(1),
         protect: None,
-        sight: Sight::new(Arc::new(Kernel::default()), None),
+        view: ConnectionView::new(Arc::new(Kernel::default()), None),
         telemetry: Telemetry::default(),
     };
     (endpoints, status)

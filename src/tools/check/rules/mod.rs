@@ -3,7 +3,7 @@
 //!
 //! A rule knows the model and nothing of files, forms or output. It says nothing of what it cannot know.
 
-use crate::tools::model::{Form, Task};
+use crate::tools::model::{DocumentForm, TaskDefinition};
 
 use super::{Findings, Persona, Severity};
 
@@ -39,13 +39,13 @@ pub struct Rule {
     /// A task definition that passes, and the change that breaks it.
     pub example: Example,
     /// Looks at one task definition.
-    pub check: for<'a> fn(&Task<'a>, &mut Findings<'a>),
+    pub check: for<'a> fn(&TaskDefinition<'a>, &mut Findings<'a>),
 }
 
 impl Rule {
     /// Whether it makes sense for this form.
-    pub fn applies_to(&self, form: Form) -> bool {
-        form != Form::Compose || self.compose
+    pub fn applies_to(&self, form: DocumentForm) -> bool {
+        form != DocumentForm::Compose || self.compose
     }
 }
 

@@ -12,7 +12,7 @@ use hcl_edit::structure::{BlockLabel, Body};
 use hcl_edit::template::{Directive, Element, Template};
 use hcl_edit::{Decorated, Span as _};
 
-use crate::tools::document::{Entry, Kind, MAX_VALUES, Node, Span};
+use crate::tools::document::{MAX_VALUES, Member, Node, NodeKind, Span};
 
 use super::rendered::{Rendered, json_in};
 use super::{Beside, EXPRESSION, ModuleFile};
@@ -54,7 +54,7 @@ pub(super) struct Context<'c> {
     /// Where all of it is said to stand, in place of its spans.
     at: Option<Span>,
     depth: usize,
-    scope: Option<&'c Scope<'c>>,
+    scope: Option<&'c Bindings<'c>>,
 }
 
 impl<'c> Context<'c> {
@@ -79,10 +79,10 @@ impl<'c> Context<'c> {
 }
 
 /// Names that a `for` or a call of `templatefile` brings.
-pub(super) struct Scope<'c> {
+pub(super) struct Bindings<'c> {
     name: &'c str,
     value: Node<'static>,
-    outer: Option<&'c Scope<'c>>,
+    outer: Option<&'c Bindings<'c>>,
 }
 
 /// Works out expressions of one module.
@@ -187,7 +187,7 @@ impl<'m> Evaluator<'m> {
             .nth(MAX_EXPRESSION)
             .map_or(raw.len(), |(at, _)| at);
         Node {
-            kind: Kind::String(Cow::Owned(raw[..end].to_owned())),
+            kind: NodeKind::String(Cow::Owned(raw[..end].to_owned())),
             span: self.place(context, range),
             tag: Some(EXPRESSION.into()),
         }
@@ -216,9 +216,9 @@ impl<'m> Evaluator<'m> {
         let span = self.place(context, expression.span());
         let node = |kind| Evaluated::Node(Node::new(kind, span));
         match expression {
-            Expression::Null(_) => node(Kind::Null),
-            Expression::Bool(flag) => node(Kind::Bool(*flag.value())),
-            Expression::Number(number) => node(Kind::Number(Cow::Owned(number.value().to_string()))),
+            Expression::Null(_) => node(NodeKind::Null),
+            Expression::Bool(flag) => node(NodeKind::Bool(*flag.value())),
+            Expression::Number(number) => node(NodeKind::Number(Cow::Owned(number.value().to_string()))),
             Expression::String(word) => {
                 let raw = self.raw(context, expression.span()).filter(|raw| raw.len() >= 2);
                 let mut text = Rendered::new(span);
@@ -230,7 +230,7 @@ impl<'m> Evaluator<'m> {
             }
             Expression::Array(array) => {
                 let items = array.iter().map(|item| self.node(item, context));
-                node(Kind::List(items.collect()))
+                node(NodeKind::List(items.collect()))
             }
             Expression::Object(object) => self.object(object, context).map_or_else(unknown, node),
             Expression::StringTemplate(template) => match only_interpolation(template) {
@@ -249,17 +249,17 @@ impl<'m> Evaluator<'m> {
                 .traversal(traversal, context, span)
                 .map_or_else(unknown, |value| self.here(value, span)),
             Expression::Conditional(choice) => match self.node(&choice.cond_expr, context).kind {
-                Kind::Bool(true) => self.value(&choice.true_expr, context),
-                Kind::Bool(false) => self.value(&choice.false_expr, context),
+                NodeKind::Bool(true) => self.value(&choice.true_expr, context),
+                NodeKind::Bool(false) => self.value(&choice.false_expr, context),
                 _ => unknown(),
             },
             Expression::FuncCall(call) => self.call(call, context, span).unwrap_or_else(unknown),
             Expression::UnaryOp(operation) => {
                 let inner = self.node(&operation.expr, context);
                 match (operation.operator.value(), &inner.kind) {
-                    (UnaryOperator::Not, Kind::Bool(flag)) => node(Kind::Bool(!flag)),
-                    (UnaryOperator::Neg, Kind::Number(number)) => {
-                        node(Kind::Number(Cow::Owned(format!("-{number}"))))
+                    (UnaryOperator::Not, NodeKind::Bool(flag)) => node(NodeKind::Bool(!flag)),
+                    (UnaryOperator::Neg, NodeKind::Number(number)) => {
+                        node(NodeKind::Number(Cow::Owned(format!("-{number}"))))
                     }
                     _ => unknown(),
                 }
@@ -277,7 +277,7 @@ impl<'m> Evaluator<'m> {
     fn here(&self, value: Evaluated, span: Span) -> Evaluated {
         match value {
             Evaluated::Node(mut node) => {
-                if !matches!(node.kind, Kind::List(_) | Kind::Map(_)) {
+                if !matches!(node.kind, NodeKind::List(_) | NodeKind::Map(_)) {
                     node.span = span;
                 }
                 Evaluated::Node(node)
@@ -295,8 +295,8 @@ impl<'m> Evaluator<'m> {
         self.files.get(context.file)?.text.get(range?)
     }
 
-    fn object(&self, object: &Object, context: Context<'_>) -> Option<Kind<'static>> {
-        let mut entries: Vec<Entry<'static>> = Vec::with_capacity(object.len());
+    fn object(&self, object: &Object, context: Context<'_>) -> Option<NodeKind<'static>> {
+        let mut entries: Vec<Member<'static>> = Vec::with_capacity(object.len());
         for (key, value) in object.iter() {
             let (name, key_range) = match key {
                 ObjectKey::Ident(name) => (name.as_str().to_owned(), name.span()),
@@ -305,7 +305,7 @@ impl<'m> Evaluator<'m> {
                     (known_word(&node)?, expression.span())
                 }
             };
-            let entry = Entry {
+            let entry = Member {
                 key: Cow::Owned(name),
                 key_span: self.place(context, key_range),
                 value: self.node(value.expr(), context),
@@ -315,7 +315,7 @@ impl<'m> Evaluator<'m> {
                 None => entries.push(entry),
             }
         }
-        Some(Kind::Map(entries))
+        Some(NodeKind::Map(entries))
     }
 
     fn traversal(&self, traversal: &Traversal, context: Context<'_>, span: Span) -> Option<Evaluated> {
@@ -355,8 +355,8 @@ impl<'m> Evaluator<'m> {
                 TraversalOperator::Index(index) => {
                     let index = self.node(index, context);
                     match &index.kind {
-                        Kind::Number(number) => node.items().get(number.parse::<usize>().ok()?),
-                        Kind::String(key) => node.get(key),
+                        NodeKind::Number(number) => node.items().get(number.parse::<usize>().ok()?),
+                        NodeKind::String(key) => node.get(key),
                         _ => None,
                     }
                 }
@@ -378,9 +378,9 @@ impl<'m> Evaluator<'m> {
         let empty = match &value {
             Evaluated::Text(text) => text.text.is_empty(),
             Evaluated::Node(node) => match &node.kind {
-                Kind::Null => true,
-                Kind::List(items) => items.is_empty(),
-                Kind::Map(entries) => entries.is_empty(),
+                NodeKind::Null => true,
+                NodeKind::List(items) => items.is_empty(),
+                NodeKind::Map(entries) => entries.is_empty(),
                 _ => false,
             },
         };
@@ -431,7 +431,7 @@ impl<'m> Evaluator<'m> {
     pub(super) fn rendered(
         &self,
         text: &str,
-        variables: &[Entry<'static>],
+        variables: &[Member<'static>],
         context: Context<'_>,
         span: Span,
     ) -> Option<Evaluated> {
@@ -451,9 +451,9 @@ impl<'m> Evaluator<'m> {
     /// Calls with a scope that has all these names.
     fn with_names(
         &self,
-        names: &[Entry<'static>],
-        outer: Option<&Scope<'_>>,
-        then: &mut dyn FnMut(Option<&Scope<'_>>) -> Evaluated,
+        names: &[Member<'static>],
+        outer: Option<&Bindings<'_>>,
+        then: &mut dyn FnMut(Option<&Bindings<'_>>) -> Evaluated,
     ) -> Option<Evaluated> {
         /// Nobody gives a template more.
         const MAX_NAMES: usize = 200;
@@ -461,7 +461,7 @@ impl<'m> Evaluator<'m> {
             None => Some(then(outer)),
             Some(_) if names.len() > MAX_NAMES => None,
             Some((entry, rest)) => {
-                let scope = Scope {
+                let scope = Bindings {
                     name: &entry.key,
                     value: entry.value.clone(),
                     outer,
@@ -520,7 +520,7 @@ impl<'m> Evaluator<'m> {
             Evaluated::Node(mut node) => match (node.tag.is_some(), node.word()) {
                 (false, Some(word)) => text.push_at(&word, span),
                 _ => {
-                    if !matches!(node.kind, Kind::List(_) | Kind::Map(_)) {
+                    if !matches!(node.kind, NodeKind::List(_) | NodeKind::Map(_)) {
                         node.span = span;
                     }
                     text.push_hole(node);
@@ -542,8 +542,8 @@ impl<'m> Evaluator<'m> {
         };
         match directive {
             Directive::If(choice) => match self.node(&choice.if_expr.cond_expr, context).kind {
-                Kind::Bool(true) => self.elements(text, &choice.if_expr.template, context, escapes),
-                Kind::Bool(false) => {
+                NodeKind::Bool(true) => self.elements(text, &choice.if_expr.template, context, escapes),
+                NodeKind::Bool(false) => {
                     if let Some(other) = &choice.else_expr {
                         self.elements(text, &other.template, context, escapes);
                     }
@@ -570,12 +570,12 @@ impl<'m> Evaluator<'m> {
         true
     }
 
-    fn for_each(&self, each: &ForExpr, context: Context<'_>, span: Span) -> Option<Kind<'static>> {
+    fn for_each(&self, each: &ForExpr, context: Context<'_>, span: Span) -> Option<NodeKind<'static>> {
         let collection = self.node(&each.intro.collection_expr, context);
         let key = each.intro.key_var.as_ref().map(|name| name.as_str());
         let name = each.intro.value_var.as_str();
         let mut items = Vec::new();
-        let mut entries: Vec<Entry<'static>> = Vec::new();
+        let mut entries: Vec<Member<'static>> = Vec::new();
         if each.grouping {
             return None;
         }
@@ -584,8 +584,8 @@ impl<'m> Evaluator<'m> {
             in_turn(context, key, name, index, value, |context| {
                 if let Some(condition) = &each.cond {
                     match self.node(&condition.expr, context).kind {
-                        Kind::Bool(true) => {}
-                        Kind::Bool(false) => return,
+                        NodeKind::Bool(true) => {}
+                        NodeKind::Bool(false) => return,
                         _ => {
                             known = false;
                             return;
@@ -596,7 +596,7 @@ impl<'m> Evaluator<'m> {
                 match &each.key_expr {
                     None => items.push(value),
                     Some(key) => match known_word(&self.node(key, context)) {
-                        Some(key) if !entries.iter().any(|entry| entry.key == key) => entries.push(Entry {
+                        Some(key) if !entries.iter().any(|entry| entry.key == key) => entries.push(Member {
                             key: Cow::Owned(key),
                             key_span: span,
                             value,
@@ -610,8 +610,8 @@ impl<'m> Evaluator<'m> {
             }
         }
         Some(match each.key_expr {
-            None => Kind::List(items),
-            Some(_) => Kind::Map(entries),
+            None => NodeKind::List(items),
+            Some(_) => NodeKind::Map(entries),
         })
     }
 
@@ -697,7 +697,7 @@ fn only_interpolation(template: &Template) -> Option<&Expression> {
     }
 }
 
-fn lookup<'c>(mut scope: Option<&'c Scope<'c>>, name: &str) -> Option<&'c Node<'static>> {
+fn lookup<'c>(mut scope: Option<&'c Bindings<'c>>, name: &str) -> Option<&'c Node<'static>> {
     while let Some(inner) = scope {
         if inner.name == name {
             return Some(&inner.value);
@@ -724,21 +724,21 @@ fn pairs(collection: &Node<'static>) -> Option<Vec<(Node<'static>, Node<'static>
     }
     let span = collection.span;
     match &collection.kind {
-        Kind::List(items) => Some(
+        NodeKind::List(items) => Some(
             items
                 .iter()
                 .enumerate()
                 .map(|(index, item)| {
-                    let index = Kind::Number(Cow::Owned(index.to_string()));
+                    let index = NodeKind::Number(Cow::Owned(index.to_string()));
                     (Node::new(index, span), item.clone())
                 })
                 .collect(),
         ),
-        Kind::Map(entries) => Some(
+        NodeKind::Map(entries) => Some(
             entries
                 .iter()
                 .map(|entry| {
-                    let key = Kind::String(entry.key.clone());
+                    let key = NodeKind::String(entry.key.clone());
                     (Node::new(key, entry.key_span), entry.value.clone())
                 })
                 .collect(),
@@ -756,12 +756,12 @@ fn in_turn(
     value: Node<'static>,
     then: impl FnOnce(Context<'_>),
 ) {
-    let scope = Scope {
+    let scope = Bindings {
         name: key.unwrap_or(""),
         value: index,
         outer: context.scope,
     };
-    let scope = Scope {
+    let scope = Bindings {
         name,
         value,
         outer: Some(&scope),
@@ -772,11 +772,11 @@ fn in_turn(
     });
 }
 
-fn binary(left: &Node<'_>, operator: BinaryOperator, right: &Node<'_>) -> Option<Kind<'static>> {
-    if let (Kind::Bool(a), Kind::Bool(b)) = (&left.kind, &right.kind) {
+fn binary(left: &Node<'_>, operator: BinaryOperator, right: &Node<'_>) -> Option<NodeKind<'static>> {
+    if let (NodeKind::Bool(a), NodeKind::Bool(b)) = (&left.kind, &right.kind) {
         match operator {
-            BinaryOperator::And => return Some(Kind::Bool(*a && *b)),
-            BinaryOperator::Or => return Some(Kind::Bool(*a || *b)),
+            BinaryOperator::And => return Some(NodeKind::Bool(*a && *b)),
+            BinaryOperator::Or => return Some(NodeKind::Bool(*a || *b)),
             _ => {}
         }
     }
@@ -787,19 +787,19 @@ fn binary(left: &Node<'_>, operator: BinaryOperator, right: &Node<'_>) -> Option
     let number = |value: f64| {
         value
             .is_finite()
-            .then(|| Kind::Number(Cow::Owned(value.to_string())))
+            .then(|| NodeKind::Number(Cow::Owned(value.to_string())))
     };
     match operator {
-        BinaryOperator::Eq => Some(Kind::Bool(equal()?)),
-        BinaryOperator::NotEq => Some(Kind::Bool(!equal()?)),
+        BinaryOperator::Eq => Some(NodeKind::Bool(equal()?)),
+        BinaryOperator::NotEq => Some(NodeKind::Bool(!equal()?)),
         BinaryOperator::Plus => number(numbers().map(|(a, b)| a + b)?),
         BinaryOperator::Minus => number(numbers().map(|(a, b)| a - b)?),
         BinaryOperator::Mul => number(numbers().map(|(a, b)| a * b)?),
         BinaryOperator::Div => number(numbers().map(|(a, b)| a / b)?),
-        BinaryOperator::Less => Some(Kind::Bool(numbers().map(|(a, b)| a < b)?)),
-        BinaryOperator::LessEq => Some(Kind::Bool(numbers().map(|(a, b)| a <= b)?)),
-        BinaryOperator::Greater => Some(Kind::Bool(numbers().map(|(a, b)| a > b)?)),
-        BinaryOperator::GreaterEq => Some(Kind::Bool(numbers().map(|(a, b)| a >= b)?)),
+        BinaryOperator::Less => Some(NodeKind::Bool(numbers().map(|(a, b)| a < b)?)),
+        BinaryOperator::LessEq => Some(NodeKind::Bool(numbers().map(|(a, b)| a <= b)?)),
+        BinaryOperator::Greater => Some(NodeKind::Bool(numbers().map(|(a, b)| a > b)?)),
+        BinaryOperator::GreaterEq => Some(NodeKind::Bool(numbers().map(|(a, b)| a >= b)?)),
         _ => None,
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use hcl_edit::expr::{Expression, FuncCall};
 
-use crate::tools::document::{Kind, Node, Span};
+use crate::tools::document::{Node, NodeKind, Span};
 
 use super::EXPRESSION;
 use super::evaluate::{Context, Evaluated, Evaluator, JSON, known_word};
@@ -24,7 +24,7 @@ impl Evaluator<'_> {
             rendered.push_at(&text, span);
             Some(Evaluated::Text(rendered))
         };
-        let made = |kind: Kind<'static>| Some(Evaluated::Node(Node::new(kind, span)));
+        let made = |kind: NodeKind<'static>| Some(Evaluated::Node(Node::new(kind, span)));
         match (call.name.name.as_str(), args.as_slice()) {
             ("jsonencode", [arg]) => {
                 let mut value = self.node(arg, context);
@@ -48,40 +48,40 @@ impl Evaluator<'_> {
             ("tostring", [_]) => text(word(0)?),
             ("tonumber", [_]) => {
                 let number = word(0).filter(|word| word.parse::<f64>().is_ok())?;
-                made(Kind::Number(Cow::Owned(number)))
+                made(NodeKind::Number(Cow::Owned(number)))
             }
-            ("tobool", [_]) => made(Kind::Bool(word(0)?.parse().ok()?)),
+            ("tobool", [_]) => made(NodeKind::Bool(word(0)?.parse().ok()?)),
             ("concat", _) => {
                 // One part that is not known may hold anything: it stays as an item of its own.
                 let mut items = Vec::new();
                 for arg in &args {
                     match self.node(arg, context) {
                         Node {
-                            kind: Kind::List(more),
+                            kind: NodeKind::List(more),
                             tag: None,
                             ..
                         } => items.extend(more),
                         unknown => items.push(unknown_part(self, unknown, arg, context)),
                     }
                 }
-                made(Kind::List(items))
+                made(NodeKind::List(items))
             }
             ("flatten", [_]) => {
                 let mut items = Vec::new();
                 flatten(list(node(0)?)?, &mut items);
-                made(Kind::List(items))
+                made(NodeKind::List(items))
             }
             ("compact", [_]) => {
                 let mut items = list(node(0)?)?;
-                items.retain(|item| !matches!(&item.kind, Kind::Null) && item.text() != Some(""));
-                made(Kind::List(items))
+                items.retain(|item| !matches!(&item.kind, NodeKind::Null) && item.text() != Some(""));
+                made(NodeKind::List(items))
             }
             ("distinct", [_]) => Some(Evaluated::Node(node(0)?)),
             ("merge", _) => {
-                let mut entries: Vec<crate::tools::document::Entry<'static>> = Vec::new();
+                let mut entries: Vec<crate::tools::document::Member<'static>> = Vec::new();
                 for at in 0..args.len() {
                     let Node {
-                        kind: Kind::Map(more),
+                        kind: NodeKind::Map(more),
                         tag: None,
                         ..
                     } = node(at)?
@@ -95,17 +95,19 @@ impl Evaluator<'_> {
                         }
                     }
                 }
-                made(Kind::Map(entries))
+                made(NodeKind::Map(entries))
             }
             ("try" | "coalesce", _) => {
                 let first = self.value(args.first()?, context);
                 match &first {
-                    Evaluated::Node(node) if node.tag.is_some() || matches!(node.kind, Kind::Null) => None,
+                    Evaluated::Node(node) if node.tag.is_some() || matches!(node.kind, NodeKind::Null) => {
+                        None
+                    }
                     _ => Some(first),
                 }
             }
             ("lookup", [_, _, ..]) => {
-                let map = node(0).filter(|map| map.tag.is_none() && matches!(map.kind, Kind::Map(_)))?;
+                let map = node(0).filter(|map| map.tag.is_none() && matches!(map.kind, NodeKind::Map(_)))?;
                 match map.get(&word(1)?) {
                     Some(value) => Some(Evaluated::Node(value.clone())),
                     None => Some(self.value(args.get(2)?, context)),
@@ -119,30 +121,32 @@ impl Evaluator<'_> {
             ("length", [_]) => {
                 let node = node(0).filter(|node| node.tag.is_none())?;
                 let length = match &node.kind {
-                    Kind::List(items) if items.iter().all(|item| item.tag.is_none()) => items.len(),
-                    Kind::Map(entries) => entries.len(),
+                    NodeKind::List(items) if items.iter().all(|item| item.tag.is_none()) => items.len(),
+                    NodeKind::Map(entries) => entries.len(),
                     _ => return None,
                 };
-                made(Kind::Number(Cow::Owned(length.to_string())))
+                made(NodeKind::Number(Cow::Owned(length.to_string())))
             }
             ("values", [_]) => match node(0)? {
                 Node {
-                    kind: Kind::Map(entries),
+                    kind: NodeKind::Map(entries),
                     tag: None,
                     ..
-                } => made(Kind::List(entries.into_iter().map(|entry| entry.value).collect())),
+                } => made(NodeKind::List(
+                    entries.into_iter().map(|entry| entry.value).collect(),
+                )),
                 _ => None,
             },
             ("keys", [_]) => match node(0)? {
                 Node {
-                    kind: Kind::Map(entries),
+                    kind: NodeKind::Map(entries),
                     tag: None,
                     ..
                 } => {
                     let keys = entries
                         .into_iter()
-                        .map(|entry| Node::new(Kind::String(entry.key), entry.key_span));
-                    made(Kind::List(keys.collect()))
+                        .map(|entry| Node::new(NodeKind::String(entry.key), entry.key_span));
+                    made(NodeKind::List(keys.collect()))
                 }
                 _ => None,
             },
@@ -166,8 +170,8 @@ impl Evaluator<'_> {
                 (!separator.is_empty()).then_some(())?;
                 let parts = whole
                     .split(&separator)
-                    .map(|part| Node::new(Kind::String(Cow::Owned(part.to_owned())), span));
-                made(Kind::List(parts.collect()))
+                    .map(|part| Node::new(NodeKind::String(Cow::Owned(part.to_owned())), span));
+                made(NodeKind::List(parts.collect()))
             }
             ("join", [_, _]) => {
                 let (separator, items) = (word(0)?, list(node(1)?)?);
@@ -224,7 +228,7 @@ impl Evaluator<'_> {
 fn list(node: Node<'static>) -> Option<Vec<Node<'static>>> {
     match node {
         Node {
-            kind: Kind::List(items),
+            kind: NodeKind::List(items),
             tag: None,
             ..
         } => Some(items),
@@ -236,7 +240,7 @@ fn flatten(items: Vec<Node<'static>>, flat: &mut Vec<Node<'static>>) {
     for item in items {
         match item {
             Node {
-                kind: Kind::List(inner),
+                kind: NodeKind::List(inner),
                 tag: None,
                 ..
             } => flatten(inner, flat),

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use hcl_edit::structure::{Block, Body, Structure};
 use hcl_edit::{Span as _, parser};
 
-use super::{Entry, Kind, Node, Span, Unreadable};
+use super::{Member, Node, NodeKind, Span, Unreadable};
 
 mod evaluate;
 mod functions;
@@ -86,10 +86,10 @@ pub(super) fn parse(text: &str, beside: &dyn Beside) -> Result<Node<'static>, Un
     }
     let evaluator = Evaluator::new(&files, anchor.unwrap_or(Span { start: 0, end: 0 }), beside);
     // So that the tree tells whose it is, even if there is nothing in it.
-    let mut root = vec![Entry {
+    let mut root = vec![Member {
         key: Cow::Borrowed("resource"),
         key_span: Span { start: 0, end: 0 },
-        value: Node::new(Kind::Map(Vec::new()), Span { start: 0, end: 0 }),
+        value: Node::new(NodeKind::Map(Vec::new()), Span { start: 0, end: 0 }),
     }];
     for (index, file) in files.iter().enumerate().filter(|(_, file)| !file.sets_variables) {
         for block in file.body.blocks() {
@@ -103,7 +103,7 @@ pub(super) fn parse(text: &str, beside: &dyn Beside) -> Result<Node<'static>, Un
         start: 0,
         end: text.len(),
     };
-    Ok(Node::new(Kind::Map(root), span))
+    Ok(Node::new(NodeKind::Map(root), span))
 }
 
 /// The value of one expression of `.tf.json`, in which nothing else is known.
@@ -153,7 +153,7 @@ fn header(block: &Block) -> Option<Span> {
 }
 
 /// Puts a block where its labels say.
-fn insert(root: &mut Vec<Entry<'static>>, evaluator: &Evaluator<'_>, context: Context<'_>, block: &Block) {
+fn insert(root: &mut Vec<Member<'static>>, evaluator: &Evaluator<'_>, context: Context<'_>, block: &Block) {
     let place = |span: Option<std::ops::Range<usize>>| evaluator.place(context, span);
     let mut path = vec![(block.ident.as_str(), place(block.ident.span()))];
     for label in &block.labels {
@@ -170,21 +170,21 @@ fn insert(root: &mut Vec<Entry<'static>>, evaluator: &Evaluator<'_>, context: Co
     for (key, key_span) in folders {
         let index = entries.iter().position(|entry| entry.key == *key);
         let index = index.unwrap_or_else(|| {
-            entries.push(Entry {
+            entries.push(Member {
                 key: Cow::Owned((*key).to_owned()),
                 key_span: *key_span,
-                value: Node::new(Kind::Map(Vec::new()), node.span),
+                value: Node::new(NodeKind::Map(Vec::new()), node.span),
             });
             entries.len() - 1
         });
         match entries.get_mut(index).map(|entry| &mut entry.value.kind) {
-            Some(Kind::Map(inner)) => entries = inner,
+            Some(NodeKind::Map(inner)) => entries = inner,
             _ => return,
         }
     }
     // Terraform refuses a second one of the same name.
     if folders.len() == block.labels.len() && !entries.iter().any(|entry| entry.key == *name) {
-        entries.push(Entry {
+        entries.push(Member {
             key: Cow::Owned((*name).to_owned()),
             key_span: *name_span,
             value: node,
@@ -194,7 +194,7 @@ fn insert(root: &mut Vec<Entry<'static>>, evaluator: &Evaluator<'_>, context: Co
 
 /// Attributes by their names; nested blocks by theirs, those that stand more than once as a list.
 fn block(evaluator: &Evaluator<'_>, context: Context<'_>, block: &Block) -> Node<'static> {
-    let mut entries: Vec<Entry<'static>> = Vec::new();
+    let mut entries: Vec<Member<'static>> = Vec::new();
     for structure in &block.body {
         let (key, key_span, value) = match structure {
             Structure::Attribute(attribute) => (
@@ -218,20 +218,20 @@ fn block(evaluator: &Evaluator<'_>, context: Context<'_>, block: &Block) -> Node
             ),
         };
         match entries.iter_mut().find(|entry| entry.key == key) {
-            None => entries.push(Entry {
+            None => entries.push(Member {
                 key: Cow::Owned(key.to_owned()),
                 key_span: evaluator.place(context, key_span),
                 value,
             }),
             Some(entry) => match &mut entry.value.kind {
-                Kind::List(list) => list.push(value),
+                NodeKind::List(list) => list.push(value),
                 _ => {
                     let span = entry.value.span;
-                    let first = std::mem::replace(&mut entry.value, Node::new(Kind::Null, span));
-                    entry.value.kind = Kind::List(vec![first, value]);
+                    let first = std::mem::replace(&mut entry.value, Node::new(NodeKind::Null, span));
+                    entry.value.kind = NodeKind::List(vec![first, value]);
                 }
             },
         }
     }
-    Node::new(Kind::Map(entries), evaluator.place(context, block.span()))
+    Node::new(NodeKind::Map(entries), evaluator.place(context, block.span()))
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::tools::document::{Kind, Node, Span, json};
+use crate::tools::document::{Node, NodeKind, Span, json};
 
 use super::EXPRESSION;
 
@@ -64,7 +64,7 @@ impl Rendered {
         let at = self.text.len();
         self.places.push((at, Place::At(value.span)));
         let raw = match (value.tag.as_deref(), &value.kind) {
-            (Some(EXPRESSION), Kind::String(raw)) => raw.as_ref(),
+            (Some(EXPRESSION), NodeKind::String(raw)) => raw.as_ref(),
             _ => "?",
         };
         // Quotes in it would end the text of JSON in which it may come to stand.
@@ -101,7 +101,7 @@ impl Rendered {
 
     /// As a word.
     pub(super) fn into_node(self) -> Node<'static> {
-        Node::new(Kind::String(Cow::Owned(self.text)), self.span)
+        Node::new(NodeKind::String(Cow::Owned(self.text)), self.span)
     }
 
     fn source(&self, at: usize, is_end: bool) -> usize {
@@ -213,8 +213,8 @@ fn hole(word: &str, holes: &[Node<'static>]) -> Option<Node<'static>> {
 pub(super) fn place_all(node: &mut Node<'static>, span: Span) {
     node.span = span;
     match &mut node.kind {
-        Kind::List(items) => items.iter_mut().for_each(|item| place_all(item, span)),
-        Kind::Map(entries) => {
+        NodeKind::List(items) => items.iter_mut().for_each(|item| place_all(item, span)),
+        NodeKind::Map(entries) => {
             for entry in entries {
                 entry.key_span = span;
                 place_all(&mut entry.value, span);

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::TaskDefinition;
 
 /// The arrow the wrong way round.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -27,7 +27,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     for sidecar in task.sidecars() {
         for container in &task.containers {
             for dependency in &container.depends_on {

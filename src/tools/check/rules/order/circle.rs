@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{BESIDES, Example};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::TaskDefinition;
 
 /// Nobody can be first.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -23,7 +23,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     let Some(circle) = task.circle() else { return };
     let names: Vec<&str> = circle
         .iter()

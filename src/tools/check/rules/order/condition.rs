@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{BESIDES, Example};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Container, Task};
+use crate::tools::model::{ContainerDefinition, TaskDefinition};
 
 /// A start that is waited for in vain.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -25,7 +25,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     for container in &task.containers {
         for dependency in &container.depends_on {
             let (Some(condition), Some(node)) = (dependency.condition.known(), dependency.condition.node())
@@ -50,7 +50,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
     }
 }
 
-fn never(condition: &str, other: &Container<'_>) -> Option<&'static str> {
+fn never(condition: &str, other: &ContainerDefinition<'_>) -> Option<&'static str> {
     let essential = other.essential.or_default(true) == Some(true);
     match condition {
         "COMPLETE" | "SUCCESS" if essential => Some("but the end of an essential container ends the task"),

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{BESIDES, Example};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Container, Task};
+use crate::tools::model::{ContainerDefinition, TaskDefinition};
 
 /// The last lines, which are the ones that explain the end, go missing.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -29,7 +29,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     let Some(router) = task
         .containers
         .iter()
@@ -74,7 +74,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
     }
 }
 
-fn logs_through_firelens(container: &Container<'_>) -> bool {
+fn logs_through_firelens(container: &ContainerDefinition<'_>) -> bool {
     let driver = container.log.as_ref().and_then(|log| log.driver.known());
     driver.is_some_and(|driver| driver == "awsfirelens")
 }

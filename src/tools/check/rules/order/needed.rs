@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{BESIDES, Example};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Container, Task};
+use crate::tools::model::{ContainerDefinition, TaskDefinition};
 
 /// A drain that can reach nobody finishes nothing.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -25,7 +25,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     for needed in &task.containers {
         if let Some((message, label)) = stops_too_early(task, needed) {
             findings.at(needed.name.node, message).label(label);
@@ -34,9 +34,12 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
 }
 
 /// What is wrong with the end of a container that an app needs, and the same in short.
-pub(super) fn stops_too_early(task: &Task<'_>, needed: &Container<'_>) -> Option<(String, &'static str)> {
+pub(super) fn stops_too_early(
+    task: &TaskDefinition<'_>,
+    needed: &ContainerDefinition<'_>,
+) -> Option<(String, &'static str)> {
     let what = kind(task, needed)?;
-    let apps: Vec<&Container<'_>> = task.apps().collect();
+    let apps: Vec<&ContainerDefinition<'_>> = task.apps().collect();
     // A database that the task is there for is needed by nobody in it.
     if apps.iter().any(|app| std::ptr::eq(*app, needed)) {
         return None;
@@ -70,7 +73,7 @@ pub(super) fn stops_too_early(task: &Task<'_>, needed: &Container<'_>) -> Option
     Some((message, "stops with the app"))
 }
 
-fn kind(task: &Task<'_>, container: &Container<'_>) -> Option<&'static str> {
+fn kind(task: &TaskDefinition<'_>, container: &ContainerDefinition<'_>) -> Option<&'static str> {
     if task.is_proxy(container) {
         return Some("the task's App Mesh proxy");
     }

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Sidecar, Task};
+use crate::tools::model::{SidecarContainer, TaskDefinition};
 
 /// The whole trick of the sidecar is to be stopped first.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -28,8 +28,8 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for sidecar in Sidecar::all(task) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for sidecar in SidecarContainer::all(task) {
         for name in not_waited_for(task, &sidecar) {
             findings
                 .at(
@@ -45,7 +45,10 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
 }
 
 /// Whom a sidecar drains without depending on them.
-pub(super) fn not_waited_for<'t>(task: &'t Task<'_>, sidecar: &Sidecar<'t, '_>) -> Vec<&'t str> {
+pub(super) fn not_waited_for<'t>(
+    task: &'t TaskDefinition<'_>,
+    sidecar: &SidecarContainer<'t, '_>,
+) -> Vec<&'t str> {
     let own = sidecar.container;
     if own.more_dependencies {
         return Vec::new();
@@ -67,7 +70,7 @@ pub(super) fn not_waited_for<'t>(task: &'t Task<'_>, sidecar: &Sidecar<'t, '_>) 
 }
 
 /// The containers that the steps are for.
-fn drained<'t>(task: &'t Task<'_>, sidecar: &Sidecar<'_, '_>) -> BTreeSet<&'t str> {
+fn drained<'t>(task: &'t TaskDefinition<'_>, sidecar: &SidecarContainer<'_, '_>) -> BTreeSet<&'t str> {
     let names = sidecar
         .steps
         .known()

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Container, NAMELESS, Sidecar, Task};
+use crate::tools::model::{ContainerDefinition, NAMELESS, SidecarContainer, TaskDefinition};
 
 use super::needed::stops_too_early;
 use super::sidecar_before_app::not_waited_for;
@@ -29,11 +29,11 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for sidecar in Sidecar::all(task) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for sidecar in SidecarContainer::all(task) {
         let own = sidecar.container;
         // Where it does not wait for the app itself, or the app for it, PS001 and PS002 say so.
-        let holds = |container: &Container<'a>| task.stops_after(container, own);
+        let holds = |container: &ContainerDefinition<'a>| task.stops_after(container, own);
         if own.more_dependencies
             || !not_waited_for(task, &sidecar).is_empty()
             || !task.containers.iter().any(holds)

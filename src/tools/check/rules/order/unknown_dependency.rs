@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{BESIDES, Example};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Task, Value};
+use crate::tools::model::{TaskDefinition, Value};
 
 /// A misspelt name, mostly.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -22,7 +22,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     if task.more_containers {
         return;
     }

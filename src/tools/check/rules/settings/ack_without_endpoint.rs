@@ -1,7 +1,7 @@
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{APART, Example};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Sidecar, Task};
+use crate::tools::model::{SidecarContainer, TaskDefinition};
 
 const SETTING: &str = "PRESTOP_LISTEN";
 
@@ -23,8 +23,8 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for sidecar in Sidecar::all(task) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for sidecar in SidecarContainer::all(task) {
         let off = sidecar
             .settings
             .as_ref()

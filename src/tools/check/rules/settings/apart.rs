@@ -1,7 +1,7 @@
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{APART, Example};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Form, Network, Sidecar, Task};
+use crate::tools::model::{DocumentForm, NetworkMode, SidecarContainer, TaskDefinition};
 
 /// `127.0.0.1` is somebody else there.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -23,16 +23,16 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     let network = task.network();
-    if !matches!(network, Network::Apart | Network::None) {
+    if !matches!(network, NetworkMode::Apart | NetworkMode::None) {
         return;
     }
-    for sidecar in Sidecar::all(task) {
+    for sidecar in SidecarContainer::all(task) {
         for planned in sidecar.steps.known() {
             let place = super::place(task, &sidecar, planned);
             match &planned.step {
-                Step::Call(_) if network == Network::None => {
+                Step::Call(_) if network == NetworkMode::None => {
                     findings.at(
                         place,
                         format!("step {} is a call, but the task has no network", planned.number),
@@ -61,7 +61,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
                 _ => {}
             }
         }
-        if let (Some(hops), true) = (task.short_hops.first(), task.form != Form::Compose) {
+        if let (Some(hops), true) = (task.short_hops.first(), task.form != DocumentForm::Compose) {
             findings
                 .at(
                     hops,
@@ -80,7 +80,7 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-fn listens_on_loopback(sidecar: &Sidecar<'_, '_>) -> bool {
+fn listens_on_loopback(sidecar: &SidecarContainer<'_, '_>) -> bool {
     let listen = sidecar.settings.as_ref().ok().and_then(|config| config.listen);
     !sidecar.is_unknown("PRESTOP_LISTEN") && listen.is_some_and(|address| address.ip().is_loopback())
 }

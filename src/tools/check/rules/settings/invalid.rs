@@ -1,7 +1,7 @@
 use crate::config::unknown_name;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Sidecar, Steps, Task};
+use crate::tools::model::{SidecarContainer, Steps, TaskDefinition};
 
 /// What `run` would say at start, said before the deployment.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -24,8 +24,8 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for sidecar in Sidecar::all(task) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for sidecar in SidecarContainer::all(task) {
         for problem in sidecar.settings.as_ref().err().into_iter().flatten() {
             findings.at(sidecar.place(problem.name()), problem.to_string());
         }

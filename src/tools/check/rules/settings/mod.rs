@@ -10,10 +10,14 @@ pub(super) mod token_in_plain_text;
 
 use crate::core::plan::{DRAIN_LABEL, PlannedStep};
 use crate::tools::document::Node;
-use crate::tools::model::{Sidecar, Task};
+use crate::tools::model::{SidecarContainer, TaskDefinition};
 
 /// Where a step is written: the setting, or the label of its container.
-fn place<'a>(task: &Task<'a>, sidecar: &Sidecar<'_, 'a>, planned: &PlannedStep) -> &'a Node<'a> {
+fn place<'a>(
+    task: &TaskDefinition<'a>,
+    sidecar: &SidecarContainer<'_, 'a>,
+    planned: &PlannedStep,
+) -> &'a Node<'a> {
     let owner = planned.container.as_deref().and_then(|name| task.container(name));
     let label = owner.and_then(|container| container.labels.get(DRAIN_LABEL));
     label.map_or_else(|| sidecar.place("PRESTOP_DRAIN"), |(_, node)| node)

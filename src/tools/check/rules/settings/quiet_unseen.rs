@@ -1,7 +1,7 @@
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{Example, UNSHARED};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Form, Network, Sidecar, Task};
+use crate::tools::model::{DocumentForm, NetworkMode, SidecarContainer, TaskDefinition};
 
 /// Nothing to wait for, or everything.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -22,15 +22,15 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for sidecar in Sidecar::all(task) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for sidecar in SidecarContainer::all(task) {
         for planned in sidecar.steps.known() {
             let Step::Quiet(quiet) = &planned.step else {
                 continue;
             };
             let place = super::place(task, &sidecar, planned);
             let on_host = task.network_mode.known().is_some_and(|mode| mode == "host");
-            let (message, label) = if task.form == Form::Compose {
+            let (message, label) = if task.form == DocumentForm::Compose {
                 if sidecar.container.node.get("network_mode").is_some() {
                     continue;
                 }
@@ -47,7 +47,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
                         .to_owned(),
                     "name the app's port",
                 )
-            } else if task.network() == Network::Apart {
+            } else if task.network() == NetworkMode::Apart {
                 (
                     "under bridge networking `quiet` does not see the app's connections".to_owned(),
                     "needs awsvpc, or `sleep`",

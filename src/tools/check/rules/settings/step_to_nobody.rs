@@ -1,7 +1,7 @@
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Form, Sidecar, Task};
+use crate::tools::model::{DocumentForm, SidecarContainer, TaskDefinition};
 
 /// A step that finds nobody.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -21,11 +21,11 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     if task.more_containers || task.containers.iter().any(|container| !container.name.literal) {
         return;
     }
-    for sidecar in Sidecar::all(task) {
+    for sidecar in SidecarContainer::all(task) {
         for planned in sidecar.steps.known() {
             let name = match &planned.step {
                 Step::Call(call) if is_container_name(call.url.host()) => call.url.host(),
@@ -33,7 +33,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
                 Step::Call(_) | Step::Ack | Step::Quiet(_) | Step::Sleep(_) => continue,
             };
             // Compose has names of its own for a service: aliases, container_name, links.
-            if task.container(name).is_some() || task.form == Form::Compose {
+            if task.container(name).is_some() || task.form == DocumentForm::Compose {
                 continue;
             }
             let names: Vec<String> = task

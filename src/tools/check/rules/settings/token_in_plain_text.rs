@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Sidecar, Task, Value};
+use crate::tools::model::{SidecarContainer, TaskDefinition, Value};
 
 const SETTING: &str = "PRESTOP_DRAIN_TOKEN";
 
@@ -26,8 +26,8 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for sidecar in Sidecar::all(task) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for sidecar in SidecarContainer::all(task) {
         if let Some(variable) = sidecar.container.variable(SETTING)
             && matches!(variable.value, Value::Known(..))
         {

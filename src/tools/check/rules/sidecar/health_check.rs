@@ -1,7 +1,7 @@
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Sidecar, Task, Value};
+use crate::tools::model::{SidecarContainer, TaskDefinition, Value};
 
 /// What a check that cannot work would run.
 const NOT_IN_THE_IMAGE: [&str; 5] = ["sh", "bash", "curl", "wget", "nc"];
@@ -27,12 +27,12 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for Sidecar {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for SidecarContainer {
         container: sidecar,
         settings,
         steps,
-    } in Sidecar::all(task)
+    } in SidecarContainer::all(task)
     {
         let name = &sidecar.name.text;
         // The check asks an endpoint, and here there is none.

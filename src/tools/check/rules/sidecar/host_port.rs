@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{APART, Example};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Sidecar, Task};
+use crate::tools::model::{SidecarContainer, TaskDefinition};
 
 /// One port for all the tasks of an instance.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -22,13 +22,13 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     let on_host = task.network_mode.known().is_some_and(|mode| mode == "host");
     let alone = !task.services.is_empty() && task.services.iter().all(|service| service.is_daemon);
     if !on_host || alone {
         return;
     }
-    for sidecar in Sidecar::all(task) {
+    for sidecar in SidecarContainer::all(task) {
         let Some(listen) = sidecar.settings.as_ref().ok().and_then(|config| config.listen) else {
             continue;
         };

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::TaskDefinition;
 
 /// The least that Docker accepts; the sidecar's own peak in a drain is below it.
 const LEAST_MIB: u64 = 6;
@@ -22,7 +22,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     for sidecar in task.sidecars() {
         if let (Some(limit), Some(node)) = (sidecar.memory_mib.known(), sidecar.memory_mib.node())
             && *limit < LEAST_MIB

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::TaskDefinition;
 
 /// Exit codes of a sidecar that has done what it could.
 const DONE: [i64; 3] = [0, 3, 4];
@@ -27,7 +27,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     for sidecar in task.sidecars() {
         let (Some(ignored), Some(node)) = (sidecar.restarts.known(), sidecar.restarts.node()) else {
             continue;

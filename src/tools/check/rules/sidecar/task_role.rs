@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Sidecar, Task};
+use crate::tools::model::{SidecarContainer, TaskDefinition};
 
 /// Calls to AWS need somebody to make them as.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -20,11 +20,11 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     if !task.task_role.is_absent() {
         return;
     }
-    for sidecar in Sidecar::all(task) {
+    for sidecar in SidecarContainer::all(task) {
         if let Some(setting) = sidecar.aws_feature() {
             findings
                 .at(

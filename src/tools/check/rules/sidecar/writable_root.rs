@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::TaskDefinition;
 
 /// It writes no file.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -19,7 +19,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     for sidecar in task.sidecars() {
         if sidecar.read_only.or_default(false) == Some(false) {
             findings

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::TaskDefinition;
 
 use super::pid1::First;
 
@@ -28,7 +28,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     // In a namespace that others share, another process is PID 1.
     if task.on_windows() || !task.pid_mode.is_absent() {
         return;

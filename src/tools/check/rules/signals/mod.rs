@@ -7,10 +7,10 @@ pub(super) mod shell;
 pub(super) mod signal_step;
 pub(super) mod stop_signal;
 
-use crate::tools::model::Container;
+use crate::tools::model::ContainerDefinition;
 
 /// The first process of a container, told from its words and its image.
-fn first_process<'t>(container: &'t Container<'_>) -> Option<(Vec<&'t str>, pid1::First<'t>)> {
+fn first_process<'t>(container: &'t ContainerDefinition<'_>) -> Option<(Vec<&'t str>, pid1::First<'t>)> {
     let words = container.arguments()?;
     let base = container.starts.as_ref().and_then(|image| image.base.as_deref());
     let image = container.image.known().map(AsRef::as_ref);
@@ -27,7 +27,7 @@ fn first_process<'t>(container: &'t Container<'_>) -> Option<(Vec<&'t str>, pid1
 
 /// Where the words of the first process come from, if not from the file itself: the image may have an
 /// entry point that stands before the command, and a Dockerfile tells.
-fn by_whom(container: &Container<'_>) -> String {
+fn by_whom(container: &ContainerDefinition<'_>) -> String {
     match &container.starts {
         Some(image)
             if !image.place.is_empty()

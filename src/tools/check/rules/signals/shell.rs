@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::document::{Node, Span};
-use crate::tools::model::{Container, Form, Task, Value};
+use crate::tools::model::{ContainerDefinition, DocumentForm, TaskDefinition, Value};
 
 use super::pid1::{First, Stays};
 use super::script::last_command;
@@ -36,7 +36,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     // Containers of one YAML anchor share their script.
     let mut seen = BTreeSet::new();
     for container in &task.containers {
@@ -101,7 +101,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             if let Some(span) = before_last_command(word, node) {
                 finding.fix_within(node, span, "exec ");
             }
-            if task.form == Form::Compose && is_for_development(&words) {
+            if task.form == DocumentForm::Compose && is_for_development(&words) {
                 finding.persona(Persona::Pedantic);
             }
         }
@@ -109,7 +109,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
 }
 
 /// The node of a word of entry point or command; the whole where compose splits a text.
-fn place<'a>(container: &Container<'a>, word: &str) -> &'a Node<'a> {
+fn place<'a>(container: &ContainerDefinition<'a>, word: &str) -> &'a Node<'a> {
     for part in [&container.entry_point, &container.command] {
         if let Value::Known(words, node) = part
             && let Some(index) = words.iter().position(|own| std::ptr::eq(own.as_ref(), word))

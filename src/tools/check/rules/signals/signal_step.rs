@@ -1,7 +1,7 @@
 use crate::core::step::Step;
 use crate::tools::check::rules::examples::{APART, Example};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Container, Sidecar, Task, Value};
+use crate::tools::model::{ContainerDefinition, SidecarContainer, TaskDefinition, Value};
 
 /// The user of our own image (docker/Dockerfile).
 const OWN_UID: &str = "65532";
@@ -26,8 +26,8 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for sidecar in Sidecar::all(task) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for sidecar in SidecarContainer::all(task) {
         let place = sidecar.place("PRESTOP_DRAIN");
         for planned in sidecar.steps.known() {
             let Step::Signal(signal) = &planned.step else {
@@ -48,7 +48,12 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
     }
 }
 
-fn rights<'a>(sidecar: &Container<'a>, target: &Container<'a>, step: &str, findings: &mut Findings<'a>) {
+fn rights<'a>(
+    sidecar: &ContainerDefinition<'a>,
+    target: &ContainerDefinition<'a>,
+    step: &str,
+    findings: &mut Findings<'a>,
+) {
     let Some(own) = user(sidecar, Some(OWN_UID)) else {
         return;
     };
@@ -87,7 +92,7 @@ fn rights<'a>(sidecar: &Container<'a>, target: &Container<'a>, step: &str, findi
 }
 
 /// The user without its group; `None` where the image decides or it is a name.
-fn user<'t>(container: &'t Container<'_>, image: Option<&'static str>) -> Option<&'t str> {
+fn user<'t>(container: &'t ContainerDefinition<'_>, image: Option<&'static str>) -> Option<&'t str> {
     match &container.user {
         Value::Absent => image,
         Value::Unknown(_) => None,
@@ -100,7 +105,7 @@ fn user<'t>(container: &'t Container<'_>, image: Option<&'static str>) -> Option
 }
 
 /// Docker gives root KILL unless it is dropped.
-fn can_kill(container: &Container<'_>) -> bool {
+fn can_kill(container: &ContainerDefinition<'_>) -> bool {
     let capabilities = &container.capabilities;
     let named = |list: &[std::borrow::Cow<'_, str>], word: &str| {
         list.iter().any(|name| name.trim_start_matches("CAP_") == word)

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{COMPOSE, Example};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::TaskDefinition;
 
 /// Words for a signal that no program can answer.
 const AT_ONCE: [&str; 6] = ["9", "KILL", "SIGKILL", "19", "STOP", "SIGSTOP"];
@@ -25,7 +25,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     for container in &task.containers {
         let own = container
             .node

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Task, Value};
+use crate::tools::model::{TaskDefinition, Value};
 
 /// A log line must not hold a request.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -21,7 +21,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     for container in &task.containers {
         let Some(log) = &container.log else { continue };
         let awslogs = log.driver.known().is_some_and(|driver| driver == "awslogs");

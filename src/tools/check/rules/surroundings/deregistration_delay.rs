@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Host, Sidecar, Task};
+use crate::tools::model::{Host, SidecarContainer, TaskDefinition};
 
 /// Where the target group does not say.
 const DEFAULT_S: u64 = 300;
@@ -30,7 +30,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     let Some((limit_s, why)) = limit(task) else { return };
     for group in task.services.iter().flat_map(|service| &service.target_groups) {
         let Some(delay) = group
@@ -57,8 +57,8 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
 }
 
 /// How long a delay may be, in seconds, and why.
-fn limit(task: &Task<'_>) -> Option<(u64, String)> {
-    let deregisters = Sidecar::all(task).find(|sidecar| sidecar.says("PRESTOP_DEREGISTER", "true"));
+fn limit(task: &TaskDefinition<'_>) -> Option<(u64, String)> {
+    let deregisters = SidecarContainer::all(task).find(|sidecar| sidecar.says("PRESTOP_DEREGISTER", "true"));
     if let Some(sidecar) = deregisters
         // Before a `quiet` it waits only until its targets are `draining`.
         && !sidecar.waits_for_quiet()

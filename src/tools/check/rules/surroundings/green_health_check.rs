@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Host, Sidecar, Task};
+use crate::tools::model::{Host, SidecarContainer, TaskDefinition};
 
 /// What a load balancer needs to stop sending once ECS has told it; the sidecar's own default.
 const ENOUGH_ON_FARGATE: Duration = Duration::from_secs(5);
@@ -33,11 +33,11 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     if !matches!(task.host(), Host::Goes(_)) {
         return;
     }
-    for sidecar in Sidecar::all(task) {
+    for sidecar in SidecarContainer::all(task) {
         let Ok(config) = &sidecar.settings else { continue };
         let unsure = ["PRESTOP_LISTEN", "PRESTOP_DEREGISTER"]
             .iter()

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Container, Task};
+use crate::tools::model::{ContainerDefinition, TaskDefinition};
 
 /// A gap in every deployment.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -20,9 +20,9 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     // Two databases on the same data are worse than a gap.
-    if task.apps().all(Container::keeps_data) {
+    if task.apps().all(ContainerDefinition::keeps_data) {
         return;
     }
     for service in &task.services {

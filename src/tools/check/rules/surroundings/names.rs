@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{NAMELESS, Task};
+use crate::tools::model::{NAMELESS, TaskDefinition};
 
 /// Everything else here goes by names.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -22,7 +22,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     let mut seen = BTreeSet::new();
     for container in &task.containers {
         let name = container.name.text.as_ref();

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::TaskDefinition;
 
 /// All at once.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -21,7 +21,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     for service in &task.services {
         if let Some(node) = service.spot.filter(|_| service.only_spot && service.is_called) {
             findings

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Sidecar, Task};
+use crate::tools::model::{SidecarContainer, TaskDefinition};
 
 /// What a Network Load Balancer takes at least; users report minutes.
 const NETWORK_S: f64 = 30.0;
@@ -25,8 +25,8 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for sidecar in Sidecar::all(task) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for sidecar in SidecarContainer::all(task) {
         let Some(settle) = sidecar.settle(task).map(|settle| settle.as_secs_f64()) else {
             continue;
         };

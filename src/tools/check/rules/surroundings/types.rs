@@ -1,7 +1,7 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::document::{Entry, Kind, Node};
-use crate::tools::model::{Form, Task};
+use crate::tools::document::{Member, Node, NodeKind};
+use crate::tools::model::{DocumentForm, TaskDefinition};
 
 /// What the API takes for a field, as far as shutting down depends on it.
 #[derive(Clone, Copy)]
@@ -65,13 +65,16 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    if !matches!(task.form, Form::Register | Form::Describe | Form::Containers) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    if !matches!(
+        task.form,
+        DocumentForm::Register | DocumentForm::Describe | DocumentForm::Containers
+    ) {
         return;
     }
     fields(task.node, &TASK, findings);
     for item in task.list.items() {
-        if !matches!(item.kind, Kind::Map(_)) {
+        if !matches!(item.kind, NodeKind::Map(_)) {
             wrong(item, "a container", Type::Object, findings);
         }
     }
@@ -105,22 +108,25 @@ fn fields<'a>(node: &'a Node<'a>, types: &[(&str, Type)], findings: &mut Finding
 
 fn wrong<'a>(value: &'a Node<'a>, name: &str, expected: Type, findings: &mut Findings<'a>) {
     let (fits, wanted) = match expected {
-        Type::Text => (matches!(value.kind, Kind::String(_)), "text in quotes"),
-        Type::Number => (matches!(value.kind, Kind::Number(_)), "a number without quotes"),
+        Type::Text => (matches!(value.kind, NodeKind::String(_)), "text in quotes"),
+        Type::Number => (
+            matches!(value.kind, NodeKind::Number(_)),
+            "a number without quotes",
+        ),
         Type::Flag => (
-            matches!(value.kind, Kind::Bool(_)),
+            matches!(value.kind, NodeKind::Bool(_)),
             "true or false without quotes",
         ),
-        Type::List => (matches!(value.kind, Kind::List(_)), "a list"),
-        Type::Object => (matches!(value.kind, Kind::Map(_)), "an object"),
+        Type::List => (matches!(value.kind, NodeKind::List(_)), "a list"),
+        Type::Object => (matches!(value.kind, NodeKind::Map(_)), "an object"),
     };
     // By a tool that stands before the API: placeholders, and what belongs into a template.
-    let is_reference = |entry: &Entry<'_>| entry.key == "Ref" || entry.key.starts_with("Fn::");
+    let is_reference = |entry: &Member<'_>| entry.key == "Ref" || entry.key.starts_with("Fn::");
     let filled_in_later = value
         .text()
         .is_some_and(|text| text.contains("${") || text.contains("{{") || text.starts_with('<'))
         || value.entries().iter().any(is_reference);
-    if !fits && !matches!(value.kind, Kind::Null) && !filled_in_later {
+    if !fits && !matches!(value.kind, NodeKind::Null) && !filled_in_later {
         findings.at(
             value,
             format!("{name} is {}; the API takes {wanted}", value.describe()),

@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, TEMPLATE};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::TaskDefinition;
 
 /// The host goes, and nobody is told.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -24,7 +24,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     for instances in &task.instances {
         if instances.spot && instances.drains_on_spot == Some(false) {
             findings

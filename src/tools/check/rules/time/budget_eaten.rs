@@ -5,7 +5,7 @@ use crate::core::step::Step;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::rules::seconds;
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Host, Sidecar, Task};
+use crate::tools::model::{Host, SidecarContainer, TaskDefinition};
 
 /// Less than this is no drain.
 const LEAST: Duration = Duration::from_secs(5);
@@ -31,8 +31,8 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for sidecar in Sidecar::all(task) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for sidecar in SidecarContainer::all(task) {
         let Ok(config) = &sidecar.settings else { continue };
         let told = ["PRESTOP_STOP_TIMEOUT", "PRESTOP_RESERVE", "PRESTOP_SETTLE"];
         if told.iter().any(|setting| sidecar.is_unknown(setting)) {

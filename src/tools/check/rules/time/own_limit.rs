@@ -2,7 +2,7 @@ use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::rules::seconds;
 use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::document::Node;
-use crate::tools::model::{Container, Form, Task, Value};
+use crate::tools::model::{ContainerDefinition, DocumentForm, TaskDefinition, Value};
 
 /// What the app was told and what the container was told do not fit.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -29,7 +29,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     for container in &task.containers {
         if container.is_sidecar() || task.ends_early(container) || container.is_one_off() {
             continue;
@@ -42,8 +42,8 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             continue;
         }
         let (what, default) = match (task.form, container.stop_timeout_s.is_absent()) {
-            (Form::Compose, true) => ("the stop_grace_period", ", the default"),
-            (Form::Compose, false) => ("the stop_grace_period", ""),
+            (DocumentForm::Compose, true) => ("the stop_grace_period", ", the default"),
+            (DocumentForm::Compose, false) => ("the stop_grace_period", ""),
             (_, true) => ("the stopTimeout", ", the default"),
             (_, false) => ("the stopTimeout", ""),
         };
@@ -185,11 +185,11 @@ const KNOWN: [Known; 10] = [
 /// Variables that hold arguments.
 const ARGUMENT_VARIABLES: [&str; 3] = ["GUNICORN_CMD_ARGS", "JAVA_OPTS", "JAVA_TOOL_OPTIONS"];
 
-fn own_limit<'a>(container: &Container<'a>) -> Option<OwnLimit<'a>> {
+fn own_limit<'a>(container: &ContainerDefinition<'a>) -> Option<OwnLimit<'a>> {
     KNOWN.iter().find_map(|known| of_program(known, container))
 }
 
-fn of_program<'a>(known: &Known, container: &Container<'a>) -> Option<OwnLimit<'a>> {
+fn of_program<'a>(known: &Known, container: &ContainerDefinition<'a>) -> Option<OwnLimit<'a>> {
     let limit = |told_by: String, seconds: f64, node: &'a Node<'a>| OwnLimit {
         program: known.name,
         told_by,

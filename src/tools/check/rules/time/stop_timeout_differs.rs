@@ -2,7 +2,7 @@ use crate::core::deadline::CEILING;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::rules::seconds;
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Form, Sidecar, Task, Value};
+use crate::tools::model::{DocumentForm, SidecarContainer, TaskDefinition, Value};
 
 const SETTING: &str = "PRESTOP_STOP_TIMEOUT";
 
@@ -25,8 +25,8 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
-    for sidecar in Sidecar::all(task) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for sidecar in SidecarContainer::all(task) {
         let Ok(config) = &sidecar.settings else { continue };
         let Some(given) = task.stop_timeout_s(sidecar.container) else {
             continue;
@@ -59,7 +59,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
             .container
             .variable(SETTING)
             .map(|variable| &variable.value)
-            && task.form != Form::Compose
+            && task.form != DocumentForm::Compose
             && given.fract() == 0.0
         {
             finding.fix(node, format!("{}s", given.min(CEILING.as_secs_f64())));

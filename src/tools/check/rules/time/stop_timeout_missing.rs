@@ -1,6 +1,6 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::TaskDefinition;
 
 /// The default is a choice that nobody made.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -21,7 +21,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     let drained = task.sidecars().next().is_some();
     for app in task.apps() {
         if app.stop_timeout_s.is_absent() {

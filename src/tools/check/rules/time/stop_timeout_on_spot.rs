@@ -1,7 +1,7 @@
 use crate::tools::check::rules::examples::{APART, Example};
 use crate::tools::check::rules::seconds;
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Host, Task};
+use crate::tools::model::{Host, TaskDefinition};
 
 use super::stops_in_sum::HOST_S;
 
@@ -26,7 +26,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     let fargate = task.on_fargate() == Some(true);
     if fargate || !matches!(task.host(), Host::Goes(_) | Host::MayGo) {
         return;

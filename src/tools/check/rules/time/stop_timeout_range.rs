@@ -1,7 +1,7 @@
 use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::rules::seconds;
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::Task;
+use crate::tools::model::TaskDefinition;
 
 /// What Fargate takes.
 const FARGATE_S: std::ops::RangeInclusive<f64> = 2.0..=120.0;
@@ -27,7 +27,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     let fargate = task.on_fargate() == Some(true);
     for container in &task.containers {
         let (Some(given), Some(node)) = (

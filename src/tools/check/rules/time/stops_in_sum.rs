@@ -2,7 +2,7 @@ use crate::core::deadline::Reserve;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::rules::seconds;
 use crate::tools::check::{Findings, Persona, Rule, Severity};
-use crate::tools::model::{Container, Host, Sidecar, Task};
+use crate::tools::model::{ContainerDefinition, Host, SidecarContainer, TaskDefinition};
 
 /// What is left of a Spot host after its notice (EC2 user guide, *Spot Instance interruption notices*).
 pub(super) const HOST_S: f64 = 120.0;
@@ -28,7 +28,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     check,
 };
 
-fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
+fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     let may_go = match task.host() {
         Host::Goes(_) => "",
         Host::MayGo => ", if this is Spot",
@@ -36,7 +36,7 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
     };
     let (chain, sum) = task.longest_stop();
     // One that is too long by itself is PS011's or PS012's.
-    let one_too_long = |container: &&Container<'_>| {
+    let one_too_long = |container: &&ContainerDefinition<'_>| {
         task.stop_timeout_s(container).unwrap_or(0.0) - saved_by_reserve(task, container) > HOST_S
     };
     if chain.iter().any(one_too_long) {
@@ -76,8 +76,8 @@ fn check<'a>(task: &Task<'a>, findings: &mut Findings<'a>) {
 }
 
 /// What a sidecar's stop timeout has beyond the reserve that it keeps.
-fn saved_by_reserve(task: &Task<'_>, container: &Container<'_>) -> f64 {
-    let sidecar = Sidecar::all(task).find(|sidecar| std::ptr::eq(sidecar.container, container));
+fn saved_by_reserve(task: &TaskDefinition<'_>, container: &ContainerDefinition<'_>) -> f64 {
+    let sidecar = SidecarContainer::all(task).find(|sidecar| std::ptr::eq(sidecar.container, container));
     let Some(sidecar) = sidecar else { return 0.0 };
     let reserve = match &sidecar.settings {
         Ok(config) => config.policy.limits.reserve,
