@@ -223,8 +223,10 @@ impl Processes {
             (None, _) => Err(Unclear::NotThere(container.to_owned())),
             (Some(first), Some(second)) => {
                 let all = [first, second].into_iter().chain(left);
-                let named = all.filter_map(|group| main_process(&group));
+                let mut named: Vec<&Process> = all.filter_map(|group| main_process(&group)).collect();
+                named.sort_by_key(|process| process.pid);
                 let named: Vec<String> = named
+                    .into_iter()
                     .take(MAX_CANDIDATES)
                     .map(|process| format!("{} ({})", process.pid, process.name))
                     .collect();
