@@ -179,10 +179,8 @@ pub struct Lifecycle {
     early_acks: Vec<Option<String>>,
     /// While the target groups have not let go: how long the first step waits for that at most.
     leaving: Option<Instant>,
-    /// What was asked of AWS, and when; each at most once.
-    asked: Vec<(AwsCall, Instant)>,
-    /// Which of them have ended.
-    answered: Vec<AwsCall>,
+    /// What was asked of AWS; each at most once.
+    asked: Vec<AskedOfAws>,
     timeline: Timeline,
 }
 
@@ -211,6 +209,14 @@ struct Budget {
     if_host_stays: Instant,
 }
 
+/// A call to AWS.
+#[derive(Clone, Copy, Debug)]
+struct AskedOfAws {
+    call: AwsCall,
+    since: Instant,
+    answered: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum StepState {
     Pending,
@@ -234,7 +240,6 @@ impl Lifecycle {
             early_acks: Vec::new(),
             leaving: None,
             asked: Vec::new(),
-            answered: Vec::new(),
             timeline: Timeline::default(),
         }
     }
@@ -572,9 +577,8 @@ impl Lifecycle {
 
     /// Whether a call is under way that outlives the task: it takes seconds, and nobody would repeat it.
     fn has_to_be_answered(&self) -> bool {
-        self.asked.iter().any(|(call, _)| {
-            matches!(call, AwsCall::DrainInstance | AwsCall::ReleaseProtection)
-                && !self.answered.contains(call)
+        self.asked.iter().any(|asked| {
+            matches!(asked.call, AwsCall::DrainInstance | AwsCall::ReleaseProtection) && !asked.answered
         })
     }
 
@@ -614,16 +618,23 @@ impl Lifecycle {
     }
 
     fn ask_aws(&mut self, call: AwsCall, now: Instant, commands: &mut Vec<Command>) {
-        if self.asked.iter().all(|(asked, _)| *asked != call) {
-            self.asked.push((call, now));
+        if self.asked.iter().all(|asked| asked.call != call) {
+            self.asked.push(AskedOfAws {
+                call,
+                since: now,
+                answered: false,
+            });
             self.timeline.record(now, What::AwsStart { call });
             commands.push(Command::Aws(call));
         }
     }
 
     fn end_aws(&mut self, call: AwsCall, outcome: AwsOutcome, now: Instant) {
-        let asked = self.asked.iter().find(|(asked, _)| *asked == call);
-        let took = asked.map_or(Duration::ZERO, |(_, at)| now.saturating_duration_since(*at));
+        let Some(asked) = self.asked.iter_mut().find(|asked| asked.call == call) else {
+            return;
+        };
+        asked.answered = true;
+        let took = now.saturating_duration_since(asked.since);
         self.timeline.record(
             now,
             What::AwsEnd {
@@ -632,7 +643,6 @@ impl Lifecycle {
                 took_ms: millis(took),
             },
         );
-        self.answered.push(call);
         if call == AwsCall::Deregister {
             self.leaving = None;
         }
