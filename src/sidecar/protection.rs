@@ -327,8 +327,8 @@ async fn ask_app(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let task = Arc::clone(&status.borrow().task);
-        let container = task.as_ref().as_ref().and_then(|task| task.container(url.host()));
+        let task = status.borrow().task.clone();
+        let container = task.as_deref().and_then(|task| task.container(url.host()));
         let known = container.map_or_else(Vec::new, Container::reached_at);
         let busy = match timeout(BUSY_LIMIT, network.ask(Ask::get(&url), &mut Way::known(&known))).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => Ok(true),

@@ -16,7 +16,7 @@ use crate::config::{Capacity, Config};
 use crate::core::deadline::CEILING;
 use crate::core::lifecycle::{Code, Command, Event, Lifecycle, Report};
 use crate::core::notice::{Notice, Reason};
-use crate::core::plan::Plan;
+use crate::core::plan::{Plan, PlannedStep};
 use crate::core::step::QuietStep;
 use crate::core::task::Task;
 use crate::core::timeline::{Outcome, millis};
@@ -119,7 +119,7 @@ struct Sidecar {
     protection: Option<ProtectionHandle>,
     lifecycle: Lifecycle,
     /// What is known of the task.
-    task: Arc<Option<Task>>,
+    task: Option<Arc<Task>>,
     /// Whether that was read after the first notice.
     fresh: bool,
     /// Why the task metadata could not be read the last time.
@@ -160,7 +160,6 @@ impl Sidecar {
             plan = plan.or_else(|| Some(Plan::without_settings()));
         }
         let lifecycle = Lifecycle::new(config.policy, plan);
-        let task = Arc::new(None);
         let status = watch::Sender::new(Arc::new(Status {
             identity: crate::core::task::Identity::default(),
             watches: Vec::new(),
@@ -169,7 +168,7 @@ impl Sidecar {
             protection: None,
             notice: None,
             deadline: None,
-            task: Arc::clone(&task),
+            task: None,
         }));
         Sidecar {
             config,
@@ -182,7 +181,7 @@ impl Sidecar {
             aws_side,
             protection: None,
             lifecycle,
-            task,
+            task: None,
             fresh: false,
             task_trouble: None,
             steps: JoinSet::new(),
@@ -325,7 +324,7 @@ impl Sidecar {
 
     /// SIGTERM says nothing of the host; the capacity may.
     fn sigterm(&self) -> Notice {
-        let fargate = self.task.as_ref().as_ref().is_some_and(Task::on_fargate);
+        let fargate = self.task.as_deref().is_some_and(Task::on_fargate);
         let host_may_end = match self.config.capacity {
             Capacity::Spot => true,
             Capacity::OnDemand => false,
@@ -374,7 +373,7 @@ impl Sidecar {
         };
         self.telemetry.identify(&task.identity);
         self.log_start();
-        let before = self.task.as_ref().as_ref();
+        let before = self.task.as_deref();
         let (first, news) = (
             before.is_none(),
             before.is_none_or(|before| before.names() != task.names()),
@@ -389,7 +388,7 @@ impl Sidecar {
             );
         }
         self.task_trouble = None;
-        self.task = Arc::new(Some(task.clone()));
+        self.task = Some(Arc::new(task.clone()));
         self.fresh = self.lifecycle.deadline().is_some();
         self.watch_instance();
         let wanted = LookUp {
@@ -465,7 +464,7 @@ impl Sidecar {
         if std::mem::replace(&mut self.watching_instance, true) || self.config.watch.is_empty() {
             return;
         }
-        if self.task.as_ref().as_ref().is_some_and(Task::on_fargate) {
+        if self.task.as_deref().is_some_and(Task::on_fargate) {
             tracing::info!(
                 event = "watch",
                 watch = "instance",
@@ -514,22 +513,26 @@ impl Sidecar {
                 // Outside of ECS there are none.
                 Command::ReadLabels if self.metadata.is_none() => self.apply(Event::Labels(None)),
                 Command::ReadLabels => self.read_task(),
-                Command::Start(step) => {
-                    if let Some(urgency) = &self.urgency {
-                        let (number, urgency) = (step.number, urgency.subscribe());
-                        let drain = self.drain(number, urgency);
-                        self.steps
-                            .spawn(async move { (number, drain.carry_out(step).await) });
-                    }
-                }
+                Command::Start(step) => self.start_step(step),
                 Command::Aws(call) => {
                     let circumstances = self.circumstances();
                     self.aws_side.ask(call, circumstances);
                 }
                 Command::DropSteps => self.steps.abort_all(),
-                Command::Exit(_) => {}
             }
         }
+    }
+
+    fn start_step(&mut self, step: PlannedStep) {
+        let number = step.number;
+        let Some(urgency) = self.urgency.as_ref().map(watch::Sender::subscribe) else {
+            // Nothing is started before a notice; were it otherwise, nobody must take it for drained.
+            let why = format!("{}: there is no notice to drain for", step.step);
+            return self.apply(Event::StepEnded(number, Outcome::Failed(why)));
+        };
+        let drain = self.drain(number, urgency);
+        self.steps
+            .spawn(async move { (number, drain.carry_out(step).await) });
     }
 
     fn circumstances(&self) -> Circumstances {
@@ -538,7 +541,7 @@ impl Sidecar {
                 .lifecycle
                 .notice()
                 .map_or("", |notice| notice.reason.as_str()),
-            bridged: self.task.as_ref().as_ref().is_some_and(Task::is_bridged),
+            bridged: self.task.as_deref().is_some_and(Task::is_bridged),
             protection: self.protection.clone(),
         }
     }
@@ -610,15 +613,11 @@ impl Sidecar {
     }
 
     fn drain(&mut self, number: usize, urgency: watch::Receiver<Urgency>) -> Drain {
-        let task_id = self
-            .task
-            .as_ref()
-            .as_ref()
-            .and_then(|task| task.identity.task_id());
+        let task_id = self.task.as_deref().and_then(|task| task.identity.task_id());
         Drain {
             network: self.networks.drain.clone(),
             urgency,
-            task: Arc::clone(&self.task),
+            task: self.task.clone(),
             fresh: self.fresh,
             metadata: self.metadata.clone(),
             looks: self.looks.remove(&number),
@@ -643,10 +642,9 @@ impl Sidecar {
     }
 
     fn publish(&self) {
-        let task = Arc::clone(&self.task);
+        let task = self.task.clone();
         self.status.send_replace(Arc::new(Status {
             identity: task
-                .as_ref()
                 .as_ref()
                 .map(|task| task.identity.clone())
                 .unwrap_or_default(),

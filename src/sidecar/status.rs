@@ -37,7 +37,7 @@ pub struct Status {
     pub deadline: Option<Instant>,
     /// What is known of the task.
     #[serde(skip)]
-    pub task: Arc<Option<Task>>,
+    pub task: Option<Arc<Task>>,
 }
 
 /// The state of task protection, as `/status` and `/metrics` tell it.

@@ -45,7 +45,7 @@ impl Scene {
             protection: None,
             notice: None,
             deadline: None,
-            task: Arc::default(),
+            task: None,
         }));
         let (protection, handle) =
             ProtectionLoop::new(play.network(), AGENT.parse().unwrap(), None, status.subscribe());

@@ -156,10 +156,8 @@ pub enum Command {
     Start(PlannedStep),
     /// Ask AWS for this, beside everything else.
     Aws(AwsCall),
-    /// Drop whatever runs.
+    /// Drop whatever runs: the end has come, with the code that [`Lifecycle::ended`] tells.
     DropSteps,
-    /// Leave with this code. Nothing follows.
-    Exit(Code),
 }
 
 /// One shutdown, from before its first notice to its end.
@@ -194,7 +192,7 @@ enum Phase {
     Draining { order: i64 },
     /// All steps have ended, SIGTERM has not come.
     Waiting,
-    /// `Exit` was commanded.
+    /// Nothing follows.
     Ended(Code),
 }
 
@@ -567,7 +565,7 @@ impl Lifecycle {
     fn exit(&mut self, code: Code, now: Instant, commands: &mut Vec<Command>) {
         self.timeline.record(now, What::Exit { code });
         self.phase = Phase::Ended(code);
-        commands.extend([Command::DropSteps, Command::Exit(code)]);
+        commands.push(Command::DropSteps);
     }
 
     /// Whether the process ends once drained, without a SIGTERM.
@@ -749,7 +747,7 @@ impl Lifecycle {
         &self.timeline
     }
 
-    /// The code of the end, once `Exit` was commanded.
+    /// The code of the end, once it has come.
     pub fn ended(&self) -> Option<Code> {
         match self.phase {
             Phase::Ended(code) => Some(code),

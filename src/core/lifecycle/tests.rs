@@ -68,16 +68,19 @@ impl Play {
     fn on(&mut self, t: f64, event: Event) -> Vec<String> {
         let now = self.t0 + secs(t);
         let commands = self.lifecycle.on(event, now);
-        commands
-            .iter()
-            .map(|command| match command {
-                Command::ReadLabels => "read labels".to_owned(),
-                Command::Start(step) => format!("start {}", step.number),
-                Command::Aws(call) => format!("aws {call:?}"),
-                Command::DropSteps => "drop".to_owned(),
-                Command::Exit(code) => format!("exit {}", code.number()),
-            })
-            .collect()
+        let mut words = Vec::new();
+        for command in commands {
+            match command {
+                Command::ReadLabels => words.push("read labels".to_owned()),
+                Command::Start(step) => words.push(format!("start {}", step.number)),
+                Command::Aws(call) => words.push(format!("aws {call:?}")),
+                Command::DropSteps => {
+                    let code = self.lifecycle.ended().unwrap();
+                    words.extend(["drop".to_owned(), format!("exit {}", code.number())]);
+                }
+            }
+        }
+        words
     }
 
     fn notice(&mut self, t: f64, reason: Reason, host_ends: Option<f64>) -> Vec<String> {

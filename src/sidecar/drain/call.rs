@@ -443,7 +443,7 @@ async fn server(drain: &Drain, planned: &PlannedStep, call: &Call) -> AppServer 
     if call.url.ip().is_some() || call.url.host() == "localhost" {
         return elsewhere;
     }
-    let known = drain.task.as_ref().as_ref().and_then(named);
+    let known = drain.task.as_deref().and_then(named);
     let found = match known {
         // Loopback does not change; a container that was restarted has another address.
         Some((shared, _)) if shared || drain.fresh => known,
@@ -499,11 +499,7 @@ fn request<'a>(
 
 fn body(drain: &Drain, planned: &PlannedStep, urgency: &Urgency, seconds_left: f64) -> String {
     let identity = drain.identity();
-    let container = drain
-        .task
-        .as_ref()
-        .as_ref()
-        .and_then(|task| planned.container_in(task));
+    let container = drain.task.as_deref().and_then(|task| planned.container_in(task));
     let body = Body {
         event: "drain",
         reason: urgency.notice.reason,

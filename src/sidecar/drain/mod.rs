@@ -44,7 +44,7 @@ pub struct Drain {
     /// The present notice and deadline.
     pub urgency: watch::Receiver<Urgency>,
     /// What is known of the task, which may be nothing.
-    pub task: Arc<Option<Task>>,
+    pub task: Option<Arc<Task>>,
     /// Whether it was read after the notice, so that asking again would only cost time.
     pub fresh: bool,
     /// For what must be fresh; missing outside of ECS.
@@ -111,7 +111,6 @@ impl Drain {
 
     fn identity(&self) -> Identity {
         self.task
-            .as_ref()
             .as_ref()
             .map_or_else(Identity::default, |task| task.identity.clone())
     }

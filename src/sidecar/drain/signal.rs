@@ -34,7 +34,7 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, step: &Signa
         Ok(processes) => processes,
         Err(why) => return Outcome::Failed(format!("{}: {why}", planned.step)),
     };
-    let task = drain.task.as_ref().as_ref();
+    let task = drain.task.as_deref();
     let container = &step.container;
     if let Some(task) = task
         && task.container(container).is_none()

@@ -114,8 +114,7 @@ impl Endpoints {
         };
         let known = snapshot
             .task
-            .as_ref()
-            .as_ref()
+            .as_deref()
             .and_then(|task| task.container(url.host()));
         let known = known.map_or_else(Vec::new, crate::core::task::Container::reached_at);
         match timeout(

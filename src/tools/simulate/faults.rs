@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::control::Query;
+use super::query::Query;
 
 /// Which service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

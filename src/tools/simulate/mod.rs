@@ -10,6 +10,7 @@ mod control;
 pub mod faults;
 mod instance_metadata;
 mod page;
+mod query;
 mod task_metadata;
 mod task_protection;
 
@@ -36,10 +37,10 @@ use tokio::time::sleep;
 use crate::core::notice::Action;
 use crate::tools::say;
 use aws_api::AwsApi;
-use control::Query;
 use faults::{Fault, FaultKind, FaultTarget, Faults};
 use instance_metadata::PlayedInstanceMetadata;
 use page::RequestLog;
+use query::Query;
 pub use task_metadata::{Definition, DefinitionError};
 use task_protection::TaskProtection;
 

@@ -173,7 +173,7 @@ async fn at_the_end(
 
 /// Nothing can be waited for, which is no proof of anything.
 async fn nobody_listens(drain: &Drain, step: &QuietStep) -> Outcome {
-    let known = drain.task.as_ref().clone();
+    let known = drain.task.as_deref().cloned();
     let task = if drain.fresh {
         known
     } else {

@@ -36,7 +36,7 @@ fn endpoints() -> (Endpoints, watch::Sender<Arc<Status>>) {
         protection: None,
         notice: None,
         deadline: None,
-        task: Arc::new(None),
+        task: None,
     }));
     let endpoints = Endpoints {
         status: status.subscribe(),
