@@ -492,6 +492,10 @@ fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (RehearsalOutc
     }
     if options.counts() && with.at_stake == 0 {
         let why = match options.unit(scenario) {
+            Unit::Requests if options.own.is_some() => {
+                "no request was in flight when it began, and none came after: your app answers too fast to be caught at \
+                it, so give --app a URL of it whose answer takes a second or more"
+            }
             Unit::Requests => "no request was in flight when it began, and none came after",
             Unit::Jobs => "no job was in hand when it began",
         };

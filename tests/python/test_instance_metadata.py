@@ -1,0 +1,87 @@
+"""`simulate` as AWS's own client for instance metadata meets it: botocore's fetchers, with their tokens."""
+
+import json
+import logging
+import subprocess
+import time
+import urllib.request
+from urllib.error import URLError
+
+import pytest
+from botocore.utils import IMDSFetcher, InstanceMetadataFetcher, InstanceMetadataRegionFetcher
+
+from support.ports import FreePort
+
+# It listens within milliseconds.
+STARTS_WITHIN_S = 20
+# As botocore writes them: without a slash in front, since its base URL ends in one.
+INSTANCE_ID = "latest/meta-data/instance-id"
+DOCUMENT = "latest/dynamic/instance-identity/document"
+
+
+@pytest.fixture(scope="module")
+def endpoint(binary):
+    port = FreePort()
+    url = f"http://127.0.0.1:{port.number}/"
+    command = [binary.path, "simulate", "--listen", f"127.0.0.1:{port.number}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until_it_answers(process, f"{url}_simulate/")
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+        port.close()
+
+
+def until_it_answers(process, url):
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while True:
+        assert process.poll() is None, f"simulate ended with {process.returncode}"
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except URLError:
+            assert time.monotonic() < deadline, "simulate does not answer"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def settings(endpoint):
+    """What a session hands to a fetcher. A fetcher without a token falls back to version 1, which is not on."""
+    return {
+        "base_url": endpoint,
+        "env": {},
+        "timeout": 5,
+        "num_attempts": 1,
+        "config": {"ec2_metadata_v1_disabled": True},
+    }
+
+
+class ItemFetcher(IMDSFetcher):
+    """One item, asked for and repeated as botocore's fetchers do it."""
+
+    def item(self, path):
+        return self._get_request(path, lambda answer: answer.status_code != 200, self._fetch_metadata_token()).text
+
+
+def test_the_role_has_credentials(settings, caplog):
+    with caplog.at_level(logging.DEBUG, logger="botocore"):
+        found = InstanceMetadataFetcher(**settings).retrieve_iam_role_credentials()
+    assert set(found) >= {"role_name", "access_key", "secret_key", "token", "expiry_time"}, caplog.text
+    assert found["role_name"] == "simulated-role"
+    assert time.strptime(found["expiry_time"], "%Y-%m-%dT%H:%M:%SZ") > time.gmtime()
+
+
+def test_the_identity_document_and_the_items_say_the_same(settings):
+    fetcher = ItemFetcher(**settings)
+    document = json.loads(fetcher.item(DOCUMENT))
+    assert document["instanceId"] == fetcher.item(INSTANCE_ID)
+    # That one has it from the availability zone.
+    assert document["region"] == InstanceMetadataRegionFetcher(**settings).retrieve_region()
+
+
+def test_without_a_token_nothing_is_told(endpoint):
+    with pytest.raises(URLError) as refused:
+        urllib.request.urlopen(f"{endpoint}{INSTANCE_ID}", timeout=5)
+    assert refused.value.code == 401
