@@ -315,6 +315,10 @@ fn protect_reply(answer: LeaseAnswer) -> Reply {
             StatusCode::CONFLICT,
             "the task is stopping: no lease is given any more, so take no other job\n",
         ),
+        LeaseAnswer::Superseded => text(
+            StatusCode::CONFLICT,
+            "ECS wants this task gone: no new lease is given, so take no other job; leases that run are renewed\n",
+        ),
         LeaseAnswer::Withdrawn => text(
             StatusCode::CONFLICT,
             "the lease was given back while ECS was being asked\n",
