@@ -34,6 +34,7 @@ fn endpoints() -> (Endpoints, watch::Sender<Arc<Status>>) {
         unhealthy: None,
         report: Lifecycle::new(policy, None).report(),
         protection: None,
+        superseded: None,
         notice: None,
         deadline: None,
         task: Arc::new(None),
@@ -47,6 +48,7 @@ fn endpoints() -> (Endpoints, watch::Sender<Arc<Status>>) {
         protect: None,
         view: ConnectionView::new(Arc::new(Kernel::default()), None),
         telemetry: Telemetry::default(),
+        questions: None,
     };
     (endpoints, status)
 }
