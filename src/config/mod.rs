@@ -62,6 +62,8 @@ pub struct Config {
     pub capacity: Capacity,
     /// `PRESTOP_WATCH`; empty for `none`, and where `AWS_EC2_METADATA_DISABLED` is set.
     pub watch: Vec<WatchItem>,
+    /// Whether `superseded` is watched.
+    pub watch_superseded: bool,
     /// `PRESTOP_POLL_INTERVAL`
     pub poll_interval: Duration,
     /// `PRESTOP_DRAIN_TOKEN`

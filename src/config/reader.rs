@@ -71,6 +71,11 @@ impl Given<'_> {
             } else {
                 values.watch
             },
+            watch_superseded: if self.given("WATCH").is_some() {
+                values.watch_superseded
+            } else {
+                values.protect
+            },
             poll_interval: values.poll_interval,
             token: values.token,
             listen: values.listen,

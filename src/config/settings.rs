@@ -88,6 +88,7 @@ pub(super) struct Values {
     pub(super) settle: Option<Duration>,
     pub(super) capacity: Capacity,
     pub(super) watch: Vec<WatchItem>,
+    pub(super) watch_superseded: bool,
     pub(super) poll_interval: Duration,
     pub(super) after_drain: AfterDrain,
     pub(super) drain_instance: bool,
@@ -111,6 +112,7 @@ impl Values {
             settle: None,
             capacity: Capacity::Auto,
             watch: Vec::new(),
+            watch_superseded: false,
             poll_interval: Duration::ZERO,
             after_drain: AfterDrain::Wait,
             drain_instance: false,
@@ -201,10 +203,10 @@ pub const SETTINGS: [Setting; 17] = [
     Setting {
         name: "WATCH",
         default: "spot",
-        meaning: "what to watch besides signals: any of `spot`, `rebalance`, `maintenance`, `autoscaling`, or `none`",
+        meaning: "what to watch besides signals: any of `spot`, `rebalance`, `maintenance`, `autoscaling`, `superseded`, or `none`; with PRESTOP_PROTECT=true and this not set, `superseded`, too",
         bounds: None,
         read: |_, text, values| {
-            values.watch = watched(text)?;
+            (values.watch, values.watch_superseded) = watched(text)?;
             Ok(())
         },
     },
@@ -329,17 +331,20 @@ pub const SETTINGS: [Setting; 17] = [
     },
 ];
 
-fn watched(text: &str) -> Result<Vec<WatchItem>, String> {
-    let words: Vec<&str> = text.split(',').map(str::trim).collect();
+/// The items of the instance metadata, and whether `superseded` is among the words.
+fn watched(text: &str) -> Result<(Vec<WatchItem>, bool), String> {
+    let mut words: Vec<&str> = text.split(',').map(str::trim).collect();
     if words == ["none"] {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), false));
     }
+    let superseded = words.contains(&"superseded");
+    words.retain(|word| *word != "superseded");
     let named = |word: &&str| WatchItem::ALL.into_iter().find(|item| item.name() == *word);
     let mut items: Vec<WatchItem> = words.iter().map(named).collect::<Option<_>>().ok_or_else(|| {
-        "allowed are `spot`, `rebalance`, `maintenance` and `autoscaling`, separated by commas, or `none` alone".to_owned()
+        "allowed are `spot`, `rebalance`, `maintenance`, `autoscaling` and `superseded`, separated by commas, or `none` alone".to_owned()
     })?;
     items.dedup();
-    Ok(items)
+    Ok((items, superseded))
 }
 
 fn listen(text: &str) -> Result<Option<SocketAddr>, String> {

@@ -190,6 +190,18 @@ fn choices_and_lists_name_what_is_allowed() {
     let all = read(&[("PRESTOP_WATCH", "rebalance, spot,maintenance,autoscaling")]).unwrap();
     assert_eq!(all.watch.len(), 4);
     assert_eq!(read(&[("PRESTOP_WATCH", "none")]).unwrap().watch, []);
+    for (set, expected) in [
+        (&[][..], false),
+        (&[("PRESTOP_PROTECT", "true")][..], true),
+        (
+            &[("PRESTOP_PROTECT", "true"), ("PRESTOP_WATCH", "spot")][..],
+            false,
+        ),
+        (&[("PRESTOP_WATCH", "spot, superseded")][..], true),
+        (&[("PRESTOP_WATCH", "superseded")][..], true),
+    ] {
+        assert_eq!(read(set).unwrap().watch_superseded, expected, "{set:?}");
+    }
     assert_eq!(read(&[("PRESTOP_LISTEN", "off")]).unwrap().listen, None);
 }
 

@@ -8,6 +8,7 @@
 //! - [`quiet`]: whom the app owes an answer, judged from one look to the next
 //! - [`lifecycle`]: the state machine of a shutdown, (event, now) → commands
 //! - [`leases`]: the owner of all protection leases, a state machine likewise
+//! - [`superseded`]: whether ECS wants this task gone while it cannot stop it
 //! - [`timeline`]: what happened and when
 
 pub mod deadline;
@@ -18,6 +19,7 @@ pub mod notice;
 pub mod plan;
 pub mod quiet;
 pub mod step;
+pub mod superseded;
 pub mod task;
 pub mod timeline;
 pub mod url;

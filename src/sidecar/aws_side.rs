@@ -22,6 +22,7 @@ use crate::sidecar::aws::{Aws, Failure};
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{AwsNews, Mailbox, Message};
 use crate::sidecar::protection::ProtectionHandle;
+use crate::sidecar::superseded::{self, Askers};
 
 /// The app is told first: making a client takes some milliseconds of the one thread.
 const BEHIND_THE_DRAIN: Duration = Duration::from_millis(20);
@@ -139,6 +140,14 @@ impl AwsSide {
         }
         if drain_instance {
             self.in_a_moment(look_up_instance(aws, self.mailbox.clone()));
+        }
+    }
+
+    /// Begins to watch whether ECS wants this task gone.
+    pub fn watch_superseded(&mut self, askers: Askers) {
+        if let Some(aws) = self.aws.clone() {
+            self.calls
+                .spawn(superseded::watch(aws, askers, self.mailbox.clone(), share));
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::core::lifecycle::Progress;
 use crate::core::notice::{Cause, Notice};
+use crate::core::superseded::Superseded;
 use crate::core::task::Task;
 use crate::core::timeline::{AwsCall, AwsOutcome};
 use crate::sidecar::aws::load_balancing::RegisteredTarget;
@@ -27,6 +28,8 @@ pub enum Message {
     Watch(WatchState),
     /// The task metadata has been read, or could not be.
     Task(Result<Task, String>),
+    /// ECS wants this task gone, or no longer.
+    Superseded(Option<Superseded>),
     /// Somebody posted to `/drained`, naming a container or not.
     Ack(Option<String>),
     /// AWS has been asked, in a shutdown or while all is calm.

@@ -18,6 +18,7 @@ pub mod mailbox;
 pub mod protection;
 pub mod run;
 pub mod status;
+pub mod superseded;
 pub mod task_metadata;
 pub mod telemetry;
 pub mod watch;

@@ -119,6 +119,8 @@ pub struct ProtectionLoop {
     /// each question.
     busy_url_fails: bool,
     logged_trouble: Option<String>,
+    /// What the state machine knows of it.
+    superseded: bool,
 }
 
 impl ProtectionLoop {
@@ -150,6 +152,7 @@ impl ProtectionLoop {
             busy_url_failures: 0,
             busy_url_fails: false,
             logged_trouble: None,
+            superseded: false,
         };
         (protection_loop, handle)
     }
@@ -199,7 +202,12 @@ impl ProtectionLoop {
         if matches!(status.report.state, ShutdownState::Waiting | ShutdownState::Ended) {
             Some(LeaseEvent::Drained)
         } else {
-            status.notice.is_some().then_some(LeaseEvent::Notice)
+            if status.notice.is_some() {
+                return Some(LeaseEvent::Notice);
+            }
+            let superseded = status.superseded.is_some();
+            let changed = std::mem::replace(&mut self.superseded, superseded) != superseded;
+            changed.then_some(LeaseEvent::Superseded(superseded))
         }
     }
 

@@ -18,10 +18,11 @@ use crate::core::lifecycle::{Code, Command, Event, Lifecycle, Report};
 use crate::core::notice::{Notice, Reason};
 use crate::core::plan::{Plan, PlannedStep};
 use crate::core::step::QuietStep;
+use crate::core::superseded::Superseded;
 use crate::core::task::Task;
 use crate::core::timeline::{Outcome, millis};
 use crate::sidecar::aws_side::{AwsSide, Circumstances, LookUp};
-use crate::sidecar::clock::now;
+use crate::sidecar::clock::{now, wall_clock};
 use crate::sidecar::drain::quiet::sockets::Sockets;
 use crate::sidecar::drain::quiet::{self, ConnectionView, Looks};
 use crate::sidecar::drain::{Drain, Urgency};
@@ -29,7 +30,8 @@ use crate::sidecar::endpoints::{self, Endpoints};
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{Mailbox, Message, Signal, WatchState};
 use crate::sidecar::protection::{ProtectionHandle, ProtectionLoop};
-use crate::sidecar::status::Status;
+use crate::sidecar::status::{Status, SupersededReport};
+use crate::sidecar::superseded::Askers;
 use crate::sidecar::task_metadata::TaskMetadata;
 use crate::sidecar::telemetry::Telemetry;
 use crate::sidecar::watch::instance_metadata::InstanceMetadata;
@@ -143,6 +145,10 @@ struct Sidecar {
     /// The first part of the idempotency key outside of ECS.
     local_key: String,
     complaints: Vec<String>,
+    /// Whether ECS wants this task gone.
+    superseded: Option<Superseded>,
+    /// Until when somebody at the endpoints wants to know that.
+    questions: watch::Sender<Option<Instant>>,
 }
 
 impl Sidecar {
@@ -166,6 +172,7 @@ impl Sidecar {
             unhealthy: None,
             report: lifecycle.report(),
             protection: None,
+            superseded: None,
             notice: None,
             deadline: None,
             task: None,
@@ -196,6 +203,8 @@ impl Sidecar {
             status,
             local_key: format!("local-{}", jiff::Timestamp::now().as_millisecond()),
             complaints: Vec::new(),
+            superseded: None,
+            questions: watch::Sender::new(None),
         }
     }
 
@@ -211,6 +220,7 @@ impl Sidecar {
                 protect: self.protection.clone(),
                 view: self.view.clone(),
                 telemetry: self.telemetry.clone(),
+                questions: self.config.watch_superseded.then(|| self.questions.clone()),
             };
             self.companions.spawn(endpoints::serve(listener, endpoints));
         }
@@ -253,7 +263,10 @@ impl Sidecar {
                 .map(|planned| planned.step.to_string())
                 .collect()
         });
-        let watch: Vec<&str> = watch.iter().map(|item| item.name()).collect();
+        let items = watch.iter().map(|item| item.name());
+        let watch: Vec<&str> = items
+            .chain(self.config.watch_superseded.then_some("superseded"))
+            .collect();
         let listen = self
             .config
             .listen
@@ -317,6 +330,10 @@ impl Sidecar {
                 self.note_watch(state);
                 None
             }
+            Message::Superseded(superseded) => {
+                self.note_superseded(superseded);
+                None
+            }
             Message::Task(read) => self.note_task(read),
             Message::Aws(news) => self.aws_side.note(news, self.lifecycle.policy().limits),
         }
@@ -339,6 +356,13 @@ impl Sidecar {
         } else {
             Notice::new(Reason::Sigterm)
         }
+    }
+
+    /// It changes nothing of a shutdown.
+    fn note_superseded(&mut self, superseded: Option<Superseded>) {
+        let message = superseded.map_or("ECS keeps this task again", |superseded| superseded.why);
+        tracing::info!(event = "superseded", holds = superseded.is_some(), message,);
+        self.superseded = superseded;
     }
 
     fn note_watch(&mut self, state: WatchState) {
@@ -396,6 +420,12 @@ impl Sidecar {
             stop_timeout: self.config.stop_timeout_auto,
         };
         self.aws_side.look_up(&task, wanted);
+        if first && self.config.watch_superseded {
+            self.aws_side.watch_superseded(Askers {
+                protection: self.protection.clone(),
+                questions: self.questions.subscribe(),
+            });
+        }
         if first {
             self.announce_balancer();
         }
@@ -652,6 +682,10 @@ impl Sidecar {
             unhealthy: self.unhealthy(),
             report: self.lifecycle.report(),
             protection: None,
+            superseded: self.superseded.map(|superseded| SupersededReport {
+                since: wall_clock(superseded.since),
+                why: superseded.why,
+            }),
             notice: self.lifecycle.notice(),
             deadline: self.lifecycle.deadline(),
             task,

@@ -29,6 +29,9 @@ pub struct Status {
     /// How task protection stands, where it is wanted; filled in by the endpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protection: Option<Arc<ProtectionReport>>,
+    /// Since when ECS wants this task gone, and why, where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<SupersededReport>,
     /// The first notice.
     #[serde(skip)]
     pub notice: Option<Notice>,
@@ -38,6 +41,15 @@ pub struct Status {
     /// What is known of the task.
     #[serde(skip)]
     pub task: Option<Arc<Task>>,
+}
+
+/// That ECS wants this task gone, as people read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SupersededReport {
+    /// By the clock of this host.
+    pub since: String,
+    /// In words.
+    pub why: &'static str,
 }
 
 /// The state of task protection, as `/status` and `/metrics` tell it.

@@ -34,6 +34,7 @@ mod rehearsals;
 mod shells;
 mod stand_in;
 mod stop_order;
+mod superseded;
 mod terraform;
 mod timeline;
 mod truth;

@@ -43,6 +43,7 @@ impl Scene {
             unhealthy: None,
             report: Lifecycle::new(policy, None).report(),
             protection: None,
+            superseded: None,
             notice: None,
             deadline: None,
             task: None,

@@ -61,6 +61,8 @@ pub enum LeaseEvent {
     GrantUnheard(Grant),
     /// The call of ECS's agent that was under way has ended.
     AgentAnswered(AgentAnswer),
+    /// ECS wants this task gone, or no longer.
+    Superseded(bool),
     /// The sidecar has its first notice.
     Notice,
     /// The drain is over.
@@ -198,6 +200,8 @@ pub enum LeaseAnswer {
     Refused(AgentAnswer),
     /// After a notice no lease is given.
     Stopping,
+    /// ECS wants this task gone: a lease that runs is renewed, but no other is given.
+    Superseded,
     /// The task has as many leases as it may have.
     TooMany,
     /// The lease was given back while ECS was still being asked for it.

@@ -93,6 +93,8 @@ pub struct ProtectionState {
 #[derive(Debug, Default)]
 pub struct Protection {
     phase: ShutdownPhase,
+    /// ECS wants this task gone: leases that run are renewed, and no other is given.
+    superseded: bool,
     leases: BTreeMap<LeaseName, Instant>,
     pending: Vec<PendingRequest>,
     agreement: Option<Agreement>,
@@ -176,6 +178,7 @@ impl Protection {
                 }
             }
             LeaseEvent::AgentAnswered(answer) => self.call_ended(answer, now, &mut commands),
+            LeaseEvent::Superseded(superseded) => self.supersede(superseded, &mut commands),
             LeaseEvent::Notice => self.stop(ShutdownPhase::Stopping, &mut commands),
             LeaseEvent::Drained => {
                 self.stop(ShutdownPhase::Drained, &mut commands);
@@ -220,6 +223,8 @@ impl Protection {
     fn take(&mut self, request: PendingRequest, commands: &mut Vec<LeaseCommand>) {
         let answer = if self.phase != ShutdownPhase::Serving {
             LeaseAnswer::Stopping
+        } else if self.superseded && !self.leases.contains_key(&request.name) {
+            LeaseAnswer::Superseded
         } else if self.pending.len() >= MAX_PENDING || !self.has_room_for(&request.name) {
             LeaseAnswer::TooMany
         } else {
@@ -254,6 +259,20 @@ impl Protection {
             LeaseAnswer::Unknown
         };
         commands.push(LeaseCommand::Answer(id, answer));
+    }
+
+    /// Who waits for a new lease is told so; a renewal goes on waiting for ECS.
+    fn supersede(&mut self, superseded: bool, commands: &mut Vec<LeaseCommand>) {
+        self.superseded = superseded;
+        if superseded {
+            self.pending.retain(|request| {
+                let renewal = self.leases.contains_key(&request.name);
+                if !renewal {
+                    commands.push(LeaseCommand::Answer(request.id, LeaseAnswer::Superseded));
+                }
+                renewal
+            });
+        }
     }
 
     fn stop(&mut self, phase: ShutdownPhase, commands: &mut Vec<LeaseCommand>) {

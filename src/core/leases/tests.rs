@@ -225,6 +225,25 @@ fn after_a_notice_nothing_new_is_given_and_the_drain_ends_the_protection() {
 }
 
 #[test]
+fn a_superseded_task_gets_no_new_lease_and_keeps_and_renews_those_that_it_has() {
+    let mut machine = Machine::new();
+    machine.take(0.0, "a", 60.0);
+    machine.agent_says(0.1, AGREED);
+    machine.take(1.0, "b", 7200.0);
+    let told = machine.on(1.1, LeaseEvent::Superseded(true));
+    assert_eq!(told, ["2 Superseded"]);
+    machine.agent_says(1.2, AGREED);
+    assert_eq!(machine.take(2.0, "c", 10.0), ["3 Superseded"]);
+    let renewed = machine.take(3.0, "a", 60.0);
+    assert_eq!(renewed.len(), 1);
+    assert!(renewed[0].starts_with("4 has a until"), "{renewed:?}");
+    assert!(machine.give_back(4.0, "a").contains(&"release".to_owned()));
+    machine.agent_says(4.1, AGREED);
+    machine.on(5.0, LeaseEvent::Superseded(false));
+    assert!(machine.take(6.0, "c", 10.0)[0].starts_with("protect"));
+}
+
+#[test]
 fn a_renewal_that_fails_is_tried_again_each_minute_while_the_leases_stay() {
     let mut machine = Machine::new();
     machine.take(0.0, "long", 7200.0);

@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_ecs::types::{
-    AdvancedConfiguration, Attachment, Container, ContainerInstanceStatus, NetworkInterface, Task as EcsTask,
-    TaskDefinition, TaskSet,
+    AdvancedConfiguration, Attachment, Container, ContainerInstanceStatus, Deployment,
+    DeploymentRolloutState, DeploymentStrategy, NetworkInterface, Service, ServiceDeploymentLifecycleStage,
+    ServiceDeploymentStatus, Task as EcsTask, TaskDefinition, TaskSet,
 };
+use aws_smithy_types::DateTime;
+use jiff::Timestamp;
 use tokio::time::sleep;
 
 use super::failure::persist;
 use super::{Aws, Failure};
 use crate::core::notice::Cause;
+use crate::core::superseded::{OwnTask, Rollout, SeenDeployment, SeenService, SeenTaskSet};
 use crate::core::timeline::AwsOutcome;
 
 /// Over which the sidecars of one instance spread their asking. Fifty of them then make five calls a
@@ -21,6 +25,7 @@ const SPREAD: Duration = Duration::from_secs(10);
 
 pub(super) const DESCRIBE_TASKS: &str = "ecs:DescribeTasks";
 const DESCRIBE_SERVICES: &str = "ecs:DescribeServices";
+const DESCRIBE_SERVICE_DEPLOYMENTS: &str = "ecs:DescribeServiceDeployments";
 const DESCRIBE_INSTANCES: &str = "ecs:DescribeContainerInstances";
 const DESCRIBE_TASK_DEFINITION: &str = "ecs:DescribeTaskDefinition";
 const UPDATE_INSTANCES: &str = "ecs:UpdateContainerInstancesState";
@@ -35,6 +40,8 @@ pub(super) struct TaskFacts {
     pub(super) started_by: Option<String>,
     /// Its container instance, on EC2.
     pub(super) instance: Option<String>,
+    /// By ECS's clock.
+    pub(super) created: Option<Timestamp>,
     /// Its own address, under `awsvpc`.
     pub(super) address: Option<String>,
     /// The host's port of a container's port, under `bridge`.
@@ -168,6 +175,69 @@ impl Aws {
         Ok(self.describe_instance(instance).await?.1)
     }
 
+    /// What of this task decides whether it is superseded.
+    ///
+    /// # Errors
+    /// Where ECS cannot be asked.
+    pub async fn own_task(&self) -> Result<OwnTask, Failure> {
+        let facts = self.describe_task().await?;
+        Ok(OwnTask {
+            service: facts.service,
+            started_by: facts.started_by,
+            instance: facts.instance,
+            created: facts.created,
+        })
+    }
+
+    /// The status of a container instance.
+    ///
+    /// # Errors
+    /// Where ECS cannot be asked.
+    pub async fn instance_status(&self, instance: &str) -> Result<Option<String>, Failure> {
+        Ok(self.describe_instance(instance).await?.0)
+    }
+
+    /// What of a service decides whether its tasks are superseded.
+    ///
+    /// # Errors
+    /// Where ECS cannot be asked.
+    pub async fn seen_service(&self, name: &str) -> Result<SeenService, Failure> {
+        let call = self.clients().ecs.describe_services();
+        let answer = call
+            .cluster(&self.cluster)
+            .services(name)
+            .send()
+            .await
+            .map_err(|why| Failure::of(DESCRIBE_SERVICES, &why))?;
+        let Some(service) = answer.services().first() else {
+            return Err(Failure::other(
+                DESCRIBE_SERVICES,
+                format!("ECS knows no service `{name}`"),
+            ));
+        };
+        let mut seen = seen_in(service);
+        let under_way = service.current_service_deployment();
+        if let (Rollout::Shifting, Some(under_way)) = (seen.rollout, under_way) {
+            seen.cleaning_up = self.cleans_up(under_way).await?;
+        }
+        Ok(seen)
+    }
+
+    /// Whether a service deployment that goes forward cleans up what it has replaced.
+    async fn cleans_up(&self, deployment: &str) -> Result<bool, Failure> {
+        let call = self.clients().ecs.describe_service_deployments();
+        let answer = call
+            .service_deployment_arns(deployment)
+            .send()
+            .await
+            .map_err(|why| Failure::of(DESCRIBE_SERVICE_DEPLOYMENTS, &why))?;
+        let found = answer.service_deployments().first();
+        Ok(found.is_some_and(|found| {
+            found.lifecycle_stage() == Some(&ServiceDeploymentLifecycleStage::CleanUp)
+                && found.status() == Some(&ServiceDeploymentStatus::InProgress)
+        }))
+    }
+
     /// Its status, and its EC2 instance.
     async fn describe_instance(&self, instance: &str) -> Result<(Option<String>, Option<String>), Failure> {
         let call = self.clients().ecs.describe_container_instances();
@@ -250,6 +320,55 @@ impl Aws {
     }
 }
 
+fn time_of(time: Option<&DateTime>) -> Option<Timestamp> {
+    let time = time?;
+    Timestamp::new(time.secs(), time.subsec_nanos().try_into().ok()?).ok()
+}
+
+fn seen_in(service: &Service) -> SeenService {
+    let configuration = service.deployment_configuration();
+    let controller = service
+        .deployment_controller()
+        .map_or("ECS", |controller| controller.r#type().as_str());
+    let strategy = configuration
+        .and_then(|configuration| configuration.strategy())
+        .map_or("ROLLING", DeploymentStrategy::as_str);
+    SeenService {
+        status: service.status().map(ToOwned::to_owned),
+        desired: service.desired_count(),
+        maximum_percent: configuration.and_then(aws_sdk_ecs::types::DeploymentConfiguration::maximum_percent),
+        rollout: match (controller, strategy) {
+            ("CODE_DEPLOY" | "EXTERNAL", _) => Rollout::TaskSets,
+            ("ECS", "ROLLING") => Rollout::Rolling,
+            ("ECS", "BLUE_GREEN" | "LINEAR" | "CANARY") => Rollout::Shifting,
+            _ => Rollout::Strange,
+        },
+        deployments: service.deployments().iter().map(seen_deployment).collect(),
+        task_sets: service.task_sets().iter().map(seen_task_set).collect(),
+        cleaning_up: false,
+    }
+}
+
+fn seen_deployment(deployment: &Deployment) -> SeenDeployment {
+    SeenDeployment {
+        id: deployment.id().unwrap_or_default().to_owned(),
+        status: deployment.status().unwrap_or_default().to_owned(),
+        failed: deployment.rollout_state() == Some(&DeploymentRolloutState::Failed),
+        created: time_of(deployment.created_at()),
+        desired: deployment.desired_count(),
+        running: deployment.running_count(),
+        pending: deployment.pending_count(),
+    }
+}
+
+fn seen_task_set(set: &TaskSet) -> SeenTaskSet {
+    SeenTaskSet {
+        id: set.id().unwrap_or_default().to_owned(),
+        status: set.status().unwrap_or_default().to_owned(),
+        scale: set.scale().map(aws_sdk_ecs::types::Scale::value),
+    }
+}
+
 fn facts_of(task: &EcsTask) -> TaskFacts {
     let details = task
         .attachments()
@@ -276,6 +395,7 @@ fn facts_of(task: &EcsTask) -> TaskFacts {
             .map(ToOwned::to_owned),
         started_by: task.started_by().map(ToOwned::to_owned),
         instance: task.container_instance_arn().map(ToOwned::to_owned),
+        created: time_of(task.created_at()),
         // A task without IPv4 is registered by its IPv6 address.
         address: addresses
             .filter_map(|detail| detail.value())

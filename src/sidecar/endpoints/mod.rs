@@ -5,6 +5,7 @@
 //! is the client of `ecs-prestop health`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -41,4 +42,6 @@ pub struct Endpoints {
     pub view: ConnectionView,
     /// For the count of dropped lines.
     pub telemetry: Telemetry,
+    /// Where it is told until when somebody waits for `superseded`; missing where that is not watched.
+    pub questions: Option<watch::Sender<Option<Instant>>>,
 }

@@ -20,11 +20,12 @@ use crate::core::leases::{
 };
 use crate::core::notice::{Notice, Reason};
 use crate::core::url::HttpUrl;
-use crate::sidecar::clock::{seconds_left, wall_clock};
+use crate::sidecar::clock::{now, seconds_left, wall_clock};
 use crate::sidecar::http::{Ask, Way};
 use crate::sidecar::mailbox::Message;
 use crate::sidecar::protection::{LeaseAction, protected_until};
 use crate::sidecar::status::Status;
+use crate::sidecar::superseded::QUESTION_HOLDS;
 use crate::sidecar::telemetry::metrics;
 
 /// The longest that `/notice` makes a client wait.
@@ -141,17 +142,28 @@ impl Endpoints {
                 );
             }
         };
-        if !wait.is_zero() && self.status.borrow().notice.is_none() {
+        let superseded = parameter(query, "superseded") == Some("true");
+        if let Some(questions) = self.questions.as_ref().filter(|_| superseded) {
+            let until = now() + wait + QUESTION_HOLDS;
+            questions.send_modify(|latest| *latest = (*latest).max(Some(until)));
+        }
+        let told =
+            move |status: &Status| status.notice.is_some() || (superseded && status.superseded.is_some());
+        if !wait.is_zero() && !told(&self.status.borrow()) {
             let Ok(_place) = waiting.try_acquire() else {
                 return text(StatusCode::SERVICE_UNAVAILABLE, "too many are waiting already\n");
             };
             let mut status = self.status.clone();
             // `wait_for` fails only where the sidecar has gone, and this connection with it.
-            let noticed = status.wait_for(|status| status.notice.is_some());
+            let noticed = status.wait_for(|status| told(status));
             let _ = timeout(wait, noticed).await;
         }
         let snapshot = self.snapshot();
         let (Some(notice), Some(deadline)) = (snapshot.notice, snapshot.deadline) else {
+            if let Some(found) = snapshot.superseded.as_ref().filter(|_| superseded) {
+                let body = json!({"event": "superseded", "since": found.since, "why": found.why});
+                return reply(StatusCode::OK, "application/json", format!("{body}\n"));
+            }
             return reply(StatusCode::NO_CONTENT, "text/plain", String::new());
         };
         let body = json!({
@@ -313,6 +325,10 @@ fn protect_reply(answer: LeaseAnswer) -> Reply {
         LeaseAnswer::Stopping => text(
             StatusCode::CONFLICT,
             "the task is stopping: no lease is given any more, so take no other job\n",
+        ),
+        LeaseAnswer::Superseded => text(
+            StatusCode::CONFLICT,
+            "ECS wants this task gone: no new lease is given, so take no other job; leases that run are renewed\n",
         ),
         LeaseAnswer::Withdrawn => text(
             StatusCode::CONFLICT,

@@ -220,6 +220,9 @@ impl Collector for Snapshot {
             "Drain calls that were made again.",
             retried,
         )?;
+        let superseded = Some(truth(self.status.superseded.is_some()));
+        let help = "1 while ECS wants this task gone and no new lease is given.";
+        gauge(&mut encoder, "prestop_superseded", help, superseded)?;
         if let Some(protection) = &self.status.protection {
             let protected = Some(truth(protection.protected));
             let help = "1 while ECS protects this task from scale-in and deployments.";

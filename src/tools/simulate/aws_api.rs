@@ -30,6 +30,8 @@ pub(super) struct AwsApi {
     draining_instance: bool,
     /// `stopCode` and `stoppedReason`, once ECS stops the task.
     stopped: Option<(String, String)>,
+    /// What `DescribeServices` says instead of what it said at first.
+    service_says: Value,
 }
 
 struct PlayedTargetGroup {
@@ -72,6 +74,7 @@ impl AwsApi {
             groups: groups.collect(),
             draining_instance: false,
             stopped: None,
+            service_says: Value::Null,
         }
     }
 
@@ -97,6 +100,11 @@ impl AwsApi {
         let registered: Vec<SocketAddr> = registered.filter_map(|target| target.at).collect();
         group.turn = group.turn.wrapping_add(1);
         registered.get(group.turn.checked_rem(registered.len())?).copied()
+    }
+
+    /// From now on `DescribeServices` has these fields in place of its own.
+    pub(super) fn service_says(&mut self, fields: Value) {
+        self.service_says = fields;
     }
 
     /// ECS stops the task.
@@ -259,6 +267,8 @@ impl AwsApi {
             "clusterArn": arn(&format!("cluster/{CLUSTER}")),
             "taskDefinitionArn": task.arn(),
             "group": format!("service:{}", task.family),
+            "startedBy": DEPLOYMENT,
+            "createdAt": 1_700_000_000,
             "launchType": task.launch_type(),
             "capacityProviderName": task.fargate_spot.then_some("FARGATE_SPOT"),
             "containerInstanceArn": task.on_instance().then(instance_arn),
@@ -279,14 +289,22 @@ impl AwsApi {
             json!({"targetGroupArn": group.arn(), "containerName": group.container,
                    "containerPort": group.container_port})
         });
-        json!({
+        let mut service = json!({
             "serviceArn": arn(&service_of(task)),
             "serviceName": task.family,
             "clusterArn": arn(&format!("cluster/{CLUSTER}")),
             "status": "ACTIVE",
             "taskDefinition": task.arn(),
+            "desiredCount": 1,
+            "runningCount": 1,
+            "deployments": [{"id": DEPLOYMENT, "status": "PRIMARY", "desiredCount": 1, "runningCount": 1,
+                             "createdAt": 1_699_999_000, "rolloutState": "COMPLETED"}],
             "loadBalancers": groups.collect::<Value>(),
-        })
+        });
+        for (field, value) in self.service_says.as_object().into_iter().flatten() {
+            service[field] = value.clone();
+        }
+        service
     }
 
     fn instance(&self) -> Value {
@@ -499,6 +517,9 @@ fn decoded(text: &str) -> Cow<'_, str> {
     }
     String::from_utf8_lossy(&bytes).into_owned().into()
 }
+
+/// The deployment that has started the task.
+const DEPLOYMENT: &str = "ecs-svc/1000000000000000001";
 
 /// The list that is described: the one thing there is, once for each of its names, and a failure for
 /// each other name.

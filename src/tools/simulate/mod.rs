@@ -295,6 +295,12 @@ impl StandIn {
         self.world().aws.route()
     }
 
+    /// From now on `DescribeServices` has these fields in place of its own: what a deployment or a scale-in
+    /// would bring.
+    pub fn service_says(&self, fields: serde_json::Value) {
+        self.world().aws.service_says(fields);
+    }
+
     /// ECS stops the task; code and reason as `DescribeTasks` has them from now on.
     pub fn task_stops(&self, code: &str, reason: &str) {
         self.world().aws.stop(code, reason);

@@ -34,6 +34,7 @@ fn endpoints() -> (Endpoints, watch::Sender<Arc<Status>>) {
         unhealthy: None,
         report: Lifecycle::new(policy, None).report(),
         protection: None,
+        superseded: None,
         notice: None,
         deadline: None,
         task: None,
@@ -47,6 +48,7 @@ fn endpoints() -> (Endpoints, watch::Sender<Arc<Status>>) {
         protect: None,
         view: ConnectionView::new(Arc::new(Kernel::default()), None),
         telemetry: Telemetry::default(),
+        questions: None,
     };
     (endpoints, status)
 }
@@ -117,4 +119,27 @@ async fn whoever_comes_gets_a_place_and_who_has_had_one_for_longest_leaves() {
     let expected: Vec<usize> = (0..COMERS - 8).collect();
     assert_eq!(gone, expected, "all but the last eight have had one, in order");
     assert!(places.try_take().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_it_is_told_that_the_task_is_superseded_and_a_plain_question_is_not() {
+    let (endpoints, status) = endpoints();
+    status.send_modify(|status| {
+        Arc::make_mut(status).superseded = Some(crate::sidecar::status::SupersededReport {
+            since: "2026-01-01T00:00:00Z".to_owned(),
+            why: "the service is DRAINING",
+        });
+    });
+    let waiting = tokio::sync::Semaphore::new(1);
+    for (path, expected) in [
+        ("/notice?superseded=true", 200),
+        ("/notice?superseded=true&wait=60s", 200),
+        ("/notice", 204),
+        ("/notice?wait=60s", 204),
+        ("/ready", 200),
+    ] {
+        let (head, ()) = hyper::Request::get(path).body(()).unwrap().into_parts();
+        let reply = endpoints.answer(head, &waiting).await;
+        assert_eq!(reply.status().as_u16(), expected, "{path}");
+    }
 }
