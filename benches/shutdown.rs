@@ -443,12 +443,12 @@ fn read_request(stream: &mut impl BufRead) -> io::Result<String> {
     Ok(first)
 }
 
-/// Built as it would be for release, by the cargo that runs this.
+/// Built as the image is, by the cargo that runs this.
 fn build_minimal() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--release", "--example", "minimal"])
+        .args(["build", "--profile", "dist", "--example", "minimal"])
         .arg("--message-format=json")
         .stderr(Stdio::inherit())
         .output()?;

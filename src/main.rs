@@ -21,7 +21,7 @@ use ecs_prestop::sidecar::watch::signals::Signals;
 use ecs_prestop::sidecar::{endpoints, mailbox};
 use ecs_prestop::tools::{add, check};
 #[cfg(feature = "laptop")]
-use ecs_prestop::tools::{rehearse, timeline};
+use ecs_prestop::tools::{manual, rehearse, timeline};
 use ecs_prestop::tools::{sample_app, simulate};
 use tokio::net::TcpListener;
 
@@ -54,6 +54,10 @@ fn main() -> ExitCode {
         Some((rehearse::NAME, matches)) => on_runtime(rehearse::main(matches)),
         #[cfg(feature = "laptop")]
         Some((timeline::NAME, matches)) => timeline::main(matches),
+        #[cfg(feature = "laptop")]
+        Some((manual::COMPLETIONS, matches)) => manual::completions(matches, command_line()),
+        #[cfg(feature = "laptop")]
+        Some((manual::MAN, matches)) => manual::man(matches, command_line()),
         Some((sample_app::NAME, matches)) => on_runtime(sample_app::main(matches)),
         // clap knows no other.
         Some(_) => ExitCode::from(2),
@@ -74,7 +78,7 @@ fn command_line() -> Command {
         .subcommand(
             Command::new("health")
                 .about("Exits 0 if the sidecar in this container is healthy, else 1 with the reason")
-                .args(settings()),
+                .args(settings().filter(|argument| argument.get_id() == "listen")),
         )
         .subcommand(check::command())
         .subcommand(add::command())
@@ -83,7 +87,9 @@ fn command_line() -> Command {
     #[cfg(feature = "laptop")]
     let command = command
         .subcommand(rehearse::command())
-        .subcommand(timeline::command());
+        .subcommand(timeline::command())
+        .subcommand(manual::completions_command())
+        .subcommand(manual::man_command());
     command
 }
 
@@ -94,16 +100,22 @@ fn settings() -> impl Iterator<Item = Arg> {
         } else {
             format!("; default {}", setting.default)
         };
-        Arg::new(setting.flag())
+        let argument = Arg::new(setting.flag())
             .long(setting.flag())
-            .value_name(setting.name)
-            .help(format!("{}{default} [{}]", setting.meaning, setting.variable()))
+            .value_name(setting.name);
+        let argument = if setting.is_switch() {
+            argument.num_args(0..=1).default_missing_value("true")
+        } else {
+            argument
+        };
+        argument.help(format!("{}{default} [{}]", setting.meaning, setting.variable()))
     })
 }
 
 /// All settings, or the complaints on standard error and the exit code.
 fn config(matches: Option<&ArgMatches>) -> Result<Config, ExitCode> {
-    let flag = |name: &str| matches?.get_one::<String>(name).cloned();
+    // `health` has a few of them only.
+    let flag = |name: &str| matches?.try_get_one::<String>(name).ok()?.cloned();
     let variables = std::env::vars_os().map(|(name, value)| {
         (
             name.to_string_lossy().into_owned(),
@@ -132,7 +144,7 @@ fn run(matches: Option<&ArgMatches>) -> ExitCode {
     if let Some(problem) = plan.and_then(|plan| config.refuses(&plan)) {
         return refuse(&[problem]);
     }
-    let telemetry = Telemetry::start(log_format(&config), config.log.clone());
+    let telemetry = Telemetry::start(log_format(&config), config.log.clone(), config.emf);
     exit_with_1_on_panic(telemetry.clone());
     let ending = on_runtime(async move {
         let listener = match config.listen {

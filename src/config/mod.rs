@@ -82,6 +82,8 @@ pub struct Config {
     pub log: Targets,
     /// `PRESTOP_LOG_FORMAT`
     pub log_format: LogFormat,
+    /// Whether `PRESTOP_METRICS` is `emf`.
+    pub emf: bool,
     /// Whether `NO_COLOR` is set (no-color.org).
     pub no_color: bool,
     /// `ECS_CONTAINER_METADATA_URI_V4`; `None` in local mode.

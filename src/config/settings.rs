@@ -60,6 +60,11 @@ impl Setting {
         self.name.to_ascii_lowercase().replace('_', "-")
     }
 
+    /// Whether the flag alone means `true`.
+    pub fn is_switch(&self) -> bool {
+        self.default == "false"
+    }
+
     fn duration(&self, text: &str) -> Result<Duration, String> {
         let read = duration(text);
         let Some(bounds) = self.bounds else {
@@ -100,6 +105,7 @@ pub(super) struct Values {
     pub(super) ready_url: Option<HttpUrl>,
     pub(super) log: Targets,
     pub(super) log_format: LogFormat,
+    pub(super) emf: bool,
 }
 
 impl Values {
@@ -124,12 +130,13 @@ impl Values {
             ready_url: None,
             log: Targets::new(),
             log_format: LogFormat::Auto,
+            emf: false,
         }
     }
 }
 
 /// All of them, in the order of the README.
-pub const SETTINGS: [Setting; 17] = [
+pub const SETTINGS: [Setting; 18] = [
     Setting {
         name: "DRAIN",
         default: "",
@@ -326,6 +333,16 @@ pub const SETTINGS: [Setting; 17] = [
         bounds: None,
         read: |_, text, values| {
             values.log_format = choice(text, &[("json", LogFormat::Json), ("text", LogFormat::Text)])?;
+            Ok(())
+        },
+    },
+    Setting {
+        name: "METRICS",
+        default: "off",
+        meaning: "`emf` adds CloudWatch's embedded metric format to the `exit` line of a JSON log: metrics and alarms with nothing installed; or `off`",
+        bounds: None,
+        read: |_, text, values| {
+            values.emf = choice(text, &[("off", false), ("emf", true)])?;
             Ok(())
         },
     },

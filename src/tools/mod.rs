@@ -21,6 +21,8 @@ use std::io::Write as _;
 pub mod add;
 pub mod check;
 pub mod document;
+#[cfg(feature = "laptop")]
+pub mod manual;
 pub mod model;
 #[cfg(feature = "laptop")]
 pub mod picture;

@@ -113,3 +113,89 @@ fn health_beside_a_process_that_does_not_answer_is_1() {
         complaints(&output)
     );
 }
+
+#[test]
+fn health_has_no_options_but_its_own() {
+    let output = run(&["health", "--help"], &[]);
+    let help = String::from_utf8(output.stdout).unwrap();
+    let flags: Vec<&str> = help
+        .split_whitespace()
+        .filter(|word| word.starts_with("--"))
+        .collect();
+    assert_eq!(flags, ["--listen", "--help"], "{help}");
+    assert_eq!(run(&["health", "--drain", "ack"], &[]).status.code(), Some(2));
+}
+
+#[test]
+fn a_flag_that_is_true_or_false_needs_no_value() {
+    // Refused for what follows, and so for nothing that stands before.
+    for arguments in [
+        &["--deregister", "--drain-instance", "--reserve", "2h"][..],
+        &["run", "--deregister", "--reserve", "2h"],
+        &[
+            "run",
+            "--deregister=false",
+            "--drain-instance",
+            "true",
+            "--reserve",
+            "2h",
+        ],
+    ] {
+        let output = run(arguments, &[]);
+        assert_eq!(output.status.code(), Some(78), "{arguments:?}");
+        assert_eq!(complaints(&output).lines().count(), 1, "{}", complaints(&output));
+    }
+    let output = run(&["--deregister=maybe"], &[]);
+    assert!(
+        complaints(&output).contains("`false` or `true`"),
+        "{}",
+        complaints(&output)
+    );
+}
+
+#[test]
+fn help_is_as_wide_as_the_terminal() {
+    let output = run(&["run", "--help"], &[("COLUMNS", "80")]);
+    let help = String::from_utf8(output.stdout).unwrap();
+    let widest = help.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(80), "{help}");
+}
+
+#[test]
+fn completions_know_every_command_and_setting_in_each_shell() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = run(&["completions", shell], &[]);
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        let script = String::from_utf8(output.stdout).unwrap();
+        for word in ["rehearse", "check", "timeline"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+        for setting in ecs_prestop::config::SETTINGS {
+            assert!(script.contains(&setting.flag()), "{shell}: {}", setting.name);
+        }
+    }
+    assert_eq!(run(&["completions", "csh"], &[]).status.code(), Some(2));
+}
+
+#[test]
+fn the_manual_has_every_setting_and_a_page_for_each_command() {
+    let page = |arguments: &[&str]| {
+        let output = run(arguments, &[]);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all = page(&["man"]);
+    for setting in ecs_prestop::config::SETTINGS {
+        assert!(all.contains(&setting.variable()), "{}", setting.name);
+    }
+    for command in ["health", "check", "add", "simulate", "rehearse", "timeline"] {
+        assert!(
+            all.contains(&format!("ecs\\-prestop\\-{command}(1)")),
+            "{command}"
+        );
+        assert!(page(&["man", command]).starts_with(".ie"), "{command}");
+    }
+    let output = run(&["man", "chek"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(complaints(&output).contains("check"), "{}", complaints(&output));
+}

@@ -325,3 +325,15 @@ fn an_app_that_is_already_dead_costs_five_seconds_at_most_and_is_4() {
     let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", &drain(gone)), ("PRESTOP_STOP_TIMEOUT", "20s")]);
     assert_eq!(sidecar.stop(), Some(4));
 }
+
+#[test]
+fn the_exit_line_has_cloudwatch_metrics_where_they_are_wanted_and_only_there() {
+    for (metrics, there) in [("emf", true), ("off", false)] {
+        let mut sidecar = Sidecar::start(&[("PRESTOP_DRAIN", "sleep 100ms"), ("PRESTOP_METRICS", metrics)]);
+        sidecar.process.signal(Signal::TERM);
+        let exit = sidecar.await_event("exit");
+        assert_eq!(exit.get("_aws").is_some(), there, "{exit}");
+        assert_eq!(exit["NotDrained"].as_u64(), there.then_some(0), "{exit}");
+        assert!(exit["result"].is_string(), "{exit}");
+    }
+}

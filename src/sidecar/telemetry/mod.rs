@@ -3,6 +3,7 @@
 //! It renders what others decided and keeps nothing. Writing can never hold the process up: lines go
 //! through [`writer`], which drops them where nobody reads.
 
+mod emf;
 pub mod lines;
 pub mod metrics;
 pub mod writer;
@@ -29,11 +30,12 @@ pub struct Telemetry {
     writer: Option<Writer>,
     lines: Option<Lines>,
     identity: Arc<OnceLock<Identity>>,
+    emf: bool,
 }
 
 impl Telemetry {
-    /// Logs to standard output from now on. Called once.
-    pub fn start(format: LineFormat, filter: Targets) -> Telemetry {
+    /// Logs to standard output from now on, with CloudWatch's embedded metrics where they are wanted. Called once.
+    pub fn start(format: LineFormat, filter: Targets, emf: bool) -> Telemetry {
         let writer = Writer::start(std::io::stdout());
         let identity = Arc::new(OnceLock::new());
         let lines = Lines::new(format, writer.clone(), Arc::clone(&identity));
@@ -53,6 +55,8 @@ impl Telemetry {
         Telemetry {
             writer: Some(writer),
             lines: Some(lines),
+            // They mean nothing in a line for people.
+            emf: emf && format == LineFormat::Json,
             identity,
         }
     }
@@ -99,11 +103,15 @@ impl Telemetry {
         }
         let mut members = Members::default();
         members.add(what);
-        if let What::Exit { .. } = what {
-            members.add(&report());
-        }
         let ago = SignedDuration::try_from(entry.at.elapsed()).unwrap_or_default();
         let at = Timestamp::now().saturating_sub(ago).unwrap_or_default();
+        if let What::Exit { code } = what {
+            let report = report();
+            members.add(&report);
+            if self.emf {
+                members.add(&emf::members(at, *code, &report, self.identity.get()));
+            }
+        }
         lines.tell(at, level, what.event(), &members);
     }
 
