@@ -32,7 +32,8 @@ def test_iam_takes_the_policy(file, clients):
 def test_each_action_is_an_operation(file, clients):
     document = json.loads(file.read_text()) if file in POLICIES else decode(file)
     actions = set(actions_in(document))
-    assert actions
+    # A template that makes no role, such as that of the alarms, has none.
+    assert actions or (file in TEMPLATES and "AWS::IAM::" not in file.read_text())
     for action in sorted(actions):
         prefix, operation = action.split(":")
         assert prefix in SERVICES, f"{action}: the prefix is not in SERVICES of this test"
