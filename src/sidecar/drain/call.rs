@@ -213,7 +213,8 @@ impl Course {
     fn failure(&self, code: u16) -> String {
         let look_at = match code {
             400 | 421 => {
-                "does the app check the Host header? It is the URL's own, and `localhost` where the host is a container                  that shares this network; write the host that the app knows. Else look into the app's log"
+                "does the app check the Host header? It is the URL's own, and `localhost` where the host is a container that \
+                 shares this network; write the host that the app knows. Else look into the app's log"
             }
             401 => "does the app expect another token than PRESTOP_DRAIN_TOKEN?",
             403 => {
