@@ -127,22 +127,7 @@ impl Aws {
         service: &str,
         task: &TaskFacts,
     ) -> Result<Vec<Registration>, Failure> {
-        let call = self
-            .clients()
-            .ecs
-            .describe_services()
-            .cluster(&self.cluster)
-            .services(service);
-        let answer = call
-            .send()
-            .await
-            .map_err(|why| Failure::of(DESCRIBE_SERVICES, &why))?;
-        let Some(service) = answer.services().first() else {
-            return Err(Failure::other(
-                DESCRIBE_SERVICES,
-                format!("ECS knows no service `{service}`"),
-            ));
-        };
+        let service = self.describe_service(service).await?;
         let own_set = service
             .task_sets()
             .iter()
@@ -202,25 +187,21 @@ impl Aws {
     /// # Errors
     /// Where ECS cannot be asked.
     pub async fn seen_service(&self, name: &str) -> Result<SeenService, Failure> {
-        let call = self.clients().ecs.describe_services();
-        let answer = call
-            .cluster(&self.cluster)
-            .services(name)
-            .send()
-            .await
-            .map_err(|why| Failure::of(DESCRIBE_SERVICES, &why))?;
-        let Some(service) = answer.services().first() else {
-            return Err(Failure::other(
-                DESCRIBE_SERVICES,
-                format!("ECS knows no service `{name}`"),
-            ));
-        };
-        let mut seen = seen_in(service);
+        let service = self.describe_service(name).await?;
+        let mut seen = seen_in(&service);
         let under_way = service.current_service_deployment();
         if let (Rollout::Shifting, Some(under_way)) = (seen.rollout, under_way) {
             seen.cleaning_up = self.cleans_up(under_way).await?;
         }
         Ok(seen)
+    }
+
+    async fn describe_service(&self, name: &str) -> Result<Service, Failure> {
+        let call = self.clients().ecs.describe_services();
+        let answer = call.cluster(&self.cluster).services(name).send().await;
+        let answer = answer.map_err(|why| Failure::of(DESCRIBE_SERVICES, &why))?;
+        let found = answer.services.unwrap_or_default().into_iter().next();
+        found.ok_or_else(|| Failure::other(DESCRIBE_SERVICES, format!("ECS knows no service `{name}`")))
     }
 
     /// Whether a service deployment that goes forward cleans up what it has replaced.
