@@ -23,8 +23,7 @@ pub(super) fn members(
         metrics.push(json!({"Name": name, "Unit": unit}));
         root.insert(name.to_owned(), value);
     };
-    let in_time = matches!(code, Code::Drained | Code::Interrupted);
-    metric("NotDrained", "Count", u8::from(!in_time).into());
+    metric("NotDrained", "Count", u8::from(code != Code::Drained).into());
     if let Some(used) = report.used_ms {
         metric("DrainTime", "Milliseconds", used.into());
         if let Some(budget) = report.budget_ms.filter(|budget| *budget > 0) {
@@ -162,6 +161,10 @@ mod tests {
             assert_eq!(root[name], value, "{name}");
         }
         assert_eq!(root["_aws"]["Timestamp"], 1_767_225_600_500_u64);
+        for code in Code::ALL {
+            let root = members(at(), code, &report(Some(7_000)), None);
+            assert_eq!(root["NotDrained"] == 0, code == Code::Drained, "{code:?}");
+        }
         let late = members(at(), Code::Deadline, &report(Some(28_000)), None);
         assert_eq!(
             (&late["NotDrained"], &late["BudgetUsed"]),
