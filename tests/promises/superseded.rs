@@ -34,26 +34,30 @@ fn replaced(running: i32) -> Value {
     json!({"deployments": [deployment("ecs-svc/2", "PRIMARY", running), deployment(OWN, "ACTIVE", 1)]})
 }
 
+/// What ECS says, and by what it is broken.
+type Says = (Value, Option<FaultKind>);
+
 /// The app is busy all the time; how often it was told that ECS wants the task gone, and that it does not.
-async fn told(says: Value, later: Option<Value>, fault: Option<FaultKind>) -> (usize, usize) {
+async fn told(first: Says, later: Option<Says>) -> (usize, usize) {
     let log = Log::capture();
     let busy = Does::Answers(response(200, "", ""));
     let played = Play::with(StandIn::sample(), &BUSY, &[busy])
         .play(|director| async move {
-            director.stand_in.service_says(says);
-            if let Some(kind) = fault {
-                director.stand_in.break_down(Fault {
-                    target: FaultTarget::Aws,
-                    kind,
-                    lasts: None,
-                    requests: None,
-                });
-            }
+            let set = |(says, fault): Says| {
+                director.stand_in.service_says(says);
+                if let Some(kind) = fault {
+                    director.stand_in.break_down(Fault {
+                        target: FaultTarget::Aws,
+                        kind,
+                        lasts: None,
+                        requests: None,
+                    });
+                }
+            };
+            set(first);
             director.at(LOOKED).await;
             assert!(director.stand_in.protected(), "the lease is renewed");
-            if let Some(later) = later {
-                director.stand_in.service_says(later);
-            }
+            later.map(set);
             director.at(2.0 * LOOKED).await;
             assert!(director.stand_in.protected(), "the lease is renewed");
             director.sigterm().await;
@@ -73,13 +77,13 @@ async fn a_new_or_forced_deployment_a_service_scaled_to_zero_and_its_deletion_ar
         json!({"deploymentController": {"type": "EXTERNAL"}, "deployments": [],
                "taskSets": [{"id": OWN, "status": "DRAINING"}]}),
     ] {
-        assert_eq!(told(says.clone(), None, None).await, (1, 0), "{says}");
+        assert_eq!(told((says.clone(), None), None).await, (1, 0), "{says}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_rollback_takes_it_back() {
-    assert_eq!(told(replaced(1), Some(json!({})), None).await, (1, 1));
+    assert_eq!(told((replaced(1), None), Some((json!({}), None))).await, (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,7 +95,7 @@ async fn a_stuck_deployment_and_strange_answers_are_no_sign() {
         json!({"deployments": [], "desiredCount": 0}),
         json!({"status": null, "deployments": replaced(1)["deployments"]}),
     ] {
-        assert_eq!(told(says.clone(), None, None).await, (0, 0), "{says}");
+        assert_eq!(told((says.clone(), None), None).await, (0, 0), "{says}");
     }
 }
 
@@ -106,8 +110,13 @@ async fn an_ecs_that_fails_changes_nothing() {
         FaultKind::Status(500),
         FaultKind::Garbage,
     ] {
-        assert_eq!(told(json!({}), None, Some(kind)).await.0, 0, "{kind:?}");
+        // Broken from the start, though it is replaced; and broken once it is told, though it was rolled back.
+        assert_eq!(told((replaced(1), Some(kind)), None).await, (0, 0), "{kind:?}");
+        let rolled_back = Some((json!({}), Some(kind)));
+        assert_eq!(told((replaced(1), None), rolled_back).await, (1, 0), "{kind:?}");
     }
+    let slow = Some(FaultKind::Slow(Duration::from_millis(300)));
+    assert_eq!(told((replaced(1), slow), None).await, (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
