@@ -71,6 +71,9 @@ pub enum Trouble {
     /// No way there, or no means to go: no route, no file descriptors.
     #[error("cannot connect ({0})")]
     Unreachable(String),
+    /// The route there is a black hole, which nobody has by chance.
+    #[error("its route is a black hole")]
+    Blackhole,
     /// No connection within [`CONNECT_LIMIT`].
     #[error("no connection within {} s", CONNECT_LIMIT.as_secs())]
     ConnectTimeout,
@@ -310,6 +313,8 @@ enum Failed {
     /// This host has no way to use such an address, as in a namespace without IPv6.
     Unusable(String),
     Refused,
+    /// Blocked by its route.
+    Blackhole,
     /// No way there, or no means to go.
     Unreachable(String),
     /// Taken, and reset at once.
@@ -330,6 +335,8 @@ impl Failed {
             _ if why.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
                 Failed::Unusable(why.to_string())
             }
+            // ip-route(8): packets are dropped, and local senders get EINVAL.
+            _ if why.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => Failed::Blackhole,
             _ => Failed::Unreachable(why.to_string()),
         }
     }
@@ -339,6 +346,7 @@ impl Failed {
             Failed::NoAddress => Trouble::NoName(format!("the name `{host}` has no address")),
             Failed::Unusable(why) | Failed::Unreachable(why) => Trouble::Unreachable(why),
             Failed::Refused => Trouble::Refused,
+            Failed::Blackhole => Trouble::Blackhole,
             Failed::Reset => Trouble::Closed,
             Failed::Silent => Trouble::ConnectTimeout,
         }

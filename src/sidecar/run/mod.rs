@@ -272,11 +272,11 @@ impl Sidecar {
 
     /// SIGTERM says nothing of the host; the capacity may.
     fn sigterm(&self) -> Notice {
-        let fargate = self.task.as_deref().is_some_and(Task::on_fargate);
+        let may_be_spot = self.task.as_deref().is_some_and(Task::may_be_spot);
         let host_may_end = match self.config.capacity {
             Capacity::Spot => true,
             Capacity::OnDemand => false,
-            Capacity::Auto => fargate,
+            Capacity::Auto => may_be_spot,
         };
         if host_may_end {
             let end = now() + CEILING;
