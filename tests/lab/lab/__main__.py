@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ def options() -> argparse.Namespace:
             if name not in known:
                 parser.error(f"--{what}: `{name}` is none of {', '.join(known)}")
         setattr(given, what, chosen)
+    given.results = given.results.resolve()
     return given
 
 
@@ -130,6 +132,9 @@ async def play_all(wanted: list[Cell], given: argparse.Namespace) -> Rounds:
             rounds.end(cell, row)
             print(tables.line(row), flush=True)
 
+    # Stopped in any way it takes its namespaces with it, and can be taken up again.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
+
     # Not all at once: each starts two servers.
     async def later(number: int) -> None:
         await asyncio.sleep(number * 2)
@@ -181,4 +186,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)

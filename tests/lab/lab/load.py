@@ -133,7 +133,7 @@ class Load:
         except asyncio.IncompleteReadError as why:
             asked.why = "the answer was cut off" if asked.status or why.partial else "closed with no answer"
         except (OSError, ValueError, asyncio.LimitOverrunError) as why:
-            asked.why = type(why).__name__
+            asked.why = "the answer was cut off" if asked.status else type(why).__name__
         except asyncio.CancelledError:
             asked.why = "no answer at the end of the round"
             raise

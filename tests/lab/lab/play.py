@@ -316,12 +316,13 @@ def account(stage: Stage, load: Load) -> dict:
         exits = [event for event in events if event.get("event") == "exit"]
         row["result"] = exits[-1]["result"] if exits else None
         row["exit_line"] = exits[-1] if exits else None
-        steps = [moment["ms"] for moment in (exits[-1]["timeline"] if exits else []) if moment["event"] == "step.start"]
-        if sigterm is not None and steps:
-            # The settle ends where the first step begins.
-            settled = stage.moments["sidecar_sigterm"] + steps[0] / 1000
-            by_a = [asked.end for asked in load.asked if asked.served_by == "a" and not asked.lost and asked.end <= sigterm]
+        by_a = [asked.end for asked in load.asked if asked.served_by == "a" and not asked.lost]
+        if sigterm is not None and exits:
+            by_a = [end for end in by_a if end <= sigterm]
+            settle = next((moment["for_ms"] for moment in exits[-1]["timeline"] if moment["event"] == "settle"), 0)
+            settled = stage.moments["sidecar_sigterm"] + settle / 1000
             row["after_last_answer"] = round(sigterm - max([settled, *by_a]), 3)
+        row["last_answer"] = round(max(by_a) - began, 3) if by_a else None
     return row
 
 
