@@ -78,7 +78,10 @@ impl Sidecar {
                 watch = "task",
                 message = "task metadata read",
                 containers = task.names().join(","),
-                launch_type = task.launch_type.as_deref().unwrap_or("unknown"),
+                launch_type = task
+                    .launch_type
+                    .as_ref()
+                    .map_or_else(|| "unknown".to_owned(), ToString::to_string),
             );
         }
         self.task_trouble = None;
