@@ -5,6 +5,7 @@
 //! nobody's connection.
 
 mod kernel;
+mod neighbours;
 mod observer;
 mod proc_net;
 mod sock_diag;
