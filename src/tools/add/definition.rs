@@ -313,15 +313,11 @@ fn stop_signal(app: &ContainerDefinition<'_>) -> Option<&'static str> {
 /// Whether some container of the task is there to be called.
 fn somebody_listens(task: &TaskDefinition<'_>) -> bool {
     let called = task.services.iter().any(|service| service.is_called);
-    let lists = |container: &ContainerDefinition<'_>| match container.ports.known() {
-        Some(ports) => !ports.is_empty(),
-        None => !container.ports.is_absent(),
-    };
     called
         || task
             .containers
             .iter()
-            .any(|container| !container.only_observes() && lists(container))
+            .any(|container| !container.only_observes() && container.may_be_called())
 }
 
 /// The seconds that the sidecar has, and what is kept for those after it.

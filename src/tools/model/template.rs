@@ -34,6 +34,8 @@ pub struct Service<'a> {
     pub desired: Value<'a, u64>,
     /// Whether others call it: by a load balancer, by service discovery or Service Connect.
     pub is_called: bool,
+    /// Where it says that others call it by Service Connect, if they call it by nothing else.
+    pub only_by_connect: Option<&'a Node<'a>>,
     /// Whether each instance runs one task.
     pub is_daemon: bool,
     /// `DeploymentConfiguration.MinimumHealthyPercent`
@@ -80,6 +82,12 @@ impl TargetGroup<'_> {
     pub fn speaks_http2(&self) -> bool {
         let version = self.protocol_version.known();
         version.is_some_and(|version| matches!(version.as_ref(), "HTTP2" | "GRPC"))
+    }
+
+    /// Whether it belongs to an Application Load Balancer.
+    pub fn is_application(&self) -> bool {
+        let protocol = self.protocol.known();
+        protocol.is_some_and(|protocol| matches!(protocol.as_ref(), "HTTP" | "HTTPS"))
     }
 
     /// Whether it belongs to a Network Load Balancer.
@@ -338,6 +346,14 @@ pub(super) fn service<'a>(
     let on_fargate_by_type = launch_type.known().is_some_and(|word| word == "FARGATE");
     let (balancers, _) = fields.possible_items("loadBalancers");
     let (registries, _) = fields.possible_items("serviceRegistries");
+    let by_address = ["loadBalancers", "serviceRegistries"]
+        .iter()
+        .any(|field| fields.node(field).is_some());
+    // Without services of its own a task only calls others by it.
+    let connected = fields.object("serviceConnectConfiguration").and_then(|connect| {
+        let unknown = is_expression(form, connect.node).then_some(connect.node);
+        unknown.or_else(|| connect.node("services"))
+    });
     Service {
         name,
         at,
@@ -360,13 +376,8 @@ pub(super) fn service<'a>(
                     .iter()
                     .all(|provider| provider.known().is_some_and(|word| word == "FARGATE"))),
         desired: fields.whole("desiredCount"),
-        is_called: [
-            "loadBalancers",
-            "serviceRegistries",
-            "serviceConnectConfiguration",
-        ]
-        .iter()
-        .any(|field| fields.node(field).is_some()),
+        is_called: by_address || connected.is_some(),
+        only_by_connect: connected.filter(|_| !by_address),
         is_daemon: fields
             .text("schedulingStrategy")
             .known()

@@ -37,7 +37,7 @@ const BLOCKS: [&str; 13] = [
 
 /// Names that differ by more than the case from those of the API: in the resources, in cloudposse's
 /// modules, in those of terraform-aws-modules.
-const NAMES: [(&str, &[&str]); 18] = [
+const NAMES: [(&str, &[&str]); 19] = [
     ("TTL", &["ttl"]),
     (
         "capacityProviderStrategy",
@@ -65,6 +65,7 @@ const NAMES: [(&str, &[&str]); 18] = [
         ],
     ),
     ("name", &["container_name", "name"]),
+    ("services", &["service", "services"]),
     ("taskRoleArn", &["task_role_arn", "tasks_iam_role_arn"]),
     ("minimumHealthyPercent", &["deployment_minimum_healthy_percent"]),
     (

@@ -58,7 +58,7 @@ impl Rule {
 }
 
 /// All of them, by their ids.
-pub static RULES: [Rule; 44] = [
+pub static RULES: [Rule; 46] = [
     order::sidecar_before_app::RULE,
     order::app_before_sidecar::RULE,
     order::circle::RULE,
@@ -101,8 +101,10 @@ pub static RULES: [Rule; 44] = [
     surroundings::only_spot::RULE,
     surroundings::scheduled_on_spot::RULE,
     surroundings::slow_to_look_away::RULE,
+    surroundings::settle_behind_connect::RULE,
     surroundings::names::RULE,
     surroundings::types::RULE,
+    surroundings::no_delay::RULE,
 ];
 
 /// The rule of this id, in any case.
