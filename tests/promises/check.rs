@@ -97,6 +97,62 @@ fn the_document_of_rules_is_current() {
     );
 }
 
+#[cfg(feature = "laptop")]
+#[test]
+fn a_rules_page_is_laid_out_for_the_terminal() {
+    use ecs_prestop::tools::check::on_paper;
+    use ecs_prestop::tools::picture::terminal::Paper;
+    let paper = |width, colour| Paper {
+        width,
+        colour,
+        unicode: true,
+    };
+    for rule in &RULES {
+        for width in [80, 200] {
+            let plain = on_paper(rule, paper(width, false));
+            let (words, example) = plain.split_once("Fails, and passes").unwrap();
+            for markdown in ["**", "##", "```"] {
+                assert!(!words.contains(markdown), "{}: {plain}", rule.id);
+            }
+            assert!(!example.contains("```"), "{}: {plain}", rule.id);
+            for line in words.lines() {
+                assert!(line.chars().count() <= width.min(100), "{}: {line}", rule.id);
+            }
+        }
+    }
+    let find = |id: &str| RULES.iter().find(|rule| rule.id == id).unwrap();
+    insta::assert_snapshot!(on_paper(find("PS056"), paper(80, false)));
+    let coloured = on_paper(find("PS010"), paper(80, true));
+    assert!(!coloured.contains('`'), "{coloured}");
+    // Colours end with their line.
+    for line in coloured.lines() {
+        assert_eq!(
+            line.matches("\u{1b}[0m").count() * 2,
+            line.matches('\u{1b}').count(),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn colours_are_where_they_were_asked_for() {
+    let file = Folder::new("colours");
+    file.write("a.json", RULES[0].example.failing());
+    let (code, always, _) = file.check(&["--color", "always", "a.json"]);
+    assert!(code == 1 && always.contains('\u{1b}'), "{always}");
+    for arguments in [
+        &["a.json"][..],
+        &["--color", "never", "a.json"],
+        &["--color", "auto", "a.json"],
+    ] {
+        let (_, plain, _) = file.check(arguments);
+        assert!(!plain.contains('\u{1b}'), "{plain}");
+    }
+    // A page that goes into a file is Markdown.
+    let (_, markdown, _) = file.check(&["--explain", "PS001"]);
+    assert!(markdown.starts_with("## PS001"), "{markdown}");
+}
+
 /// The files that the repository shows to its users.
 fn examples() -> Vec<(String, String)> {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/task-definitions");
