@@ -14,7 +14,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
           namespace. Under `bridge` networking that is not the app's, and under `host` it is the whole instance. There the sidecar refuses to start (78). Under compose it shares the app's \
           namespace only with `network_mode: \"service:app\"`, and else finds nobody listening (4).",
     mend: "Use `awsvpc`; or name the app's port under `host` (`quiet :8080`), or take `sleep 15s`, which works everywhere.",
-    source: "README, Steps; network_namespaces(7)",
+    source: "docs/reference.md, Steps; network_namespaces(7)",
     example: Example {
         passing: UNSHARED,
         breaking: ("sleep 15s", "quiet"),
