@@ -121,7 +121,7 @@ SERVERS = {
     ),
     "uwsgi": Server(
         ("uwsgi", "--plugin", "python3", "--http-socket", f"0.0.0.0:{PORT}", "--chdir", str(APPS), "--wsgi-file", "wsgi.py",
-         "--callable", "app", "--master", "--processes", "1", "--threads", "24", "--disable-logging"),
+         "--callable", "app", "--add-header", "Connection: close", "--master", "--processes", "1", "--threads", "24", "--disable-logging"),
     ),
     "php-fpm": Server(
         ("nginx", "-c", "apps/nginx-php.conf"),
