@@ -318,10 +318,13 @@ def account(stage: Stage, load: Load | Lanes) -> dict:
     lost = [asked for asked in load.asked if asked.lost]
     before = [asked for asked in lost if asked.end < began]
     sigterm = stage.moments.get("app_sigterm")
+    # Where the balancer sent it nothing before, its stop shows nothing.
+    served = sum(asked.served_by == "a" and asked.end < began for asked in load.asked)
+    idle = 0 if order.stop == "nlb" or served else 1
     moments = {name: round(at - began, 3) for name, at in stage.moments.items()}
     row = {
         "server": order.server, "stop": order.stop, "method": order.method, "round": order.round,
-        "retries": order.retries, "void": len(before), "requests": len(load.asked), "lost": len(lost),
+        "retries": order.retries, "void": len(before) + idle, "served_before": served, "requests": len(load.asked), "lost": len(lost),
         "lost_by": dict(Counter(f"{asked.kind}: {asked.why} ({asked.served_by})" for asked in lost)),
         "lost_first": [
             {"at": round(asked.at - began, 3), "end": round(asked.end - began, 3), "kind": asked.kind, "ms": asked.ms,
