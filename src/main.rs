@@ -144,7 +144,7 @@ fn run(matches: Option<&ArgMatches>) -> ExitCode {
     if let Some(problem) = plan.and_then(|plan| config.refuses(&plan)) {
         return refuse(&[problem]);
     }
-    let telemetry = Telemetry::start(log_format(&config), config.log.clone(), config.emf);
+    let telemetry = Telemetry::start(log_format(&config), config.log.clone());
     exit_with_1_on_panic(telemetry.clone());
     let ending = on_runtime(async move {
         let listener = match config.listen {
@@ -208,7 +208,7 @@ fn log_format(config: &Config) -> LineFormat {
             colour: terminal && !config.no_color,
         }
     } else {
-        LineFormat::Json
+        LineFormat::Json { emf: config.emf }
     }
 }
 

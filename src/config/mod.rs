@@ -32,7 +32,7 @@ const PREFIX: &str = "PRESTOP_";
 /// Whether a SIGTERM may mean that the host goes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
-    /// What the task metadata lets conclude: on Fargate it may, elsewhere IMDS would say so.
+    /// What the task metadata lets conclude: on Fargate and Managed Instances it may, elsewhere IMDS would say so.
     Auto,
     /// It does not.
     OnDemand,

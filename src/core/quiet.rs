@@ -42,6 +42,18 @@ pub const UNCLEAR: Duration = Duration::from_secs(10);
 /// half a second), and some.
 const ACKNOWLEDGED_BY_NOW: Duration = Duration::from_millis(600);
 
+/// An acknowledgement that is younger than the last bytes by less than that may have come with them. The kernel
+/// notes the time of the bytes before that of the acknowledgement in the same packet
+/// (net/ipv4/tcp_input.c, `tcp_rcv_established`), and a tick between the two makes them differ: by 10 ms where
+/// a jiffy is longest, by more where the processor is taken away in that very moment. One that Linux holds
+/// back comes 40 ms after the bytes at the least (include/net/tcp.h, `TCP_DELACK_MIN`).
+const ACKNOWLEDGED_WITH_BYTES: Duration = Duration::from_millis(30);
+
+/// A look that comes that long after the one before it may be the first thing that happens after a pause of the
+/// machine: acknowledgements that were due meanwhile (200 ms after the bytes, `TCP_DELACK_MAX`) go out with the
+/// next tick only, and what was sent meanwhile comes in then.
+const AFTER_PAUSE: Duration = Duration::from_millis(300);
+
 /// A server of TLS 1.3 sends session tickets unasked as soon as the handshake is done (RFC 8446, section
 /// 4.6.1), while the first request lies unread or is worked on: the last byte is then the app's though the
 /// answer is due. That is one of the first packets of a connection: ClientHello in up to two, the client's
@@ -163,6 +175,8 @@ pub struct Judge {
     silence: Duration,
     /// When the first look began.
     first: Option<Instant>,
+    /// When the last one did, and whether it came after a pause.
+    latest: Option<(Instant, bool)>,
     /// What the last look left.
     before: HashMap<u64, Memory>,
     /// What this one will leave.
@@ -260,6 +274,7 @@ impl Judge {
             moves: step.moves,
             silence: step.silence,
             first: None,
+            latest: None,
             before: HashMap::new(),
             after: HashMap::new(),
             forgot: (false, false),
@@ -365,14 +380,19 @@ impl Judge {
         }
         self.before = std::mem::take(&mut self.after);
         self.forgot = (self.forgot.1, false);
-        let is_first = self.first.is_none();
+        // Of two late looks in a row the second counts: where each look takes long, none would.
+        let late = self
+            .latest
+            .is_some_and(|(latest, late)| !late && now.saturating_duration_since(latest) > AFTER_PAUSE);
+        let stands_alone = self.latest.is_none() || late;
+        self.latest = Some((now, late));
         let first = *self.first.get_or_insert(now);
         let mut picture = std::mem::take(&mut self.present);
         picture.last_mover = self.last_move.and_then(|(_, peer)| peer);
         if picture.owing == 0 {
             let silent = self.last_move.map_or(first, |(moved, _)| moved + self.silence);
             // One look alone may miss a connection whose place in the kernel's table changes meanwhile.
-            picture.quiet_at = Some(if is_first {
+            picture.quiet_at = Some(if stands_alone {
                 silent.max(now + LEAST_PAUSE)
             } else {
                 silent
@@ -454,8 +474,9 @@ fn same_jiffy(traffic: &Counters, before_move: Option<Bare>) -> Claim {
         return Claim::Rests;
     }
     // A request carries the acknowledgement of the answer before it; one that comes by itself later is
-    // that of an answer with nothing behind it.
-    if traffic.since_ack < traffic.since_in {
+    // that of an answer with nothing behind it. Much later it is that of a probe of the connection.
+    let younger = traffic.since_in.saturating_sub(traffic.since_ack);
+    if (ACKNOWLEDGED_WITH_BYTES..=ACKNOWLEDGED_BY_NOW).contains(&younger) {
         return Claim::Rests;
     }
     if traffic.since_in < ACKNOWLEDGED_BY_NOW {

@@ -93,6 +93,12 @@ impl Task {
         containers.any(|container| !container.shares_network && !container.addresses.is_empty())
     }
 
+    /// Whether ECS runs this task where the capacity may be Spot and only ECS says so: on Fargate and on Managed
+    /// Instances, which are on demand, reserved or Spot (ECS developer guide, *Amazon ECS Managed Instances*).
+    pub fn may_be_spot(&self) -> bool {
+        self.on_fargate() || self.launch_type.as_deref() == Some("MANAGED_INSTANCES")
+    }
+
     /// Whether ECS runs this task on Fargate, where there is no instance metadata.
     pub fn on_fargate(&self) -> bool {
         self.launch_type.as_deref() == Some("FARGATE")

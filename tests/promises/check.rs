@@ -940,8 +940,49 @@ fn what_an_image_starts_is_read_from_its_dockerfile_or_from_what_docker_says() {
             "{dockerfile}: {found}"
         );
     }
-    // Beside a task definition, for the one app whose image is one's own.
+    // What the image's own files tell its server, and the command that names another file.
+    for (dockerfile, file, text, part) in [
+        (
+            "FROM ruby:3\nCOPY . .\nCMD [\"bin/rails\", \"server\"]\n",
+            "config/puma.rb",
+            "workers 2\nworker_shutdown_timeout 45\n",
+            "Puma of `app` takes up to 45 s to finish (worker_shutdown_timeout in config/puma.rb)",
+        ),
+        (
+            "FROM ruby:3\nCOPY . .\nCMD [\"bundle\", \"exec\", \"puma\", \"-C\", \"other.rb\"]\n",
+            "config/puma.rb",
+            "worker_shutdown_timeout 45\n",
+            "",
+        ),
+        (
+            "FROM php:8-fpm\nCOPY docker/supervisord.conf /etc/\nCMD [\"supervisord\", \"-c\", \"/etc/supervisord.conf\"]\n",
+            "docker/supervisord.conf",
+            "[program:queue]\ncommand=php artisan queue:work\nstopwaitsecs=3600\n",
+            "Supervisor of `app` takes up to 3600 s to finish (stopwaitsecs in docker/supervisord.conf)",
+        ),
+        (
+            "FROM python:3\nCMD [\"gunicorn\", \"--graceful-timeout\", \"90\", \"app:app\"]\n",
+            "unused",
+            "",
+            "Gunicorn of `app` takes up to 90 s to finish (--graceful-timeout)",
+        ),
+    ] {
+        write("web/app/Dockerfile", dockerfile);
+        let file = write(&format!("web/app/{file}"), text);
+        let found = said(&[&compose]);
+        assert!(
+            found.contains(part) && found.is_empty() == part.is_empty(),
+            "{dockerfile}: {found}"
+        );
+        std::fs::remove_file(file).unwrap();
+    }
+    // Beside a task definition, for the one app whose image is one's own, or above a folder of deployment.
     write("Dockerfile", "FROM python:3\nCMD python app.py\n");
+    let resource = write(
+        "terraform/ecs.tf",
+        "resource \"aws_ecs_task_definition\" \"a\" {\n  container_definitions = jsonencode([{ name = \"app\", image = var.image }])\n}\n",
+    );
+    assert!(said(&[&resource]).contains("(Dockerfile:2)"));
     let task = |image: &str| {
         format!(
             "{{\"family\": \"a\", \"containerDefinitions\": [{{\"name\": \"app\", \"image\": \"{image}\", \"stopTimeout\": 9}}]}}"

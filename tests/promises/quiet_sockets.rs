@@ -449,14 +449,16 @@ async fn over_two_thousand_plays_by_chance_it_is_never_early() {
 }
 
 /// A network namespace with a way to it from here.
-struct Namespace {
-    name: String,
-    inside: Ipv4Addr,
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+    pub(crate) inside: Ipv4Addr,
+    /// This side of the way.
+    pub(crate) outside: Ipv4Addr,
 }
 
 impl Namespace {
     /// `None` where this user may not make one.
-    fn new() -> Option<Namespace> {
+    pub(crate) fn new() -> Option<Namespace> {
         let id = std::process::id();
         let (name, here, there) = (format!("quiet{id}"), format!("qh{id}"), format!("qt{id}"));
         let [high, low] = [(id >> 6) as u8, (id << 2) as u8];
@@ -464,7 +466,11 @@ impl Namespace {
             Ipv4Addr::new(10, 231, high, low + 1),
             Ipv4Addr::new(10, 231, high, low + 2),
         );
-        let namespace = Namespace { name, inside };
+        let namespace = Namespace {
+            name,
+            inside,
+            outside,
+        };
         let name = &namespace.name;
         for command in [
             format!("ip netns add {name}"),
@@ -506,7 +512,7 @@ impl Drop for Namespace {
 }
 
 /// The real sidecar in a namespace, with its log.
-struct Inside {
+pub(crate) struct Inside {
     process: Process,
     lines: Receiver<String>,
     told: Vec<String>,
@@ -514,7 +520,7 @@ struct Inside {
 
 impl Inside {
     /// Starts it behind the words of `wrapper`, which run it.
-    fn start(namespace: &Namespace, wrapper: &[&str], variables: &[(&str, &str)]) -> Inside {
+    pub(crate) fn start(namespace: &Namespace, wrapper: &[&str], variables: &[(&str, &str)]) -> Inside {
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &namespace.name])
@@ -536,7 +542,7 @@ impl Inside {
     }
 
     /// Waits until its log has that, and returns all of it so far.
-    fn await_line(&mut self, what: &str) -> String {
+    pub(crate) fn await_line(&mut self, what: &str) -> String {
         await_that(what, || {
             self.told.extend(self.lines.try_iter());
             self.told.iter().any(|line| line.contains(what))

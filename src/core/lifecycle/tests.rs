@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::deadline::{FLOOR, Reserve, StopTimeout};
+use crate::core::deadline::{FLOOR, Limits, Reserve, StopTimeout};
 use crate::core::notice::{Action, LaunchType};
 use crate::core::step::parse_steps;
 use crate::core::task::{Container, Task};

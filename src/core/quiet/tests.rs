@@ -182,6 +182,55 @@ fn what_was_acknowledged_barely_tells_the_rest() {
 }
 
 #[test]
+fn a_tick_between_a_request_and_the_acknowledgement_in_its_packet_is_no_sign_of_rest() {
+    let with_ack = |since_ack| {
+        let mut connection = open(180, 190, 700, 700);
+        connection.traffic.as_mut().unwrap().since_ack = Duration::from_millis(since_ack);
+        owes(connection)
+    };
+    for jiffy in [1, 4, 10] {
+        assert!(with_ack(700 - jiffy), "a jiffy of {jiffy} ms");
+    }
+    assert!(
+        !with_ack(660),
+        "held back for 40 ms: of an answer with nothing behind it"
+    );
+    assert!(with_ack(20), "of a probe, long after both");
+}
+
+#[test]
+fn a_look_after_a_pause_of_the_machine_is_never_enough() {
+    // A request on the heels of an answer, and the machine stands still before it is acknowledged barely.
+    let asked = |ago, bare_out| {
+        let mut connection = open(180, 190, ago, ago);
+        connection.traffic.as_mut().unwrap().bare_out = bare_out;
+        connection
+    };
+    let start = start();
+    let mut judge = Judge::new(&step(1000));
+    assert_eq!(look(&mut judge, start, &[asked(8, 0)]).owing, 1);
+    let resumed = start + Duration::from_secs(3);
+    let picture = look(&mut judge, resumed, &[asked(3008, 0)]);
+    assert!(picture.quiet_at.is_none_or(|at| at > resumed), "{picture:?}");
+    let next = next_look(&step(1000), &picture, Duration::ZERO, resumed);
+    assert!(next <= resumed + Duration::from_millis(25), "it is not put off");
+    assert_eq!(look(&mut judge, next, &[asked(3028, 1)]).owing, 1, "it owes");
+}
+
+#[test]
+fn looks_that_take_long_each_still_come_to_an_end() {
+    let start = start();
+    let mut judge = Judge::new(&step(1000));
+    let quiet_at = |judge: &mut Judge, seconds| {
+        let at = start + Duration::from_secs(seconds);
+        look(judge, at, &[]).quiet_at.unwrap() <= at
+    };
+    assert!(!quiet_at(&mut judge, 0));
+    assert!(!quiet_at(&mut judge, 2));
+    assert!(quiet_at(&mut judge, 4));
+}
+
+#[test]
 fn an_answer_that_went_with_the_next_request_was_not_the_last_byte() {
     let at = |bytes_in, bytes_out, ago, bare_in, bare_out| {
         let mut connection = open(bytes_in, bytes_out, ago, ago);
@@ -581,8 +630,14 @@ fn wire(exchanges: &[Exchange], tickets: Tickets) -> (Packets, Vec<(u64, u64)>) 
     (packets, owed)
 }
 
-/// As the kernel would describe it at that time.
-fn described(packets: &[(u64, Packet)], (bytes_in, bytes_out): (u64, u64), now: u64) -> TcpConnection {
+/// As the kernel would describe it at that time. `tick`: whether a tick comes between the bytes of a packet and
+/// the acknowledgement in it.
+fn described(
+    packets: &[(u64, Packet)],
+    (bytes_in, bytes_out): (u64, u64),
+    now: u64,
+    tick: bool,
+) -> TcpConnection {
     let so_far: Vec<_> = packets.iter().filter(|(at, _)| *at <= now).collect();
     let count = |wanted| so_far.iter().filter(|(_, packet)| *packet == wanted).count();
     let jiffies = |at: u64| now / JIFFY * JIFFY - at / JIFFY * JIFFY;
@@ -590,13 +645,20 @@ fn described(packets: &[(u64, Packet)], (bytes_in, bytes_out): (u64, u64), now: 
         let last = so_far.iter().rev().find(|(_, packet)| wanted.contains(packet));
         Duration::from_millis(jiffies(last.map_or(0, |(at, _)| *at)))
     };
+    let since_ack = since(&[Packet::In, Packet::BareIn]);
+    let with_bytes = so_far
+        .iter()
+        .rev()
+        .find(|(_, packet)| matches!(packet, Packet::In | Packet::BareIn));
+    let late = tick && with_bytes.is_some_and(|(_, packet)| *packet == Packet::In);
+    let since_ack = since_ack.saturating_sub(Duration::from_millis(if late { JIFFY } else { 0 }));
     let number = |n: usize| u32::try_from(n).unwrap();
     let traffic = Counters {
         bytes_in: bytes_in * u64::from(number(count(Packet::In))),
         bytes_out: bytes_out * u64::from(number(count(Packet::Out))),
         since_in: since(&[Packet::In]),
         since_out: since(&[Packet::Out]),
-        since_ack: since(&[Packet::In, Packet::BareIn]),
+        since_ack,
         packets_in: number(count(Packet::In)),
         bare_in: number(count(Packet::BareIn)),
         bare_out: number(count(Packet::BareOut)),
@@ -633,6 +695,7 @@ proptest! {
         exchanges in proptest::collection::vec(exchange(100), 1..8),
         tickets in proptest::option::of(0..40_u64),
         large in any::<bool>(),
+        tick in any::<bool>(),
     ) {
         let step = step(silence);
         let sizes = if large || tickets.is_some() { (150, 400) } else { (20, 100) };
@@ -644,7 +707,7 @@ proptest! {
         let mut longest_pause = 0;
         loop {
             let at = origin + Duration::from_millis(now);
-            let picture = look(&mut judge, at, &[described(&packets, sizes, now)]);
+            let picture = look(&mut judge, at, &[described(&packets, sizes, now, tick)]);
             if picture.quiet_at.is_some_and(|quiet_at| quiet_at <= at) {
                 break;
             }

@@ -23,6 +23,8 @@ pub struct ImageConfig {
     pub script: Option<(String, String)>,
     /// What is copied into it: from where in the build context.
     pub copied: Vec<String>,
+    /// Files of the build context that may say how its program runs: their paths there, and their texts.
+    pub files: Vec<(String, String)>,
 }
 
 /// One instruction of a Dockerfile with its continuation lines.

@@ -10,7 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{INSTANCE_ID, StandInReply, header, text, with_type};
+use super::INSTANCE_ID;
+use super::reply::{StandInReply, header, text, with_type};
 use crate::core::notice::Action;
 use crate::core::watch_items::WatchItem;
 

@@ -11,8 +11,9 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::task_metadata::{Allowance, task_arn};
-use super::{StandInReply, json_reply, text, too_many_requests};
+use super::definition::task_arn;
+use super::reply::{StandInReply, json_reply, text, too_many_requests};
+use super::task_metadata::Allowance;
 
 /// Where nothing else is said: two hours.
 const DEFAULT_MINUTES: i64 = 120;

@@ -114,41 +114,18 @@ async fn at_the_end(
     drain: &Drain,
     planned: &PlannedStep,
     step: &QuietStep,
-    mut looks: Looks,
+    looks: Looks,
     started: Instant,
 ) -> Outcome {
     let end = now();
-    let last_moment = Clock::now() + LAST_LOOK;
-    // Where requests go on coming, the end is put where none is under way, if there is such a moment.
-    // Where no look comes in time, the last one names who was owed, and says of nobody that he is not.
-    let mut seen = looks.seen.borrow().clone();
-    loop {
-        looks.again.notify_one();
-        match timeout_at(last_moment, looks.next()).await {
-            Ok(Some(next)) => seen = Some(next),
-            Ok(None) | Err(_) => break,
-        }
-        let rests = |seen: &LastLook| seen.at >= end && seen.trouble.is_none() && seen.picture.owing == 0;
-        if seen.as_ref().is_some_and(rests) {
-            break;
-        }
-        let _ = timeout_at(last_moment, tokio::time::sleep(LAST_LOOK / 10)).await;
-    }
-    let Some(seen) = seen else {
-        return Outcome::Failed(format!("{step}: the connections could not be looked at in time"));
+    let seen = match last_word(looks, end).await {
+        Ok(seen) => seen,
+        Err(why) => return Outcome::Failed(format!("{step}: {why}")),
     };
-    if let Some(why) = seen.trouble {
-        return Outcome::Failed(format!("{step}: the connections cannot be looked at: {why}"));
-    }
     if !seen.listens {
         return nobody_listens(drain, step).await;
     }
     let picture = &seen.picture;
-    if picture.owing == 0 && seen.at < end {
-        return Outcome::Failed(format!(
-            "{step}: no look at the connections came in time to say that nobody is owed an answer"
-        ));
-    }
     if picture.owing == 0 {
         let who = picture
             .last_mover
@@ -169,6 +146,34 @@ async fn at_the_end(
         picture.owing,
         names(&picture.named)
     ))
+}
+
+/// The look that tells how the step ends. Where requests go on coming, the end is put where none is under way, if
+/// there is such a moment. Where no look comes in time, the last one names who was owed, and says of nobody that he
+/// is not.
+async fn last_word(mut looks: Looks, end: Instant) -> Result<LastLook, String> {
+    let last_moment = Clock::now() + LAST_LOOK;
+    let mut seen = looks.seen.borrow().clone();
+    loop {
+        looks.again.notify_one();
+        match timeout_at(last_moment, looks.next()).await {
+            Ok(Some(next)) => seen = Some(next),
+            Ok(None) | Err(_) => break,
+        }
+        let rests = |seen: &LastLook| seen.at >= end && seen.trouble.is_none() && seen.picture.owing == 0;
+        if seen.as_ref().is_some_and(rests) {
+            break;
+        }
+        let _ = timeout_at(last_moment, tokio::time::sleep(LAST_LOOK / 10)).await;
+    }
+    let seen = seen.ok_or("the connections could not be looked at in time")?;
+    match &seen.trouble {
+        Some(why) => Err(format!("the connections cannot be looked at: {why}")),
+        None if seen.listens && seen.picture.owing == 0 && seen.at < end => {
+            Err("no look at the connections came in time to say that nobody is owed an answer".to_owned())
+        }
+        None => Ok(seen),
+    }
 }
 
 /// Nothing can be waited for, which is no proof of anything.
@@ -238,4 +243,72 @@ fn looked(picture: &Picture) -> Progress {
 
 fn now() -> Instant {
     Clock::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was seen so long ago, with that many who were owed an answer.
+    fn seen(ago: Duration, owing: usize) -> LastLook {
+        let at = now() - ago;
+        LastLook {
+            listens: true,
+            at,
+            picture: Picture {
+                open: 3,
+                owing,
+                quiet_at: (owing == 0).then_some(at),
+                ..Picture::default()
+            },
+            first: (at, 3),
+            last_answer: None,
+            trouble: None,
+        }
+    }
+
+    /// The last word where nobody looks any more in time, after that look.
+    async fn last_word_after(look: Option<LastLook>) -> Result<usize, String> {
+        let (_sender, seen) = watch::channel(look);
+        let again = Arc::new(Notify::new());
+        let end = now();
+        let word = last_word(Looks { seen, again }, end).await;
+        assert!(now() <= end + LAST_LOOK + Duration::from_millis(1));
+        word.map(|seen| seen.picture.owing)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_from_before_the_end_says_who_was_owed_and_of_nobody_that_he_is_not() {
+        let before = Duration::from_millis(40);
+        let nobody = last_word_after(Some(seen(before, 0))).await;
+        assert!(
+            nobody.clone().is_err_and(|why| why.contains("came in time")),
+            "{nobody:?}"
+        );
+        assert_eq!(last_word_after(Some(seen(before, 2))).await, Ok(2));
+        let never = last_word_after(None).await;
+        assert!(never.is_err_and(|why| why.contains("could not be looked at")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_is_asked_for_at_the_end_is_believed() {
+        let (sender, receiver) = watch::channel(Some(seen(Duration::from_millis(40), 0)));
+        let again = Arc::new(Notify::new());
+        let asked = Arc::clone(&again);
+        tokio::spawn(async move {
+            asked.notified().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            sender.send_replace(Some(seen(Duration::from_millis(2), 0)));
+            std::future::pending::<()>().await;
+        });
+        let word = last_word(
+            Looks {
+                seen: receiver,
+                again,
+            },
+            now(),
+        )
+        .await;
+        assert_eq!(word.map(|seen| seen.picture.owing), Ok(0));
+    }
 }

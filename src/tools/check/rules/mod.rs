@@ -16,6 +16,7 @@ mod surroundings;
 mod time;
 
 pub use examples::Example;
+pub(super) use time::own_limit;
 
 /// One thing that can be wrong with a task definition.
 #[derive(Debug)]
