@@ -99,6 +99,7 @@ SERVERS = {
         ("caddy", "run", "--adapter", "caddyfile", "--config", "apps/Caddyfile"),
         behind=NODE,
         drain_url=f"{LOOPBACK}:2019/stop",
+        recipe={"PRESTOP_DRAIN": "quiet, POST http://app:2019/stop"},
         closing_file=("reverse_proxy", "header Connection close\n\treverse_proxy"),
     ),
     "nginx": Server(
