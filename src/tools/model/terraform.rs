@@ -11,8 +11,8 @@ use crate::tools::document::{ELSEWHERE, Member, Node, NodeKind, Span};
 
 use super::fields::{Fields, is_expression, text};
 use super::template::{
-    Instances, Scheduled, TargetGroup, instances, longest_ttl, mixed_with_spot, service, started_on_spot,
-    target_group, with_instances,
+    Around, Instances, Offer, Scheduled, TargetGroup, instances, longest_ttl, managed, mixed_with_spot,
+    service, short_hop, started_on_spot, target_group, with_instances,
 };
 use super::{DocumentForm, MAX_CONTAINERS, NAMELESS, Name, TaskDefinition, Value, Variable, ecs};
 
@@ -195,6 +195,21 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
         .filter_map(|part| Some((part.name, longest_ttl(FORM, part.body)?)))
         .collect();
     let find_ttl = |arn: &'a Node<'a>| ttls.get(referred(arn, CLOUD_MAP)?).copied();
+    let providers: BTreeMap<&str, Offer> = parts(root, &["resource", PROVIDER])
+        .into_iter()
+        .filter_map(|part| Some((part.name, managed(FORM, part.body)?)))
+        .collect();
+    let find_provider = |name: &'a Node<'a>| providers.get(referred(name, PROVIDER)?).copied();
+    let around = Around {
+        group: &find,
+        ttl: &find_ttl,
+        provider: &find_provider,
+    };
+    let short_hops: Vec<&'a Node<'a>> = parts(root, &["resource", "aws_launch_template"])
+        .into_iter()
+        .filter(|part| part.body.tag.as_deref() != Some(ELSEWHERE))
+        .filter_map(|part| short_hop(FORM, part.body))
+        .collect();
     let starters: Vec<Part<'a>> = STARTERS
         .iter()
         .flat_map(|kind| parts(root, &["resource", kind]))
@@ -221,7 +236,7 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
                     references(definition, "aws_ecs_task_definition").any(|name| name == part.name)
                 })
             })
-            .map(|runner| service(FORM, runner.name, runner.at, runner.body, find, find_ttl))
+            .map(|runner| service(FORM, runner.name, runner.at, runner.body, around))
             .collect();
         task.scheduled_on_spot = starters
             .iter()
@@ -237,10 +252,11 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
         all.push(task);
     }
     for part in modules.iter().filter(|part| here(part)) {
-        all.extend(of_module(part, &modules, find, find_ttl));
+        all.extend(of_module(part, &modules, around));
     }
     for task in &mut all {
         task.agent_stop_timeout_s = stop_timeout_s;
+        task.short_hops = short_hops.clone();
     }
     // Those of other files are told where they stand.
     let own = instances.into_iter().filter(|(here, _)| *here);
@@ -250,6 +266,9 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
 
 /// A service of Cloud Map.
 const CLOUD_MAP: &str = "aws_service_discovery_service";
+
+/// A capacity provider.
+const PROVIDER: &str = "aws_ecs_capacity_provider";
 
 /// What starts tasks by the clock or by an event.
 const STARTERS: [&str; 2] = ["aws_cloudwatch_event_target", "aws_scheduler_schedule"];
@@ -272,16 +291,11 @@ fn all_instances<'a>(root: &'a Node<'a>) -> Vec<(bool, Instances<'a>)> {
 }
 
 /// A module that makes a task definition and its service.
-fn of_module<'a>(
-    part: &Part<'a>,
-    modules: &[Part<'a>],
-    find: impl Fn(&'a Node<'a>) -> Option<TargetGroup<'a>> + Copy,
-    find_ttl: impl Fn(&'a Node<'a>) -> Option<(u64, &'a Node<'a>)> + Copy,
-) -> Vec<TaskDefinition<'a>> {
+fn of_module<'a>(part: &Part<'a>, modules: &[Part<'a>], around: Around<'_, 'a>) -> Vec<TaskDefinition<'a>> {
     let source = part.body.get("source").and_then(Node::text).unwrap_or("");
     let made = |part: &Part<'a>, list: &'a Node<'a>| {
         let mut task = task(part, part.body, list, modules);
-        let mut runner = service(FORM, part.name, part.at, part.body, find, find_ttl);
+        let mut runner = service(FORM, part.name, part.at, part.body, around);
         let fields = Fields::of(FORM, part.body);
         // What both modules take where nothing is said: Fargate with awsvpc, and a task role of their own.
         if fields.node("launchType").is_none() && fields.node("capacityProviderStrategy").is_none() {
@@ -473,6 +487,16 @@ fn of_printed<'a>(
         .flat_map(of)
         .map(|(_, part)| (part.name, target_group(FORM, part.name, part.at, part.body)))
         .collect();
+    let offers: Vec<(&'a str, Offer)> = of(PROVIDER)
+        .filter_map(|(_, part)| {
+            let name = part.body.get("name").and_then(Node::text)?;
+            Some((name, managed(FORM, part.body)?))
+        })
+        .collect();
+    let offer_of = |name: &'a Node<'a>| {
+        let found = offers.iter().find(|(known, _)| name.text() == Some(*known));
+        found.map(|(_, offer)| *offer)
+    };
     for (address, part) in of("aws_ecs_task_definition") {
         if all.len() >= MAX_TASKS {
             return;
@@ -523,7 +547,13 @@ fn of_printed<'a>(
                 let ttl = of(CLOUD_MAP)
                     .find(|(_, part)| part.name == registry)
                     .and_then(|(_, part)| longest_ttl(FORM, part.body));
-                let mut found = service(FORM, runner.name, runner.at, runner.body, find, |_| None);
+                let found_ttl = |_: &'a Node<'a>| ttl;
+                let around = Around {
+                    group: &find,
+                    ttl: &found_ttl,
+                    provider: &offer_of,
+                };
+                let mut found = service(FORM, runner.name, runner.at, runner.body, around);
                 found.dns_ttl_s = ttl;
                 if found.target_groups.is_empty() {
                     // The ARN is not in a plan of what is still to be made.
