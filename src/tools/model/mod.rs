@@ -338,7 +338,8 @@ impl<'a> TaskDefinition<'a> {
             // reference, RegisterTaskDefinition, networkMode).
             Value::Absent => match self.on_fargate() {
                 Some(true) => NetworkMode::Shared,
-                // They have awsvpc and host (developer guide, Task networking for Managed Instances).
+                // They have awsvpc and host (developer guide, task definition
+                // parameters for Amazon ECS Managed Instances, networkMode).
                 _ if self.on_managed_instances() => NetworkMode::Shared,
                 _ => NetworkMode::Apart,
             },
