@@ -17,6 +17,9 @@ use crate::core::step::{Step, parse_steps};
 use crate::core::url::HttpUrl;
 use crate::core::watch_items::WatchItem;
 
+/// Only where the bounds of the table are wider than those of the core.
+const OUT_OF_BOUNDS: &str = "it is out of bounds";
+
 /// A header line that any server takes.
 const MAX_TOKEN: usize = 4096;
 
@@ -136,7 +139,7 @@ impl Values {
 }
 
 /// All of them, in the order of docs/reference.md.
-pub const SETTINGS: [Setting; 18] = [
+pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "DRAIN",
         default: "",
@@ -159,7 +162,7 @@ pub const SETTINGS: [Setting; 18] = [
         read: |setting, text, values| {
             values.stop_timeout = match text {
                 "auto" => None,
-                text => StopTimeout::new(setting.duration(text)?),
+                text => Some(StopTimeout::new(setting.duration(text)?).ok_or(OUT_OF_BOUNDS)?),
             };
             Ok(())
         },
@@ -174,7 +177,7 @@ pub const SETTINGS: [Setting; 18] = [
             examples: "20s or 1m30s",
         }),
         read: |setting, text, values| {
-            values.reserve = Reserve::new(setting.duration(text)?).unwrap_or(Reserve::DEFAULT);
+            values.reserve = Reserve::new(setting.duration(text)?).ok_or(OUT_OF_BOUNDS)?;
             Ok(())
         },
     },

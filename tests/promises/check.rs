@@ -49,7 +49,7 @@ fn found(name: &str, text: &str) -> Vec<&'static str> {
 #[test]
 fn each_finding_reads_well_in_80_columns() {
     let mut all = String::new();
-    for rule in &RULES {
+    for rule in RULES {
         let text = rule.example.failing();
         let name = if text.starts_with('{') {
             "web.json"
@@ -456,7 +456,7 @@ fn each_way_to_break_them_is_found_and_nothing_else_is() {
     let of_templates = [
         "PS023", "PS051", "PS052", "PS053", "PS054", "PS055", "PS056", "PS057", "PS058",
     ];
-    for rule in &RULES {
+    for rule in RULES {
         assert!(
             tried.contains_key(rule.id) || of_templates.contains(&rule.id),
             "no file can be broken for {}",
