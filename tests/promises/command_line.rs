@@ -202,3 +202,18 @@ fn the_manual_has_every_setting_and_a_page_for_each_command() {
     assert_eq!(output.status.code(), Some(2));
     assert!(complaints(&output).contains("check"), "{}", complaints(&output));
 }
+
+#[test]
+fn each_scenario_of_a_rehearsal_names_where_it_is_written_that_aws_does_so() {
+    let output = run(&["rehearse", "--list"], &[]);
+    let list = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = list.lines().collect();
+    assert!(lines.len() >= 36, "{list}");
+    for pair in lines.chunks(2) {
+        let source = pair[1].trim_start();
+        assert!(
+            !pair[0].starts_with(' ') && source.starts_with("source: ") && source.len() > 20,
+            "{pair:?}"
+        );
+    }
+}
