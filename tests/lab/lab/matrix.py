@@ -10,7 +10,7 @@ STOPS = (*TOLD, "never")
 
 # On these the methods that people use in place of a sidecar are played, too: each has a drain endpoint of its own.
 SIDE_BY_SIDE = ("caddy", "envoy", "puma")
-OTHER_METHODS = ("sleep", "curl", "recipe")
+METHODS = ("nothing", "ours", "sleep", "curl", "recipe", "closing")
 
 ROUNDS = 3
 # Where ours has lost any.
@@ -48,6 +48,8 @@ def cells(servers: list[str], stops: list[str], methods: list[str]) -> list[Cell
                 if method in ("sleep", "curl") and server not in SIDE_BY_SIDE:
                     continue
                 if method == "recipe" and not SERVERS[server].recipe:
+                    continue
+                if method == "closing" and (stop != "nlb" or not SERVERS[server].can_close):
                     continue
                 wanted.append(Cell(server, stop, method))
     return wanted

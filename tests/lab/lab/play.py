@@ -7,6 +7,7 @@ exited, each with SIGTERM and, after its stop timeout, SIGKILL.
 import asyncio
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,13 @@ from pathlib import Path
 
 from .balancer import FRONTEND, Balancer
 from .containers import Container, die_with_parent
+from .distant import Lanes, Relay
 from .load import Load
 from .network import ADDRESS, FRONT, silence
 from .servers import APPS, PORT, SERVERS, Server
+
+# Methods with the sidecar: as `add` writes it, with the server's recipe, and with the server's keep-alive turned off.
+OURS = ("ours", "recipe", "closing")
 
 TASKS = APPS.parent / "tasks"
 SIDECAR_UID = 65532
@@ -67,9 +72,11 @@ class Order:
 class Stage:
     order: Order
     server: Server
-    balancer: Balancer
+    balancer: Balancer | Relay
     app: Container
     sidecar: Container | None
+    # What is stopped together with the app.
+    beside: Container | None = None
     moments: dict[str, float] = field(default_factory=dict)
     notes: dict[str, object] = field(default_factory=dict)
 
@@ -90,7 +97,10 @@ class Stage:
             self.mark("sidecar_ended")
         self.mark("app_sigterm")
         timeout = ENTRY_POINT_STOP_TIMEOUT if self.order.method == "sleep" else APP_STOP_TIMEOUT
-        self.notes["app_killed"] = await self.app.stop(timeout)
+        stopping = [self.app.stop(timeout)]
+        if self.beside:
+            stopping.append(self.beside.stop(timeout))
+        self.notes["app_killed"], *_ = await asyncio.gather(*stopping)
         self.mark("app_ended")
 
 
@@ -176,6 +186,7 @@ STOPS: dict[str, Callable[[Stage], Awaitable[None]]] = {
     "deploy-short": lambda stage: deploy(stage, DELAY_SHORT),
     "deploy-cut": deploy_and_cut,
     "stop-task": told_at_once,
+    "nlb": told_at_once,
     "fargate-spot": fargate_spot,
     "never": untold,
     "ready": untold,
@@ -189,24 +200,27 @@ async def play(order: Order) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     server = SERVERS[order.server]
     spaces = {who: f"{order.prefix}-{who}" for who in ("front", "a", "b")}
-    ours = order.method in ("ours", "recipe")
+    ours = order.method in OURS
     check = ("sidecar" if ours else "app") if order.stop == "ready" else None
-    balancer = Balancer(spaces["front"], folder, order.retries, check)
+    balancer = Relay() if order.stop == "nlb" else Balancer(spaces["front"], folder, order.retries, check)
 
-    replicas = {}
+    replicas, behind = {}, {}
     for who in ("a", "b"):
-        if server.proxies:
-            behind = Container(f"behind-{who}", spaces[who], ["node", str(APPS / "server.js")], folder,
-                               {"HOST": "127.0.0.1", "PORT": "9000"})
-            await behind.start()
+        if server.behind:
+            program = shutil.which(server.behind[0]) or next(Path("/usr/sbin").glob(f"{server.behind[0]}*"))
+            behind[who] = Container(f"behind-{who}", spaces[who], [str(program), *server.behind[1:]], folder,
+                                    {"HOST": "127.0.0.1", "PORT": "9000"})
+            await behind[who].start()
             await listens(spaces[who], "127.0.0.1", 9000)
-        command = server.command()
-        if order.method == "recipe":
-            command += server.recipe_arguments
+        work = folder / who
+        work.mkdir(exist_ok=True)
+        command, environment = server.start(work, order.method)
         if order.method == "sleep" and who == "a":
             command = ["sh", "-c", ENTRY_POINT, "sh", *command]
-        replicas[who] = await Container(who, spaces[who], command, folder, server.environment).start()
+        replicas[who] = await Container(who, spaces[who], command, folder, environment).start()
     stage = Stage(order, server, balancer, replicas["a"], None)
+    if server.behind_stops_too:
+        stage.beside = behind["a"]
     for who in ("a", "b"):
         await answers(ADDRESS[who], PORT, replicas[who])
     if ours:
@@ -215,10 +229,14 @@ async def play(order: Order) -> dict:
         if server.drain_url:
             command = ["sh", "-c", SHELL_SIDECAR, server.drain_url]
             stage.sidecar = await Container("sidecar", spaces["a"], command, folder).start()
-    await balancer.start()
-    await answers("127.0.0.1", FRONTEND, balancer.container)
-
-    load = Load(FRONTEND, seed=order.round)
+    seed = f"{order.server} {order.stop} {order.round}"
+    if order.stop == "nlb":
+        await balancer.start(FRONTEND)
+        load = Lanes(FRONTEND, seed)
+    else:
+        await balancer.start()
+        await answers("127.0.0.1", FRONTEND, balancer.container)
+        load = Load(FRONTEND, seed)
     load.start()
     await asyncio.sleep(WARM_UP)
     stage.mark("stop")
@@ -294,16 +312,19 @@ async def answers(address: str, port: int, container: Container) -> None:
     raise RuntimeError(f"{container.name} does not answer at {address}:{port}: {container.tail()}")
 
 
-def account(stage: Stage, load: Load) -> dict:
+def account(stage: Stage, load: Load | Lanes) -> dict:
     order = stage.order
     began = stage.moments["stop"]
     lost = [asked for asked in load.asked if asked.lost]
     before = [asked for asked in lost if asked.end < began]
     sigterm = stage.moments.get("app_sigterm")
+    # Where the balancer sent it nothing before, its stop shows nothing.
+    served = sum(asked.served_by == "a" and asked.end < began for asked in load.asked)
+    idle = 0 if order.stop == "nlb" or served else 1
     moments = {name: round(at - began, 3) for name, at in stage.moments.items()}
     row = {
         "server": order.server, "stop": order.stop, "method": order.method, "round": order.round,
-        "retries": order.retries, "void": len(before), "requests": len(load.asked), "lost": len(lost),
+        "retries": order.retries, "void": len(before) + idle, "served_before": served, "requests": len(load.asked), "lost": len(lost),
         "lost_by": dict(Counter(f"{asked.kind}: {asked.why} ({asked.served_by})" for asked in lost)),
         "lost_first": [
             {"at": round(asked.at - began, 3), "end": round(asked.end - began, 3), "kind": asked.kind, "ms": asked.ms,
@@ -311,7 +332,7 @@ def account(stage: Stage, load: Load) -> dict:
         ],
         "moments": moments, **stage.notes,
     }
-    if stage.sidecar and order.method in ("ours", "recipe"):
+    if stage.sidecar and order.method in OURS:
         events = [json.loads(line) for line in stage.sidecar.log.read_text().splitlines() if line.startswith("{")]
         exits = [event for event in events if event.get("event") == "exit"]
         row["result"] = exits[-1]["result"] if exits else None

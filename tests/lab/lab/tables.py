@@ -28,7 +28,7 @@ def markdown(rows: list[dict]) -> str:
     grouped: dict[tuple, list[dict]] = defaultdict(list)
     for row in rows:
         grouped[row["stop"], row["server"], row["method"]].append(row)
-    methods = [name for name in ("nothing", "sleep", "curl", "ours", "recipe") if any(key[2] == name for key in grouped)]
+    methods = [name for name in ("nothing", "sleep", "curl", "ours", "recipe", "closing") if any(key[2] == name for key in grouped)]
     text = ["| stop | server | " + " | ".join(methods) + " | SIGTERM after |", "|---" * (len(methods) + 3) + "|"]
     for stop, server in sorted({key[:2] for key in grouped}):
         fields = [cell(grouped.get((stop, server, method), [])) for method in methods]

@@ -101,8 +101,10 @@ pub static RULES: &[Rule] = &[
     surroundings::only_spot::RULE,
     surroundings::scheduled_on_spot::RULE,
     surroundings::slow_to_look_away::RULE,
+    surroundings::settle_behind_connect::RULE,
     surroundings::names::RULE,
     surroundings::types::RULE,
+    surroundings::no_delay::RULE,
 ];
 
 /// The rule of this id, in any case.
