@@ -94,7 +94,7 @@ impl Given<'_> {
 
     fn values(&mut self) -> Values {
         let mut values = Values::unset();
-        for setting in &SETTINGS {
+        for setting in SETTINGS {
             if !setting.default.is_empty()
                 && let Err(allowed) = (setting.read)(setting, setting.default, &mut values)
             {

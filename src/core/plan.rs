@@ -26,8 +26,6 @@ pub struct PlannedStep {
     pub container: Option<String>,
     /// What to do.
     pub step: Step,
-    /// Whether steps wait behind it, which need time, too; known when it starts.
-    pub more_behind: bool,
 }
 
 impl PlannedStep {
@@ -107,7 +105,6 @@ impl Plan {
                 order,
                 container,
                 step,
-                more_behind: false,
             })
             .collect();
         (!planned.is_empty()).then_some(Plan {
@@ -124,7 +121,6 @@ impl Plan {
                 order: 0,
                 container: None,
                 step: Step::Quiet(QuietStep::default()),
-                more_behind: false,
             }],
             source: PlanSource::Default,
         }

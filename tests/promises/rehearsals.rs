@@ -220,23 +220,91 @@ fn a_worker_of_ones_own_is_drained_by_a_signal_and_needs_no_url() {
 }
 
 #[test]
-fn where_nothing_was_at_stake_that_is_a_failure_with_that_name() {
+fn an_app_that_answers_at_once_is_caught_with_a_request_in_flight() {
     let address = free_address().to_string();
-    // Answers at once, and is not asked any more when SIGTERM comes.
+    // Not asked any more when SIGTERM comes, and answers within a millisecond.
+    let url = format!("http://{address}/healthz");
     let arguments = [
         "fargate-spot",
         "--scale",
         "10",
         "--app",
-        &format!("http://{address}/healthz"),
+        &url,
+        "--start",
+        &own(&address),
     ];
-    let start = own(&address);
-    // By chance one of its answers is under way at the very moment; not five times.
-    let untested = (0..5).any(|_| {
-        let (record, code) = recorded(&[&arguments[..], &["--start", &start]].concat());
-        record.outcome == RehearsalOutcome::NothingTested && code == Some(1)
-    });
-    assert!(untested);
+    let (record, code) = recorded(&arguments);
+    assert_eq!(
+        (record.outcome, code),
+        (RehearsalOutcome::Passed, Some(0)),
+        "{}",
+        record.words
+    );
+    assert!(record.with().unwrap().at_stake > 0, "{}", record.words);
+}
+
+#[test]
+fn apps_of_ones_own_are_rehearsed_beside_each_other() {
+    let rehearsals: Vec<(String, Process)> = (0..3)
+        .map(|_| {
+            let address = free_address().to_string();
+            let url = format!("http://{address}/slow/1s");
+            let mut command = binary();
+            command
+                .args(["rehearse", "stop-task", "--scale", "10", "--format", "json"])
+                .args(["--app", &url, "--start", &own(&address)])
+                .envs([PATH])
+                .stdout(Stdio::piped());
+            (address, Process::start(&mut command))
+        })
+        .collect();
+    for (address, mut process) in rehearsals {
+        let lines: Vec<String> = process.lines().iter().collect();
+        assert_eq!(process.wait(), Some(0), "{lines:?}");
+        let record: Record = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(record.outcome, RehearsalOutcome::Passed, "{}", record.words);
+        assert!(TcpListener::bind(&address).is_ok(), "the port is free");
+    }
+}
+
+#[test]
+fn a_worker_that_acknowledges_finds_its_sidecar_or_the_rehearsal_is_refused() {
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = elsewhere.local_addr().unwrap().to_string();
+    let output = run(
+        &["rehearse", "--start", "sleep 60", "--drain", "ack"],
+        &[PATH, ("PRESTOP_LISTEN", &address)],
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.replace("\n  ", " ")
+            .contains(&format!("listens on {address} already")),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_the_sidecar_would_refuse_is_said_before_anything_is_started() {
+    let url = "http://127.0.0.1:1/";
+    for (arguments, part) in [
+        (
+            &["--app", url, "--start", "touch /nowhere/x", "--scale", "20"][..],
+            "--scale 20 makes 1.5 s of the stop timeout of 30 s, and the sidecar takes none below 2 s: --scale 15 at \
+             most",
+        ),
+        (&["--all", "--scale", "60"], "--scale 15 at most"),
+        (&["--stop-timeout", "3m"], "--stop-timeout is `3m`"),
+        (&["--start", "sleep 60", "--drain", "quit"], "--drain is `quit`"),
+    ] {
+        let output = rehearse(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(
+            complaints(&output).contains(part),
+            "{arguments:?}: {}",
+            complaints(&output)
+        );
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::contained::contained;
 use super::ecs::{DESCRIBE_TASKS, Registration, TaskFacts};
 use super::failure::persist;
 use super::{Aws, Failure};
+use crate::core::task::RegisteredTarget;
 use crate::core::timeline::AwsOutcome;
 
 /// Between two looks at a target that is draining.
@@ -30,27 +31,9 @@ const DESCRIBE_ATTRIBUTES: &str = "elasticloadbalancing:DescribeTargetGroupAttri
 const DEREGISTER: &str = "elasticloadbalancing:DeregisterTargets";
 const DESCRIBE_HEALTH: &str = "elasticloadbalancing:DescribeTargetHealth";
 
-/// One registration of this task.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegisteredTarget {
-    /// The ARN of the target group.
-    pub group: String,
-    /// An address, or an EC2 instance.
-    pub id: String,
-    /// Its port.
-    pub port: i32,
-}
-
-impl RegisteredTarget {
-    /// The group's name, for people.
-    pub fn group_name(&self) -> &str {
-        self.group.split('/').nth(1).unwrap_or(&self.group)
-    }
-
-    fn description(&self) -> TargetDescription {
-        let builder = TargetDescription::builder().id(&self.id).port(self.port);
-        builder.build()
-    }
+fn description(target: &RegisteredTarget) -> TargetDescription {
+    let builder = TargetDescription::builder().id(&target.id).port(target.port);
+    builder.build()
 }
 
 impl Aws {
@@ -160,7 +143,7 @@ impl Aws {
     async fn take_out(&self, target: &RegisteredTarget) -> Result<(), Failure> {
         let client = &self.clients().load_balancing;
         let call = client.deregister_targets().target_group_arn(&target.group);
-        match call.targets(target.description()).send().await {
+        match call.targets(description(target)).send().await {
             Ok(_) => Ok(()),
             Err(why) => {
                 let failure = Failure::of(DEREGISTER, &why);
@@ -173,7 +156,7 @@ impl Aws {
     async fn has_let_go(&self, target: &RegisteredTarget) -> Result<bool, Failure> {
         let client = &self.clients().load_balancing;
         let call = client.describe_target_health().target_group_arn(&target.group);
-        let answer = match call.targets(target.description()).send().await {
+        let answer = match call.targets(description(target)).send().await {
             Ok(answer) => answer,
             Err(why) => {
                 let failure = Failure::of(DESCRIBE_HEALTH, &why);

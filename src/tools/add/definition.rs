@@ -42,6 +42,7 @@ pub(super) fn definition<'a>(
     let mut set = |name: &str, value: Option<Tree>| {
         environment.extend(value.map(|value| Tree::variable(name, value)));
     };
+    let may_be_spot = times.capacity.is_none() && task.on_managed_instances();
     let stop = format!("{}s", times.stop_s);
     set("PRESTOP_DRAIN", drain.setting);
     set("PRESTOP_STOP_TIMEOUT", Some(Tree::text(stop)));
@@ -69,6 +70,12 @@ pub(super) fn definition<'a>(
             ", in the registry of the app (another: --image)"
         }
     ));
+    if may_be_spot {
+        story.push_str(
+            "; managed instances may be Spot, so it reckons with 120 s from SIGTERM on until ECS says that they are on demand \
+             (--capacity on-demand or spot says it at once)",
+        );
+    }
     for container in task
         .containers
         .iter()
@@ -96,7 +103,7 @@ pub(super) fn definition<'a>(
             Tree::Fields(vec![("command", Tree::texts(&["CMD", "/ecs-prestop", "health"]))]),
         ));
     }
-    if task.on_fargate() == Some(true) {
+    if task.on_fargate() == Some(true) || task.on_managed_instances() {
         // On EC2 it takes agent 1.86.0, and a task that asks for more than an agent has is placed nowhere.
         fields.push((
             "restartPolicy",
@@ -313,15 +320,11 @@ fn stop_signal(app: &ContainerDefinition<'_>) -> Option<&'static str> {
 /// Whether some container of the task is there to be called.
 fn somebody_listens(task: &TaskDefinition<'_>) -> bool {
     let called = task.services.iter().any(|service| service.is_called);
-    let lists = |container: &ContainerDefinition<'_>| match container.ports.known() {
-        Some(ports) => !ports.is_empty(),
-        None => !container.ports.is_absent(),
-    };
     called
         || task
             .containers
             .iter()
-            .any(|container| !container.only_observes() && lists(container))
+            .any(|container| !container.only_observes() && container.may_be_called())
 }
 
 /// The seconds that the sidecar has, and what is kept for those after it.

@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
 
+use crate::tools::colour::ColourChoice;
 use crate::tools::picture::svg;
 use crate::tools::picture::terminal::Paper;
 use crate::tools::say;
@@ -82,7 +83,7 @@ pub fn command() -> Command {
                 .help("text, json (a document a line for each scenario) or junit"),
         )
         .arg(timeline::svg_argument().help("also write the picture of the last scenario as SVG"))
-        .arg(timeline::colour_argument())
+        .arg(ColourChoice::argument())
         .arg(Arg::new(processes::SUPERVISED).long(processes::SUPERVISED).action(ArgAction::SetTrue).hide(true))
         .next_help_heading(own)
         .arg(
@@ -159,7 +160,7 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
     }
     processes::be_supervised();
     let format = matches.get_one::<String>("format").map_or("text", String::as_str);
-    let paper = Paper::of_stdout(timeline::colour_choice(matches));
+    let paper = Paper::of_stdout(ColourChoice::of(matches));
     let screen = Screen::new(paper, format == "text");
     let mut records = Vec::new();
     for (i, scenario) in scenarios.iter().enumerate() {

@@ -4,7 +4,7 @@
 //! Only when it has ended the same happens to the app.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,9 +13,9 @@ use tokio::net::TcpListener;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::addresses::{Urls, free_port, refuse_if_taken};
+use super::addresses::{self, HeldPort, Urls, refuse_if_taken};
 use super::balancer;
-use super::client::Load;
+use super::client::{self, Load};
 use super::options::{Options, OwnApp};
 use super::players::{Players, ended, has_ended};
 use super::processes::{self, each_line};
@@ -119,17 +119,14 @@ impl Stage<'_> {
         let stand_in = StandIn::sample();
         let metadata = TcpListener::bind(("127.0.0.1", 0)).await.map_err(in_words)?;
         let metadata_uri = format!("http://{}", metadata.local_addr().map_err(in_words)?);
-        let app_port = free_port().await?;
-        let sidecar_at = match self.options.listen() {
-            Some(address) => address,
-            None => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port().await?),
-        };
+        let app_at = HeldPort::any()?;
+        let app_port = app_at.address.port();
+        let (sidecar_at, _sidecars_own) = addresses::for_sidecar(self.options).await?;
         let mut urls = Urls::new(self.options, self.scenario, &metadata_uri, app_port, sidecar_at)?;
         if let Some(own) = &self.options.own {
             for url in own.url.iter().chain(&own.ready) {
                 refuse_if_taken(url.host(), url.port(), "--app").await?;
             }
-            refuse_if_taken(&sidecar_at.ip().to_string(), sidecar_at.port(), "PRESTOP_LISTEN").await?;
         }
         let mut app = self.start_app(&metadata_uri, app_port, sidecar_at)?;
         let (out, err) = (app.stdout.take(), app.stderr.take());
@@ -288,6 +285,10 @@ impl Stage<'_> {
             self.screen.silence_is_over();
         }
         players.calm(CALM).await?;
+        if self.options.own.is_some() {
+            clients.rush();
+            players.calm(client::RUSH).await?;
+        }
         let deregister = |what: &str| {
             seen.acts(Who::Ecs, what, Some(MarkKind::Deregistered));
             clients.look_away();

@@ -20,7 +20,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     why: "A drain has what is left of the stop timeout, or of the 120 s of a Spot notice less PRESTOP_RESERVE, once \
           PRESTOP_SETTLE is over. The settle time is cut to half of that, and a `sleep` ends at the deadline.",
     mend: "Raise the stop timeout, or lower PRESTOP_SETTLE, PRESTOP_RESERVE or the `sleep`.",
-    source: "README, The deadline",
+    source: "docs/reference.md, When it must be over",
     example: Example {
         passing: WEB,
         breaking: (
