@@ -344,6 +344,7 @@ def account(stage: Stage, load: Load | Lanes | Jobs) -> dict:
     row = {
         "server": order.server, "stop": order.stop, "method": order.method, "round": order.round,
         "retries": order.retries, "void": len(before) + idle, "served_before": served, "requests": len(load.asked), "lost": len(lost),
+        "reused": sum(asked.reused for asked in load.asked),
         "lost_by": dict(Counter(f"{asked.kind}: {asked.why} ({asked.served_by})" for asked in lost)),
         "lost_first": [
             {"at": round(asked.at - began, 3), "end": round(asked.end - began, 3), "kind": asked.kind, "ms": asked.ms,
