@@ -20,13 +20,14 @@ ROUNDS_AFTER_A_LOSS = 20
 # So many rounds of a cell may be void; then the cell says so.
 VOID_ROUNDS = 4
 
+# Each loses requests without the sidecar.
 SHORT = (
     ("gunicorn-sync", "stop-task"),
-    ("gunicorn-sync", "fargate-spot"),
     ("uvicorn", "stop-task"),
-    ("uvicorn", "deploy-short"),
-    ("caddy", "fargate-spot"),
+    ("caddy", "stop-task"),
     ("caddy", "ready"),
+    ("envoy", "fargate-spot"),
+    ("envoy", "deploy-short"),
 )
 
 
