@@ -466,3 +466,15 @@ fn a_shell_that_forks_neither_hangs_the_rehearsal_nor_outlives_it() {
     assert!(record.with().is_some(), "{}", record.words);
     assert!(TcpListener::bind(&address).is_ok(), "the port is free");
 }
+
+#[test]
+fn a_job_longer_than_any_stop_timeout_is_seen_through_in_a_deployment_and_cut_off_without_the_sidecar() {
+    let (record, code) = recorded(&["superseded"]);
+    assert_eq!(
+        (record.outcome, code),
+        (RehearsalOutcome::Passed, Some(0)),
+        "{}",
+        record.words
+    );
+    assert_eq!(lost(&record), [0, 1], "{}", record.words);
+}

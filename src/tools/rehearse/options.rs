@@ -204,7 +204,7 @@ impl Options {
         listen: SocketAddr,
     ) -> Vec<(String, String)> {
         let drain = match scenario.app {
-            AppKind::Worker | AppKind::Protected => "ack".to_owned(),
+            AppKind::Worker | AppKind::Protected | AppKind::LongJob => "ack".to_owned(),
             AppKind::Quits => "signal QUIT app".to_owned(),
             // By its port: here the network namespace is the whole machine's.
             AppKind::NoCode => {
@@ -216,7 +216,7 @@ impl Options {
         let mut settings = vec![
             (
                 "PRESTOP_PROTECT",
-                (scenario.app == AppKind::Protected).to_string(),
+                matches!(scenario.app, AppKind::Protected | AppKind::LongJob).to_string(),
             ),
             ("PRESTOP_DRAIN", self.own_drain().unwrap_or(drain)),
             ("PRESTOP_STOP_TIMEOUT", milliseconds(self.stop_timeout(scenario))),

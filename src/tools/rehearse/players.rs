@@ -78,7 +78,7 @@ impl Stage<'_> {
             .stdin(Stdio::null())
             .process_group(0)
             .kill_on_drop(true);
-        if self.scenario.opening == Opening::KeepsSending {
+        if matches!(self.scenario.opening, Opening::KeepsSending | Opening::Superseded) {
             // The stand-in takes any signature.
             command
                 .env("AWS_ENDPOINT_URL", metadata)

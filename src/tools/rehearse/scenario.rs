@@ -63,6 +63,8 @@ pub(super) enum Opening {
     SpotSilent(u32),
     /// The service is scaled in: a task that is protected is left alone until it is not.
     ScaleIn,
+    /// A new version is deployed: a task that is protected is left alone until it is not, which ECS does not tell it.
+    Superseded,
     /// The instance metadata hangs; the task is stopped.
     NoInstanceMetadata,
     /// The app has crashed, and ECS does not know yet.
@@ -101,7 +103,7 @@ const STOPPED: Scenario = Scenario {
     ..BASE
 };
 
-pub(super) const SCENARIOS: [Scenario; 18] = [
+pub(super) const SCENARIOS: [Scenario; 19] = [
     Scenario {
         name: DEFAULT,
         title: "a new version is deployed, with no Application Load Balancer in front",
@@ -242,6 +244,20 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         source: "ECS developer guide, Protect your Amazon ECS tasks from being terminated by scale-in events",
         app: AppKind::Protected,
         opening: Opening::ScaleIn,
+        settle_s: 0,
+        ..STOPPED
+    },
+    Scenario {
+        name: "superseded",
+        title: "a new version is deployed while a job longer than any stop timeout is in hand",
+        story: "A worker that only has its task protected is never told that ECS waits for it, and takes job after job. \
+                The sidecar asks ECS, gives no other lease, and sees the job through. It takes 50 s: ECS is asked every \
+                30 s of real time, and the job lasts longer than two looks.",
+        source: "ECS developer guide, Protect your Amazon ECS tasks from being terminated by scale-in events; \
+                 containers-roadmap issue 256",
+        app: AppKind::LongJob,
+        opening: Opening::Superseded,
+        stop_timeout_s: 120,
         settle_s: 0,
         ..STOPPED
     },
