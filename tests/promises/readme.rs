@@ -31,7 +31,13 @@ fn the_table_of_settings_has_each_with_its_default_and_meaning() {
         let row = reference
             .lines()
             .find(|line| line.starts_with(&format!("| `{}` |", setting.variable())));
-        let row = row.unwrap_or_else(|| panic!("{} is missing", setting.name));
+        let row = row.unwrap_or_else(|| {
+            panic!(
+                "task-definitions/reference.md has no row of {}: write | `{}` | `DEFAULT` | MEANING |",
+                setting.name,
+                setting.variable()
+            )
+        });
         assert!(row.ends_with(&format!("| {} |", setting.meaning)), "{row}");
         assert!(
             setting.default.is_empty() || row.contains(&format!("| `{}` |", setting.default)),

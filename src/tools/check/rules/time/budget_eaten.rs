@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use crate::core::deadline::CEILING;
-use crate::core::step::Step;
+use crate::core::plan::sleeps;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::rules::seconds;
 use crate::tools::check::{Findings, Persona, Rule, Severity};
@@ -50,15 +50,7 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
         let Some(settle) = sidecar.settle(task) else {
             continue;
         };
-        let sleeps: Duration = sidecar
-            .steps
-            .known()
-            .iter()
-            .map(|planned| match planned.step {
-                Step::Sleep(length) => length,
-                _ => Duration::ZERO,
-            })
-            .sum();
+        let sleeps = sleeps(sidecar.steps.known());
         let left = (budget - settle.min(budget / 2)).saturating_sub(sleeps);
         let (place, message) = if settle > budget / 2 {
             (

@@ -21,13 +21,6 @@ use template::{Escapes, only_interpolation};
 pub(super) use values::known_word;
 use values::{binary, pairs};
 
-mod template;
-mod values;
-
-use template::{Escapes, only_interpolation};
-pub(super) use values::known_word;
-use values::{binary, pairs};
-
 /// The tag of a text that is the JSON of what the node holds.
 pub(super) const JSON: &str = "json";
 
