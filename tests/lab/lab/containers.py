@@ -41,7 +41,7 @@ class Container:
         inner = self.command
         if self.as_user is not None:
             user = str(self.as_user)
-            inner = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs",
+            inner = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs", "--pdeathsig=KILL",
                      "--bounding-set=-all", "--inh-caps=-all", *inner]
         own_pids = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
         if self.pids:
