@@ -86,7 +86,8 @@ async def play(cell: Cell, number: int, slot: int, binary: Path, logs: Path) -> 
     # The balancer is tried as it is and, in every second round, with retries elsewhere.
     order = {"server": cell.server, "stop": cell.stop, "method": cell.method, "round": number, "retries": number % 2 == 0,
              "prefix": prefix, "folder": str(folder), "binary": str(binary)}
-    row = {**{name: order[name] for name in ("server", "stop", "method", "round", "retries")}, "requests": 0, "lost": 0, "void": 1}
+    row = {name: order[name] for name in ("server", "stop", "method", "round", "retries")}
+    row |= {"requests": 0, "lost": 0, "void": 1}
     try:
         network.build(prefix)
         process = await asyncio.create_subprocess_exec(

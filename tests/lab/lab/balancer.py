@@ -44,14 +44,13 @@ RETRIES = """retries 3
     retry-on conn-failure empty-response"""
 NO_SECOND_UPLOAD = "http-request disable-l7-retry if METH_POST"
 
-
 CHECK = """option httpchk
     http-check send meth GET uri {path} ver HTTP/1.1 hdr Host 127.0.0.1"""
 
 
 class Balancer:
     def __init__(self, space: str, folder: Path, retries: bool, check: str | None):
-        """`check`: the path of the health check that the first replica gets, on the sidecar's port or its own."""
+        """`check`: whom the health check of the first replica asks, `sidecar` or `app`."""
         self.socket = folder / "haproxy.sock"
         port, path = (READY_PORT, "/ready") if check == "sidecar" else (PORT, "/healthz")
         config = CONFIG.format(

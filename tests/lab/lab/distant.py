@@ -9,6 +9,7 @@ import random
 import time
 from contextlib import suppress
 
+from .balancer import FRONTEND
 from .load import Asked, Connection, fault
 from .network import ADDRESS
 from .servers import PORT
@@ -30,8 +31,8 @@ class Relay:
         self.turn = 0
         self.server: asyncio.Server | None = None
 
-    async def start(self, port: int) -> None:
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+    async def start(self) -> None:
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", FRONTEND)
 
     async def deregister(self) -> None:
         self.registered = ["b"]
@@ -75,14 +76,13 @@ class Relay:
 class Lanes:
     """Each lane keeps its connection for as long as the server does, and rests between two requests."""
 
-    def __init__(self, port: int, seed: str):
-        self.port = port
+    def __init__(self, seed: str):
         self.seed = seed
         self.asked: list[Asked] = []
         self.tasks: list[asyncio.Task] = []
         self.over = False
 
-    def start(self) -> None:
+    async def start(self) -> None:
         self.tasks = [asyncio.create_task(self._lane(number)) for number in range(LANES)]
 
     async def _lane(self, number: int) -> None:
@@ -100,7 +100,7 @@ class Lanes:
             self.asked.append(asked)
             try:
                 async with asyncio.timeout(PATIENCE):
-                    connection = connection or Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+                    connection = connection or Connection(*await asyncio.open_connection("127.0.0.1", FRONTEND))
                     await connection.ask(asked, close=False)
             except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as why:
                 asked.why = fault(asked, why)

@@ -130,7 +130,7 @@ class Load:
     _under_way: set[asyncio.Task] = field(default_factory=set)
     _arrivals: list[asyncio.Task] = field(default_factory=list)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         for number, (kind, rate, between) in enumerate(MIX):
             chance = random.Random(f"{self.seed} {number}")
             self._arrivals.append(asyncio.create_task(self._arrive(kind, rate, between, chance)))

@@ -213,7 +213,37 @@ async def play(order: Order) -> dict:
     shares_pids = order.method == "recipe" and server.recipe_signals
     pids = await Container.pause(spaces["a"], folder) if shares_pids else None
 
-    replicas, behind = {}, {}
+    replicas, behind = await start_replicas(order, spaces, folder, pids)
+    stage = Stage(order, server, balancer, replicas["a"], None)
+    if server.behind_stops_too:
+        stage.beside = behind["a"]
+    for who in () if jobs else ("a", "b"):
+        await answers(ADDRESS[who], PORT, replicas[who])
+    if ours:
+        stage.sidecar = await start_sidecar(stage, spaces, folder, pids)
+    elif order.method == "curl":
+        if server.drain_url:
+            command = ["sh", "-c", SHELL_SIDECAR, server.drain_url]
+            stage.sidecar = await Container("sidecar", spaces["a"], command, folder).start()
+    seed = f"{order.server} {order.stop} {order.round}"
+    await balancer.start()
+    load = jobs or (Lanes(seed) if order.stop == "nlb" else Load(FRONTEND, seed))
+    if isinstance(load, Load):
+        await answers("127.0.0.1", FRONTEND, balancer.container)
+    await load.start()
+    await asyncio.sleep(WARM_UP)
+    stage.mark("stop")
+    await STOPS[order.stop](stage)
+    await asyncio.sleep(AFTERWARDS)
+    await load.finish()
+    return account(stage, load)
+
+
+async def start_replicas(order: Order, spaces: dict[str, str], folder: Path, pids: Container | None) -> tuple[dict, dict]:
+    """The servers, and what stands behind them."""
+    server = SERVERS[order.server]
+    replicas: dict[str, Container] = {}
+    behind: dict[str, Container] = {}
     for who in ("a", "b"):
         if server.behind:
             program = shutil.which(server.behind[0]) or next(Path("/usr/sbin").glob(f"{server.behind[0]}*"))
@@ -230,38 +260,7 @@ async def play(order: Order) -> dict:
             environment["ECS_CONTAINER_METADATA_URI_V4"] = f"{STAND_IN}/v4/app"
         shared = pids if who == "a" else None
         replicas[who] = await Container(who, spaces[who], command, folder, environment, pids=shared).start()
-    stage = Stage(order, server, balancer, replicas["a"], None)
-    if server.behind_stops_too:
-        stage.beside = behind["a"]
-    for who in () if jobs else ("a", "b"):
-        await answers(ADDRESS[who], PORT, replicas[who])
-    if ours:
-        stage.sidecar = await start_sidecar(stage, spaces, folder, pids)
-    elif order.method == "curl":
-        if server.drain_url:
-            command = ["sh", "-c", SHELL_SIDECAR, server.drain_url]
-            stage.sidecar = await Container("sidecar", spaces["a"], command, folder).start()
-    seed = f"{order.server} {order.stop} {order.round}"
-    if jobs:
-        load = jobs
-        await balancer.start()
-    elif order.stop == "nlb":
-        await balancer.start(FRONTEND)
-        load = Lanes(FRONTEND, seed)
-    else:
-        await balancer.start()
-        await answers("127.0.0.1", FRONTEND, balancer.container)
-        load = Load(FRONTEND, seed)
-    if jobs:
-        await jobs.start()
-    else:
-        load.start()
-    await asyncio.sleep(WARM_UP)
-    stage.mark("stop")
-    await STOPS[order.stop](stage)
-    await asyncio.sleep(AFTERWARDS)
-    await load.finish()
-    return account(stage, load)
+    return replicas, behind
 
 
 async def start_sidecar(stage: Stage, spaces: dict[str, str], folder: Path, pids: Container | None) -> Container:
@@ -343,7 +342,8 @@ def account(stage: Stage, load: Load | Lanes | Jobs) -> dict:
     moments = {name: round(at - began, 3) for name, at in stage.moments.items()}
     row = {
         "server": order.server, "stop": order.stop, "method": order.method, "round": order.round,
-        "retries": order.retries, "void": len(before) + idle, "served_before": served, "requests": len(load.asked), "lost": len(lost),
+        "retries": order.retries, "void": len(before) + idle, "served_before": served,
+        "requests": len(load.asked), "lost": len(lost),
         "reused": sum(asked.reused for asked in load.asked),
         "lost_by": dict(Counter(f"{asked.kind}: {asked.why} ({asked.served_by})" for asked in lost)),
         "lost_first": [

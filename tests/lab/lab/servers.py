@@ -1,7 +1,6 @@
 """The servers: how each is started as a container's first process, and how it drains best."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,7 +129,10 @@ SERVERS = {
     ),
     "uwsgi": Server(
         ("uwsgi", "--plugin", "python3", "--http-socket", f"0.0.0.0:{PORT}", "--chdir", str(APPS), "--wsgi-file", "wsgi.py",
-         "--callable", "app", "--add-header", "Connection: close", "--master", "--processes", "1", "--threads", "24", "--disable-logging"),
+         "--callable", "app", "--add-header", "Connection: close", "--master", "--processes", "1", "--threads", "24",
+         "--disable-logging"),
+        recipe={"PRESTOP_DRAIN": "quiet"},
+        recipe_arguments=("--die-on-term",),
     ),
     "php-fpm": Server(
         ("nginx", "-c", "apps/nginx-php.conf"),

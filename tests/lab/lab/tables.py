@@ -45,7 +45,8 @@ def markdown(rows: list[dict]) -> str:
     for stop in sorted({key[0] for key in grouped}):
         every = {method: [row for key, group in grouped.items() if key[0] == stop and key[2] == method for row in group]
                  for method in methods}
-        text.append(f"| {stop} | " + " | ".join(cell(every[method]) for method in methods) + f" | {after(every.get('ours', []))} |")
+        fields = [cell(every[method]) for method in methods]
+        text.append(f"| {stop} | " + " | ".join(fields) + f" | {after(every.get('ours', []))} |")
     text += ["", *by_retries(rows), ""]
     void = sum(1 for row in rows if row["void"])
     requests = sum(row["requests"] for row in rows if not row["void"])
@@ -83,7 +84,8 @@ def goal(grouped: dict[tuple, list[dict]]) -> list[str]:
         pairs = [(row["lost"], without[row["round"]]) for row in valid if row["round"] in without]
         here, there = sum(here for here, _ in pairs), sum(there for _, there in pairs)
         if here > there:
-            text.append(f"more lost than with nothing: {stop}, {server}: {here}, with nothing {there}, in the same {len(pairs)} rounds")
+            same = f"in the same {len(pairs)} rounds"
+            text.append(f"more lost than with nothing: {stop}, {server}: {here}, with nothing {there}, {same}")
     return [f"{told} cells with the default where the balancer is told.", *text]
 
 
