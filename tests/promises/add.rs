@@ -648,10 +648,9 @@ fn it_serves_on_for_as_long_as_others_take_to_look_away() {
     );
     let discovered = |ttl: &str| {
         format!(
-            "{}  Found:\n    Type: AWS::ServiceDiscovery::Service\n    Properties: {{DnsConfig: {{DnsRecords: [{{Type: A, TTL: {ttl}}}]}}}}\n  \
+            "{role}  Found:\n    Type: AWS::ServiceDiscovery::Service\n    Properties: {{DnsConfig: {{DnsRecords: [{{Type: A, TTL: {ttl}}}]}}}}\n  \
              Also:\n    Type: AWS::ECS::Service\n    Properties: {{TaskDefinition: !Ref Task, LaunchType: FARGATE, ServiceRegistries: \
-             [{{RegistryArn: !GetAtt Found.Arn}}]}}\n",
-            role
+             [{{RegistryArn: !GetAtt Found.Arn}}]}}\n"
         )
     };
     let settle = |ttl: &str| {
