@@ -49,7 +49,7 @@ fn found(name: &str, text: &str) -> Vec<&'static str> {
 #[test]
 fn each_finding_reads_well_in_80_columns() {
     let mut all = String::new();
-    for rule in &RULES {
+    for rule in RULES {
         let text = rule.example.failing();
         let name = if text.starts_with('{') {
             "web.json"
@@ -107,7 +107,7 @@ fn a_rules_page_is_laid_out_for_the_terminal() {
         colour,
         unicode: true,
     };
-    for rule in &RULES {
+    for rule in RULES {
         for width in [80, 200] {
             let plain = on_paper(rule, paper(width, false));
             let (words, example) = plain.split_once("Fails, and passes").unwrap();
@@ -512,10 +512,10 @@ fn each_way_to_break_them_is_found_and_nothing_else_is() {
     let of_templates = [
         "PS023", "PS051", "PS052", "PS053", "PS054", "PS055", "PS056", "PS057", "PS058", "PS059", "PS062",
     ];
-    for rule in &RULES {
+    for rule in RULES {
         assert!(
             tried.contains_key(rule.id) || of_templates.contains(&rule.id),
-            "no file can be broken for {}",
+            "no file of this test can be broken for {}: give it an entry in BREAKAGES or of_templates",
             rule.id
         );
     }

@@ -166,6 +166,8 @@ struct World {
     /// Where the app listens, if anywhere.
     listens: Option<SocketAddr>,
     connections: Connections,
+    /// Whether those are of a container in a network namespace of its own whose processes are in sight.
+    in_sight: bool,
 }
 
 impl Play {
@@ -198,8 +200,15 @@ impl Play {
                 aws_calls: Arc::default(),
                 listens: Some(SocketAddr::from(([0, 0, 0, 0], 8080))),
                 connections: Arc::new(|_| Vec::new()),
+                in_sight: false,
             },
         }
+    }
+
+    /// The processes of the other containers are in sight, as with `pidMode: task`.
+    pub(crate) fn processes_in_sight(mut self) -> Play {
+        self.world.in_sight = true;
+        self
     }
 
     /// Without `ECS_CONTAINER_METADATA_URI_V4`.
@@ -385,6 +394,10 @@ impl Sockets for World {
 
     fn own(&self) -> Vec<Inode> {
         Vec::new()
+    }
+
+    fn of_other_containers(&self) -> Option<Arc<dyn Sockets>> {
+        self.in_sight.then(|| Arc::new(self.clone()) as Arc<dyn Sockets>)
     }
 
     fn weakness(&self) -> Option<String> {

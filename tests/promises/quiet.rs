@@ -259,6 +259,7 @@ fn task(network_mode: &str) -> StandIn {
 async fn where_it_cannot_work_it_is_refused_at_start_with_what_to_set() {
     for (mode, drain, says) in [
         ("bridge", None, "set PRESTOP_DRAIN to a URL"),
+        ("bridge", None, "set \"pidMode\": \"task\""),
         (
             "bridge",
             Some("quiet :8080"),
@@ -279,6 +280,32 @@ async fn where_it_cannot_work_it_is_refused_at_start_with_what_to_set() {
         Code::Drained,
         "a port is enough under host networking"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_bridge_networking_it_works_where_the_processes_of_the_app_are_in_sight() {
+    let connections: Connections = Arc::new(|now| {
+        let untold = |id| TcpConnection {
+            traffic: None,
+            ..connection(id, now, &[1.0], &[])
+        };
+        (now < 9.0).then(|| untold(1)).into_iter().collect()
+    });
+    let play = |drain: &'static str| {
+        let variables = [NO_SETTLE, ("PRESTOP_DRAIN", drain)];
+        let play = Play::with(task("bridge"), &variables, &[]).connections(true, Arc::clone(&connections));
+        play.processes_in_sight().sigterm_at_2()
+    };
+    for drain in ["quiet", "quiet :8080"] {
+        let played = play(drain).await;
+        assert_eq!(
+            played.code,
+            Code::Drained,
+            "{drain}: {:?}",
+            played.ending.complaints
+        );
+        assert_between(played.ended_at, 10.0, 10.2);
+    }
 }
 
 #[tokio::test(start_paused = true)]

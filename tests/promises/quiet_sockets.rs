@@ -14,8 +14,10 @@ use ecs_prestop::core::step::parse_steps;
 use ecs_prestop::sidecar::drain::quiet::sockets::{Inode, List, SocketQuery, Sockets};
 use ecs_prestop::sidecar::drain::quiet::{ConnectionView, Kernel, LastLook, Looks, observe};
 use ecs_prestop::sidecar::mailbox;
-use rustix::process::Signal;
+use ecs_prestop::tools::simulate::{Definition, StandIn};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
@@ -459,7 +461,12 @@ pub(crate) struct Namespace {
 impl Namespace {
     /// `None` where this user may not make one.
     pub(crate) fn new() -> Option<Namespace> {
-        let id = std::process::id();
+        Namespace::numbered(0)
+    }
+
+    /// The same of several in one test, fewer than four.
+    fn numbered(number: u32) -> Option<Namespace> {
+        let id = std::process::id() << 2 | number;
         let (name, here, there) = (format!("quiet{id}"), format!("qh{id}"), format!("qt{id}"));
         let [high, low] = [(id >> 6) as u8, (id << 2) as u8];
         let (outside, inside) = (
@@ -519,12 +526,16 @@ pub(crate) struct Inside {
 }
 
 impl Inside {
-    /// Starts it behind the words of `wrapper`, which run it.
+    /// Starts it in the namespace, behind the words of `wrapper`, which run it.
     pub(crate) fn start(namespace: &Namespace, wrapper: &[&str], variables: &[(&str, &str)]) -> Inside {
-        let mut command = Command::new("ip");
+        let here = ["ip", "netns", "exec", &namespace.name];
+        Inside::behind(&[&here, wrapper].concat(), variables)
+    }
+
+    fn behind(words: &[&str], variables: &[(&str, &str)]) -> Inside {
+        let mut command = Command::new(words[0]);
         command
-            .args(["netns", "exec", &namespace.name])
-            .args(wrapper)
+            .args(&words[1..])
             .arg(binary().get_program())
             .env_clear()
             .env("PATH", std::env::var("PATH").unwrap_or_default())
@@ -532,13 +543,23 @@ impl Inside {
             .envs(variables.iter().copied())
             .stdout(Stdio::piped());
         let mut process = Process::start(&mut command);
-        process.await_handlers();
+        if !words.contains(&"unshare") {
+            process.await_handlers();
+        }
         let lines = process.lines();
         Inside {
             process,
             lines,
             told: Vec::new(),
         }
+    }
+
+    /// Signals the sidecar where a wrapper waits for it as its child.
+    fn signal_child(&self, signal: Signal) {
+        let id = self.process.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let child = children.trim().parse().ok().and_then(Pid::from_raw).unwrap();
+        kill_process(child, signal).unwrap();
     }
 
     /// Waits until its log has that, and returns all of it so far.
@@ -637,4 +658,75 @@ fn where_sock_diag_is_refused_a_request_is_waited_for_and_so_is_whoever_has_not_
     assert_eq!(sidecar.process.wait(), Some(0), "{told}");
     assert_eq!(told.matches(weakness).count(), 1, "once: {told}");
     assert!(told.contains("0 idle connections are left"), "{told}");
+}
+
+/// The processes of a task under `pidMode: task`: one in the app's network namespace, and the sidecar in this one.
+const BRIDGED: &str = r#"
+ip netns exec "$1" sleep 600 &
+until grep -q sleep /proc/$!/comm; do sleep 0.01; done
+exec "$2"
+"#;
+
+/// What ECS tells of a task under bridge networking, by that listener, until the test ends.
+fn tell_bridged_task(app: IpAddr, listener: TcpListener) {
+    let definition = json!({
+        "family": "web", "networkMode": "bridge", "pidMode": "task",
+        "containerDefinitions": [{"name": "app"}, {"name": "prestop"}]
+    });
+    let stand_in = StandIn::new(Definition::from_value(&definition).unwrap());
+    stand_in.container_at("app", app);
+    stand_in.container_at("prestop", "172.17.0.2".parse().unwrap());
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            stand_in.serve(listener).await
+        })
+    });
+}
+
+#[test]
+fn under_bridge_networking_the_real_sidecar_sees_the_app_by_its_processes_and_waits_until_clients_hung_up() {
+    let (Some(own), Some(namespace)) = (Namespace::numbered(1), Namespace::numbered(2)) else {
+        return;
+    };
+    let listener = namespace.listen();
+    let port = listener.local_addr().unwrap().port();
+    let metadata = own.listen();
+    let uri = format!(
+        "http://127.0.0.1:{}/v4/prestop",
+        metadata.local_addr().unwrap().port()
+    );
+    tell_bridged_task(namespace.inside.into(), metadata);
+    let variables = [
+        ("ECS_CONTAINER_METADATA_URI_V4", uri.as_str()),
+        ("PRESTOP_SETTLE", "0"),
+        ("PRESTOP_LISTEN", "off"),
+    ];
+    // Without pidMode: no process but its own.
+    let netns = ["ip", "netns", "exec", &own.name];
+    let pidns = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let apart = [&netns[..], &pidns].concat();
+    let mut refused = Inside::behind(&apart, &variables);
+    let told = refused.await_line("pidMode");
+    assert_eq!(refused.process.wait(), Some(78), "{told}");
+    let together = [&apart[..], &["sh", "-c", BRIDGED, "sh", &namespace.name]].concat();
+    let mut sidecar = Inside::behind(&together, &variables);
+    sidecar.await_line("every open connection counts as owing");
+    let mut client = TcpStream::connect((namespace.inside, port)).unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    send(&mut client, &mut accepted);
+    sidecar.signal_child(Signal::TERM);
+    let told = sidecar.await_line("\"event\":\"step.call\"");
+    assert!(told.contains(&client.local_addr().unwrap().to_string()), "{told}");
+    sidecar.assert_waits();
+    send(&mut accepted, &mut client);
+    drop((client, accepted));
+    let told = sidecar.await_line("\"event\":\"exit\"");
+    assert_eq!(sidecar.process.wait(), Some(0), "{told}");
+    assert!(told.contains("1 were at the notice"), "{told}");
 }

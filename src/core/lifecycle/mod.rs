@@ -2,13 +2,13 @@
 //!
 //! It owns all state that a notice changes and decides everything that the contract promises about
 //! time: which deadline holds, when the first step starts, which steps go together, when the process
-//! ends and with which code. It does no I/O and has no clock; see [`crate::sidecar::run`] for its hands.
+//! ends and with which code. It does no I/O and has no clock; [`crate::sidecar::run`] carries out what it wants done.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::core::deadline::{CEILING, StopTimeout};
-use crate::core::notice::{Cause, HostEnd, Notice, Reason};
+use crate::core::notice::{Cause, HostEnd, Notice, Reason, ToldNotice};
 use crate::core::plan::{Plan, PlanSource, PlannedStep};
 use crate::core::quiet::Owed;
 use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, Timeline, What, millis};
@@ -83,8 +83,13 @@ pub enum Progress {
 pub enum Command {
     /// Read the labels again: ECS lists containers as it makes them, and there may be more by now.
     ReadLabels,
-    /// Start this step. An `ack` needs no hands and is never commanded.
-    Start(PlannedStep),
+    /// Start this step. An `ack` is only waited for, by the lifecycle itself, and never commanded.
+    Start {
+        /// Which.
+        step: PlannedStep,
+        /// Whether others wait behind it, which need time, too.
+        more_behind: bool,
+    },
     /// Ask AWS for this, beside everything else.
     Aws(AwsCall),
     /// Drop whatever runs: the end has come, with the code that [`Lifecycle::ended`] tells.
@@ -229,7 +234,7 @@ impl Lifecycle {
                     }
                     return;
                 }
-                _ if now >= deadline => return self.strike(now, commands),
+                _ if now >= deadline => return self.reach_deadline(now, commands),
                 Phase::Settling { until } if now < self.first_step_at(until) => return,
                 Phase::Settling { .. } => match self.next_order() {
                     Some(order) => self.start(order, now, commands),
@@ -246,11 +251,7 @@ impl Lifecycle {
 
     fn merge(&mut self, notice: Notice, now: Instant, commands: &mut Vec<Command>) {
         let own = self.policy.limits.deadline(&notice, now);
-        let host_stays = Notice {
-            host_end: notice.host_end.if_host_stays(),
-            ..notice
-        };
-        let own_if_host_stays = self.policy.limits.deadline(&host_stays, now);
+        let own_if_host_stays = self.policy.limits.deadline(&notice.if_host_stays(), now);
         let first_notice = self.budget.is_none();
         let budget = self.budget.get_or_insert_with(|| Budget {
             first: now,
@@ -273,7 +274,7 @@ impl Lifecycle {
             now,
             What::Notice {
                 reason: notice.reason,
-                action: notice.action,
+                action: notice.action(),
                 deadline_in_ms: millis(left),
             },
         );
@@ -308,7 +309,7 @@ impl Lifecycle {
     }
 
     /// The deadline has come first.
-    fn strike(&mut self, now: Instant, commands: &mut Vec<Command>) {
+    fn reach_deadline(&mut self, now: Instant, commands: &mut Vec<Command>) {
         let unfinished = self.unfinished();
         self.timeline.record(now, What::Deadline { unfinished });
         self.exit(Code::Deadline, now, commands);
@@ -472,11 +473,11 @@ impl Lifecycle {
         self.budget.as_ref().map_or(&[], |budget| &budget.notices)
     }
 
-    /// What the app is told: the first reason, and what EC2 will do where any notice says so.
-    pub fn notice(&self) -> Option<Notice> {
-        let first = *self.notices().first()?;
-        let action = self.notices().iter().find_map(|notice| notice.action);
-        Some(Notice { action, ..first })
+    /// What the app is told of them.
+    pub fn notice(&self) -> Option<ToldNotice> {
+        let reason = self.notices().first()?.reason;
+        let action = self.notices().iter().find_map(Notice::action);
+        Some(ToldNotice { reason, action })
     }
 
     /// When all must be over; `None` before the first notice.

@@ -90,7 +90,7 @@ impl Lifecycle {
             Step::Ack => {}
             Step::Quiet(_) | Step::Sleep(_) | Step::Call(_) | Step::Signal(_) => {
                 let more_behind = self.next_order().is_some();
-                commands.push(Command::Start(PlannedStep { more_behind, ..step }));
+                commands.push(Command::Start { step, more_behind });
             }
         }
     }

@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
@@ -123,14 +123,9 @@ impl Processes {
     pub fn read(root: &Path) -> Result<Processes, Unclear> {
         let unreadable = |why: io::Error| Unclear::Unreadable(why.to_string());
         let own = Process::read(&root.join("self")).map_err(unreadable)?;
-        let entries = fs::read_dir(root).map_err(unreadable)?;
-        let folders = entries.flatten().filter(|entry| {
-            let name = entry.file_name();
-            name.to_string_lossy().bytes().all(|b| b.is_ascii_digit())
-        });
         let mut others = Vec::new();
-        for folder in folders.take(MAX_PROCESSES) {
-            match Process::read(&folder.path()) {
+        for folder in folders(root).map_err(unreadable)? {
+            match Process::read(&folder) {
                 Ok(process) if process.pid != own.pid && !process.ended => others.push(process),
                 Ok(_) => {}
                 // Ended in this moment, or hidden from us.
@@ -374,8 +369,17 @@ impl Process {
     }
 }
 
+/// The folders of the processes in `/proc`, or in something that looks like it.
+pub(super) fn folders(root: &Path) -> io::Result<impl Iterator<Item = PathBuf>> {
+    let folders = fs::read_dir(root)?.flatten().filter(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().bytes().all(|b| b.is_ascii_digit())
+    });
+    Ok(folders.take(MAX_PROCESSES).map(|entry| entry.path()))
+}
+
 /// Whether that says that a process is no longer there.
-fn is_gone(why: &io::Error) -> bool {
+pub(super) fn is_gone(why: &io::Error) -> bool {
     why.kind() == io::ErrorKind::NotFound || why.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 

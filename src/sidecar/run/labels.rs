@@ -78,7 +78,10 @@ impl Sidecar {
                 watch = "task",
                 message = "task metadata read",
                 containers = task.names().join(","),
-                launch_type = task.launch_type.as_deref().unwrap_or("unknown"),
+                launch_type = task
+                    .launch_type
+                    .as_ref()
+                    .map_or_else(|| "unknown".to_owned(), ToString::to_string),
             );
         }
         self.task_trouble = None;
@@ -121,7 +124,7 @@ impl Sidecar {
         }
         let plan = self.lifecycle.plan()?.clone();
         if self.lifecycle.deadline().is_none() {
-            match cannot_be_quiet(&plan, task) {
+            match self.cannot_be_quiet(&plan, task) {
                 Some(complaint) => self.refuse(vec![complaint]),
                 None => self.announce_plan(Some(&plan)),
             }
@@ -138,7 +141,7 @@ impl Sidecar {
         let complete = !task.starting && (errors.is_empty() || !before_notice);
         let plan = plan.or_else(|| (complete && !self.lifecycle.has_plan()).then(Plan::without_settings));
         if let Some(plan) = &plan {
-            complaints.extend(cannot_be_quiet(plan, task));
+            complaints.extend(self.cannot_be_quiet(plan, task));
             complaints.extend(self.config.refuses(plan).map(|problem| problem.to_string()));
         }
         if before_notice && !complaints.is_empty() {
@@ -151,6 +154,28 @@ impl Sidecar {
             self.announce_plan(plan.as_ref());
         }
         Some(Event::Labels(plan))
+    }
+
+    /// Why a `quiet` step of that plan would see nothing of the app, or too much, and what to set.
+    fn cannot_be_quiet(&self, plan: &Plan, task: &Task) -> Option<String> {
+        let apart = task.is_bridged() && !self.view.look_at_others();
+        let (planned, _) = plan
+            .quiets()
+            .find(|(_, step)| apart || (task.on_host_network && step.ports.is_empty()))?;
+        let step = &planned.step;
+        Some(if apart {
+            format!(
+                "`{step}` cannot work under bridge networking, where the app's connections are in a network namespace of \
+                 its own, unless its processes are in sight: set \"pidMode\": \"task\" in the task definition (every open \
+                 connection counts as owing then), or its networkMode to awsvpc, or set PRESTOP_DRAIN to a URL or \
+                 `sleep 15s`"
+            )
+        } else {
+            format!(
+                "`{step}` cannot work under host networking without a port, since the network namespace is the whole \
+                 instance's: set PRESTOP_DRAIN='quiet :PORT' with the port of the app"
+            )
+        })
     }
 
     fn refuse(&mut self, complaints: Vec<String>) {
@@ -169,26 +194,6 @@ impl Sidecar {
             "no step is known yet, since PRESTOP_DRAIN is not set and the labels cannot be read: {why}"
         ))
     }
-}
-
-/// Why a `quiet` step of that plan would see nothing of the app, or too much, and what to set.
-fn cannot_be_quiet(plan: &Plan, task: &Task) -> Option<String> {
-    let (planned, _) = plan
-        .quiets()
-        .find(|(_, step)| task.is_bridged() || (task.on_host_network && step.ports.is_empty()))?;
-    let step = &planned.step;
-    Some(if task.is_bridged() {
-        format!(
-            "`{step}` cannot work under bridge networking, where the app's connections are in a network namespace of \
-             its own: set PRESTOP_DRAIN to a URL, `signal NAME CONTAINER` (with pidMode: task) or `sleep 15s`, or the \
-             task's networkMode to awsvpc"
-        )
-    } else {
-        format!(
-            "`{step}` cannot work under host networking without a port, since the network namespace is the whole \
-             instance's: set PRESTOP_DRAIN='quiet :PORT' with the port of the app"
-        )
-    })
 }
 
 fn log_complaints(complaints: &[String]) {

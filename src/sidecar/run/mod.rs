@@ -20,6 +20,7 @@ use crate::core::plan::{Plan, PlannedStep};
 use crate::core::superseded::Superseded;
 use crate::core::task::Task;
 use crate::core::timeline::Outcome;
+use crate::sidecar::aws::load_balancing::Departure;
 use crate::sidecar::aws_side::{AwsSide, Circumstances};
 use crate::sidecar::clock::{now, wall_clock};
 use crate::sidecar::drain::quiet::sockets::Sockets;
@@ -342,7 +343,7 @@ impl Sidecar {
                 // Outside of ECS there are none.
                 Command::ReadLabels if self.metadata.is_none() => self.apply(Event::Labels(None)),
                 Command::ReadLabels => self.read_task(),
-                Command::Start(step) => self.start_step(step),
+                Command::Start { step, more_behind } => self.start_step(step, more_behind),
                 Command::Aws(call) => {
                     let circumstances = self.circumstances();
                     self.aws_side.ask(call, circumstances);
@@ -352,14 +353,17 @@ impl Sidecar {
         }
     }
 
-    fn start_step(&mut self, step: PlannedStep) {
+    fn start_step(&mut self, step: PlannedStep, more_behind: bool) {
         let number = step.number;
         let Some(urgency) = self.urgency.as_ref().map(watch::Sender::subscribe) else {
             // Nothing is started before a notice; were it otherwise, nobody must take it for drained.
             let why = format!("{}: there is no notice to drain for", step.step);
             return self.apply(Event::StepEnded(number, Outcome::Failed(why)));
         };
-        let drain = self.drain(number, urgency);
+        let drain = Drain {
+            more_behind,
+            ..self.drain(number, urgency)
+        };
         self.steps
             .spawn(async move { (number, drain.carry_out(step).await) });
     }
@@ -371,6 +375,10 @@ impl Sidecar {
                 .notice()
                 .map_or("", |notice| notice.reason.as_str()),
             bridged: self.task.as_deref().is_some_and(Task::is_bridged),
+            departure: match self.lifecycle.plan() {
+                Some(plan) if plan.quiets().next().is_some() => Departure::Draining,
+                _ => Departure::Unused,
+            },
             protection: self.protection.clone(),
         }
     }
@@ -413,6 +421,7 @@ impl Sidecar {
             fresh: self.fresh,
             metadata: self.metadata.clone(),
             looks: self.looks.remove(&number),
+            more_behind: false,
             key: task_id.unwrap_or(&self.local_key).into(),
             token: self.config.token.clone(),
             mailbox: self.mailbox.clone(),

@@ -140,7 +140,7 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, F
     image::attach(&mut tasks, &source, &selection.images);
     let mut all = Vec::new();
     for task in &tasks {
-        for rule in &RULES {
+        for rule in RULES {
             if rule.applies_to(task.form) && !selection.ignored.contains(&rule.id) {
                 let mut findings = Findings::new(rule);
                 (rule.check)(task, &mut findings);

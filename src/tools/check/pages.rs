@@ -143,7 +143,7 @@ pub fn document() -> String {
                     and so on; a test keeps them equal. A rule says nothing about what a file does not tell.\n\n\
                     | rule | severity | |\n|---|---|---|\n"
         .to_owned();
-    for rule in &RULES {
+    for rule in RULES {
         text.push_str(&format!(
             "| {} | {} | {} |\n",
             rule.id,
@@ -151,7 +151,7 @@ pub fn document() -> String {
             rule.name
         ));
     }
-    for rule in &RULES {
+    for rule in RULES {
         text.push('\n');
         text.push_str(&page(rule));
     }

@@ -1,12 +1,13 @@
 //! Where everybody is reached, and that nobody else is there.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::options::Options;
+use super::options::{Listen, Options};
 use super::scenario::Scenario;
 use super::stage::{in_words, milliseconds};
 use crate::core::url::HttpUrl;
@@ -71,8 +72,50 @@ pub(super) fn at(address: SocketAddr, target: &str) -> Result<HttpUrl, String> {
     format!("http://{address}{target}").parse().map_err(in_words)
 }
 
-/// A port that was free a moment ago.
-pub(super) async fn free_port() -> Result<u16, String> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(in_words)?;
-    Ok(listener.local_addr().map_err(in_words)?.port())
+/// A port of loopback that nobody else gets: a socket that never listens stays bound to it. A server that sets
+/// `SO_REUSEADDR`, as the sidecar and the sample app do, can listen there all the same (ip(7), socket(7)).
+pub(super) struct HeldPort {
+    pub(super) address: SocketAddr,
+    _holder: TcpSocket,
+}
+
+impl HeldPort {
+    /// Any that is free.
+    pub(super) fn any() -> Result<HeldPort, String> {
+        HeldPort::at(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)).map_err(in_words)
+    }
+
+    /// That very one, unless anybody has it, another rehearsal's holder among them.
+    fn at(address: SocketAddr) -> io::Result<HeldPort> {
+        let holder = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        holder.bind(address)?;
+        // Only now: with it, two holders could be bound to one port.
+        holder.set_reuseaddr(true)?;
+        Ok(HeldPort {
+            address: holder.local_addr()?,
+            _holder: holder,
+        })
+    }
+}
+
+/// Where the sidecar of this rehearsal listens, and what keeps the address for it.
+pub(super) async fn for_sidecar(options: &Options) -> Result<(SocketAddr, Option<HeldPort>), String> {
+    let fixed = match options.listen() {
+        Listen::At(address) => address,
+        Listen::Any => {
+            let held = HeldPort::any()?;
+            return Ok((held.address, Some(held)));
+        }
+        Listen::Preferably(address) => {
+            let held = HeldPort::at(address).or_else(|_| HeldPort::any())?;
+            return Ok((held.address, Some(held)));
+        }
+    };
+    if options.own.is_some() {
+        refuse_if_taken(&fixed.ip().to_string(), fixed.port(), "PRESTOP_LISTEN").await?;
+    }
+    Ok((fixed, None))
 }

@@ -117,3 +117,51 @@ pub(super) fn sentence(text: &str) -> String {
     let first = letters.next().map(|first| first.to_uppercase().to_string());
     format!("{}{}.", first.unwrap_or_default(), letters.as_str())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(cast: Cast, done: u32, lost: u32, at_stake: u32) -> Run {
+        Run {
+            cast,
+            done,
+            lost,
+            at_stake,
+            exit_code: (cast != Cast::WithoutSidecar).then_some(0),
+            app_killed: false,
+            app_stops: None,
+            marks: Vec::new(),
+            in_flight: Vec::new(),
+            lost_ms: Vec::new(),
+            noticed_ms: None,
+            report: None,
+        }
+    }
+
+    fn judged(with: Run, without: Run) -> (RehearsalOutcome, String) {
+        let options = Options::default();
+        let scenario = Scenario::named("stop-task").unwrap();
+        judge(scenario, &options, &[with, without])
+    }
+
+    #[test]
+    fn where_nothing_was_at_stake_that_is_a_failure_with_that_name() {
+        let (outcome, words) = judged(run(Cast::All, 40, 0, 0), run(Cast::WithoutSidecar, 40, 0, 3));
+        assert_eq!(outcome, RehearsalOutcome::NothingTested);
+        assert!(
+            !outcome.is_well() && words.starts_with("Nothing was tested"),
+            "{words}"
+        );
+        let (outcome, words) = judged(run(Cast::All, 40, 0, 1), run(Cast::WithoutSidecar, 30, 10, 10));
+        assert_eq!(outcome, RehearsalOutcome::Passed);
+        assert!(words.contains("10 without the sidecar"), "{words}");
+    }
+
+    #[test]
+    fn what_was_lost_with_the_sidecar_is_no_success_even_where_nothing_else_was_at_stake() {
+        let (outcome, words) = judged(run(Cast::All, 0, 2, 2), run(Cast::WithoutSidecar, 0, 2, 2));
+        assert_eq!(outcome, RehearsalOutcome::Failed);
+        assert!(words.contains("2 of 2 requests lost"), "{words}");
+    }
+}

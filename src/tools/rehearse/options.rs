@@ -1,28 +1,53 @@
 //! How scenarios are played: what the command line and the environment say.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::ArgMatches;
 
 use super::record::Unit;
-use super::scenario::{self, Opening, SCENARIOS, Scenario};
-use crate::config;
+use super::scenario::{self, Cast, Opening, SCENARIOS, Scenario};
+use super::stage::{milliseconds, span};
+use crate::config::{self, Config};
+use crate::core::deadline::MIN_STOP_TIMEOUT;
+use crate::core::plan::Plan;
 use crate::core::url::HttpUrl;
-use crate::tools::picture::words;
+use crate::tools::sample_app::AppKind;
 
 /// Where a sidecar listens unless told otherwise; somebody's own worker expects it there.
-const SIDECAR: &str = "127.0.0.1:9911";
+const SIDECAR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9911);
+
+/// The silence that shows that an app is quiet, on ECS's time: the sample's answers never pause.
+const SILENCE_S: u32 = 3;
+
+/// What the sidecar of a rehearsal has of ECS, for checking its settings: nobody is asked there.
+const ON_ECS: [(&str, &str); 2] = [
+    ("ECS_CONTAINER_METADATA_URI_V4", "http://127.0.0.1:1/v4/prestop"),
+    ("ECS_AGENT_URI", "http://127.0.0.1:1/api/prestop"),
+];
 
 /// A stop timeout that cannot be read, such as `auto`, is ECS's default.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Where the sidecar listens.
+pub(super) enum Listen {
+    /// There, or not at all.
+    At(SocketAddr),
+    /// There, or elsewhere while another rehearsal has it.
+    Preferably(SocketAddr),
+    /// Nobody has to know.
+    Any,
+}
+
 /// How all scenarios are played.
+#[derive(Default)]
 pub(super) struct Options {
     pub(super) own: Option<OwnApp>,
     pub(super) scale: Option<u32>,
     /// Settings of the sidecar that somebody has made, by the names of their variables.
     pub(super) settings: Vec<(String, String)>,
+    /// Those of them that are flags of `rehearse`, by the flags' names.
+    flags: Vec<(&'static str, String)>,
 }
 
 /// Somebody's own app in place of the sample.
@@ -51,6 +76,7 @@ impl Options {
         let mut settings: Vec<(String, String)> = std::env::vars()
             .filter(|(name, _)| name.starts_with("PRESTOP_"))
             .collect();
+        let mut flags = Vec::new();
         for (flag, variable) in [
             ("drain", "PRESTOP_DRAIN"),
             ("stop-timeout", "PRESTOP_STOP_TIMEOUT"),
@@ -58,12 +84,10 @@ impl Options {
         ] {
             if let Some(value) = text(flag) {
                 settings.retain(|(name, _)| name != variable);
-                settings.push((variable.to_owned(), value));
+                settings.push((variable.to_owned(), value.clone()));
+                flags.push((flag, value));
             }
         }
-        // Here, with the flag's name, and not by the sidecar in the middle of a play.
-        duration("stop-timeout")?;
-        duration("settle")?;
         let own = match text("start") {
             None => None,
             Some(start) => Some(OwnApp {
@@ -77,6 +101,7 @@ impl Options {
             own,
             scale: matches.get_one("scale").copied(),
             settings,
+            flags,
         };
         let is_worker = options.own.as_ref().is_some_and(|own| own.url.is_none());
         if is_worker && options.setting("PRESTOP_DRAIN").is_none() {
@@ -92,7 +117,11 @@ impl Options {
     /// What is to be played.
     pub(super) fn scenarios(&self, matches: &ArgMatches) -> Result<Vec<&'static Scenario>, String> {
         if matches.get_flag("all") {
-            return Ok(SCENARIOS.iter().collect());
+            let all: Vec<&Scenario> = SCENARIOS.iter().collect();
+            for scenario in &all {
+                self.refuse(scenario)?;
+            }
+            return Ok(all);
         }
         let named: Vec<&str> = matches
             .get_many::<String>("scenario")
@@ -117,7 +146,12 @@ impl Options {
                     others.join(", ")
                 ))
             }
-            None => Ok(scenarios),
+            None => {
+                for scenario in &scenarios {
+                    self.refuse(scenario)?;
+                }
+                Ok(scenarios)
+            }
         }
     }
 
@@ -141,12 +175,102 @@ impl Options {
         setting.map(|(_, value)| value.as_str())
     }
 
-    /// Where the sidecar listens, unless that is of no matter.
-    pub(super) fn listen(&self) -> Option<SocketAddr> {
-        let asked = self
-            .setting("PRESTOP_LISTEN")
-            .and_then(|address| address.parse().ok());
-        asked.or_else(|| self.own.as_ref().and_then(|_| SIDECAR.parse().ok()))
+    /// Where the sidecar listens.
+    pub(super) fn listen(&self) -> Listen {
+        let asked = self.setting("PRESTOP_LISTEN");
+        if let Some(address) = asked.and_then(|address| address.parse().ok()) {
+            return Listen::At(address);
+        }
+        match &self.own {
+            None => Listen::Any,
+            Some(_) if self.app_calls_sidecar() => Listen::At(SIDECAR),
+            Some(_) => Listen::Preferably(SIDECAR),
+        }
+    }
+
+    /// Whether somebody's own app has to find the sidecar: it acknowledges, or takes leases.
+    fn app_calls_sidecar(&self) -> bool {
+        let steps = self.setting("PRESTOP_DRAIN").unwrap_or_default();
+        let acknowledges = steps.split(',').any(|step| step.trim() == "ack");
+        acknowledges || self.setting("PRESTOP_PROTECT").is_some_and(|set| set == "true")
+    }
+
+    /// Every `PRESTOP_*` of the sidecar: the scenario's, then what somebody has set.
+    pub(super) fn sidecar_settings(
+        &self,
+        scenario: &Scenario,
+        cast: Cast,
+        app_port: u16,
+        listen: SocketAddr,
+    ) -> Vec<(String, String)> {
+        let drain = match scenario.app {
+            AppKind::Worker | AppKind::Protected | AppKind::LongJob => "ack".to_owned(),
+            AppKind::Quits => "signal QUIT app".to_owned(),
+            // By its port: here the network namespace is the whole machine's.
+            AppKind::NoCode => {
+                let silence = milliseconds(self.scaled(scenario, SILENCE_S));
+                format!("quiet :{app_port} for {silence}")
+            }
+            _ => format!("POST http://app:{app_port}/drain"),
+        };
+        let mut settings = vec![
+            (
+                "PRESTOP_PROTECT",
+                matches!(scenario.app, AppKind::Protected | AppKind::LongJob).to_string(),
+            ),
+            ("PRESTOP_DRAIN", self.own_drain().unwrap_or(drain)),
+            ("PRESTOP_STOP_TIMEOUT", milliseconds(self.stop_timeout(scenario))),
+            ("PRESTOP_RESERVE", milliseconds(self.scaled(scenario, 10))),
+            ("PRESTOP_SETTLE", milliseconds(self.settle(scenario))),
+            ("PRESTOP_POLL_INTERVAL", "200ms".to_owned()),
+        ];
+        if scenario.opening == Opening::KeepsSending {
+            settings.push(("PRESTOP_DEREGISTER", (cast == Cast::All).to_string()));
+        }
+        let mut settings: Vec<(String, String)> = settings
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        settings.extend(self.settings.iter().cloned());
+        for (name, value) in [
+            ("PRESTOP_LISTEN", listen.to_string()),
+            ("PRESTOP_LOG", "info".to_owned()),
+            ("PRESTOP_LOG_FORMAT", "json".to_owned()),
+        ] {
+            settings.push((name.to_owned(), value));
+        }
+        settings
+    }
+
+    /// What the sidecar would refuse, said before anything is started and in the words of the command line.
+    fn refuse(&self, scenario: &Scenario) -> Result<(), String> {
+        let stop_timeout = self.stop_timeout(scenario);
+        if self.setting("PRESTOP_STOP_TIMEOUT").is_none() && stop_timeout < MIN_STOP_TIMEOUT {
+            let (scale, seconds) = (self.scale(scenario), scenario.stop_timeout_s);
+            let most = Duration::from_secs(seconds.into()).as_millis() / MIN_STOP_TIMEOUT.as_millis();
+            return Err(format!(
+                "--scale {scale} makes {} of the stop timeout of {seconds} s, and the sidecar takes none below {}: \
+                 --scale {most} at most, or say --stop-timeout",
+                span(stop_timeout),
+                span(MIN_STOP_TIMEOUT)
+            ));
+        }
+        let mut settings = self.sidecar_settings(scenario, Cast::All, 1, SIDECAR);
+        settings.extend(ON_ECS.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let flag = |name: &str| {
+            let flag = self.flags.iter().find(|(flag, _)| *flag == name);
+            flag.map(|(_, value)| value.clone())
+        };
+        match Config::read(flag, settings) {
+            Ok(config) => {
+                let refused = Plan::from_setting(&config.drain).and_then(|plan| config.refuses(&plan));
+                refused.map_or(Ok(()), |problem| Err(problem.to_string()))
+            }
+            Err(problems) => {
+                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                Err(problems.join("\n"))
+            }
+        }
     }
 
     /// How somebody's own app is drained, unless a setting says it.
@@ -192,7 +316,6 @@ impl Options {
 
     /// What a reader has to know of the time.
     pub(super) fn about_time(&self, scenario: &Scenario) -> String {
-        let span = |duration: Duration| words::span(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
         let (scale, stop_timeout) = (self.scale(scenario), span(self.stop_timeout(scenario)));
         let settle = match self.settle(scenario) {
             Duration::ZERO => String::new(),

@@ -9,12 +9,12 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::addresses::{Urls, at, free_port};
+use super::addresses::{HeldPort, Urls, at};
 use super::client;
 use super::processes;
 use super::scenario::{Cast, Opening};
 use super::seen::Witness;
-use super::stage::{LOOK_EVERY, Stage, Stopped, in_words, milliseconds, span};
+use super::stage::{LOOK_EVERY, Stage, Stopped, in_words, span};
 use crate::core::url::HttpUrl;
 use crate::tools::sample_app::{self, AppKind};
 use crate::tools::simulate::StandIn;
@@ -25,9 +25,6 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// The one of the load balancer that the sidecar tells: longer than the slow requests, and short of half of
 /// the stop timeout.
 const SHORT_DEREGISTRATION_DELAY_S: u32 = 10;
-
-/// The silence that shows that an app is quiet, on ECS's time: the sample's answers never pause.
-const SILENCE_S: u32 = 3;
 
 impl Stage<'_> {
     pub(super) fn start_app(&self, metadata: &str, port: u16, sidecar: SocketAddr) -> Result<Child, Stopped> {
@@ -69,17 +66,6 @@ impl Stage<'_> {
         listen: SocketAddr,
         cast: Cast,
     ) -> Result<Child, Stopped> {
-        let (scenario, options) = (self.scenario, self.options);
-        let drain = match scenario.app {
-            AppKind::Worker | AppKind::Protected => "ack".to_owned(),
-            AppKind::Quits => "signal QUIT app".to_owned(),
-            // By its port: here the network namespace is the whole machine's.
-            AppKind::NoCode => {
-                let silence = milliseconds(options.scaled(scenario, SILENCE_S));
-                format!("quiet :{app_port} for {silence}")
-            }
-            _ => format!("POST http://app:{app_port}/drain"),
-        };
         let mut command = Command::new(std::env::current_exe().map_err(in_words)?);
         command
             .arg("run")
@@ -87,37 +73,23 @@ impl Stage<'_> {
             .env("ECS_CONTAINER_METADATA_URI_V4", format!("{metadata}/v4/prestop"))
             .env("ECS_AGENT_URI", format!("{metadata}/api/prestop"))
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
-            .env(
-                "PRESTOP_PROTECT",
-                (scenario.app == AppKind::Protected).to_string(),
-            )
-            .env("PRESTOP_DRAIN", options.own_drain().unwrap_or(drain))
-            .env(
-                "PRESTOP_STOP_TIMEOUT",
-                milliseconds(options.stop_timeout(scenario)),
-            )
-            .env("PRESTOP_RESERVE", milliseconds(options.scaled(scenario, 10)))
-            .env("PRESTOP_SETTLE", milliseconds(options.settle(scenario)))
-            .env("PRESTOP_POLL_INTERVAL", "200ms")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .stdin(Stdio::null())
             .process_group(0)
             .kill_on_drop(true);
-        if scenario.opening == Opening::KeepsSending {
+        if matches!(self.scenario.opening, Opening::KeepsSending | Opening::Superseded) {
             // The stand-in takes any signature.
             command
                 .env("AWS_ENDPOINT_URL", metadata)
                 .env("AWS_REGION", "eu-central-1")
                 .env("AWS_ACCESS_KEY_ID", "rehearsal")
-                .env("AWS_SECRET_ACCESS_KEY", "rehearsal")
-                .env("PRESTOP_DEREGISTER", (cast == Cast::All).to_string());
+                .env("AWS_SECRET_ACCESS_KEY", "rehearsal");
         }
-        command
-            .envs(options.settings.iter().cloned())
-            .env("PRESTOP_LISTEN", listen.to_string())
-            .env("PRESTOP_LOG", "info")
-            .env("PRESTOP_LOG_FORMAT", "json");
+        command.envs(
+            self.options
+                .sidecar_settings(self.scenario, cast, app_port, listen),
+        );
         processes::start(&mut command).map_err(|why| format!("cannot start the sidecar: {why}").into())
     }
 
@@ -178,7 +150,8 @@ impl Stage<'_> {
         };
         let ip = quick.ip().unwrap_or(Ipv4Addr::LOCALHOST.into());
         let app = SocketAddr::new(ip, quick.port());
-        let other = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port().await?);
+        let held = HeldPort::any()?;
+        let other = held.address;
         let mut command = Command::new(std::env::current_exe().map_err(in_words)?);
         command
             .args([sample_app::NAME, "--listen", &other.to_string()])
@@ -197,7 +170,11 @@ impl Stage<'_> {
         if let Some(slow) = &urls.slow {
             urls.slow = Some(at(address, slow.target())?);
         }
-        Ok(Balanced { listener, stays })
+        Ok(Balanced {
+            listener,
+            stays,
+            _held: held,
+        })
     }
 }
 
@@ -244,6 +221,7 @@ pub(super) struct Balanced {
     pub(super) listener: TcpListener,
     /// The other target; ends when dropped.
     pub(super) stays: Child,
+    _held: HeldPort,
 }
 
 /// Whether a shell has to stay for it: more than one command, or one in the background.

@@ -4,7 +4,7 @@
 //! Only when it has ended the same happens to the app.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,9 +13,9 @@ use tokio::net::TcpListener;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::addresses::{Urls, free_port, refuse_if_taken};
+use super::addresses::{self, HeldPort, Urls, refuse_if_taken};
 use super::balancer;
-use super::client::Load;
+use super::client::{self, Load};
 use super::options::{Options, OwnApp};
 use super::players::{Players, ended, has_ended};
 use super::processes::{self, each_line};
@@ -25,8 +25,8 @@ use super::screen::{Screen, Turn, Who};
 use super::seen::Witness;
 use crate::core::notice::Action;
 use crate::tools::picture::{MarkKind, words};
-use crate::tools::simulate::StandIn;
 use crate::tools::simulate::faults::{Fault, FaultKind, FaultTarget};
+use crate::tools::simulate::{ServiceChange, StandIn};
 
 /// Traffic before anything happens.
 const CALM: Duration = Duration::from_millis(1000);
@@ -59,6 +59,9 @@ const TTL_S: u32 = 10;
 
 /// A job and the way to its end.
 const PROTECTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// The long job and the way to its end.
+const LONG_JOB_LIMIT: Duration = Duration::from_secs(120);
 
 /// Between two things that ECS does, so that they stand one after the other by a clock of milliseconds.
 const A_MOMENT: Duration = Duration::from_millis(1);
@@ -119,17 +122,14 @@ impl Stage<'_> {
         let stand_in = StandIn::sample();
         let metadata = TcpListener::bind(("127.0.0.1", 0)).await.map_err(in_words)?;
         let metadata_uri = format!("http://{}", metadata.local_addr().map_err(in_words)?);
-        let app_port = free_port().await?;
-        let sidecar_at = match self.options.listen() {
-            Some(address) => address,
-            None => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port().await?),
-        };
+        let app_at = HeldPort::any()?;
+        let app_port = app_at.address.port();
+        let (sidecar_at, _sidecars_own) = addresses::for_sidecar(self.options).await?;
         let mut urls = Urls::new(self.options, self.scenario, &metadata_uri, app_port, sidecar_at)?;
         if let Some(own) = &self.options.own {
             for url in own.url.iter().chain(&own.ready) {
                 refuse_if_taken(url.host(), url.port(), "--app").await?;
             }
-            refuse_if_taken(&sidecar_at.ip().to_string(), sidecar_at.port(), "PRESTOP_LISTEN").await?;
         }
         let mut app = self.start_app(&metadata_uri, app_port, sidecar_at)?;
         let (out, err) = (app.stdout.take(), app.stderr.take());
@@ -288,6 +288,10 @@ impl Stage<'_> {
             self.screen.silence_is_over();
         }
         players.calm(CALM).await?;
+        if self.options.own.is_some() {
+            clients.rush();
+            players.calm(client::RUSH).await?;
+        }
         let deregister = |what: &str| {
             seen.acts(Who::Ecs, what, Some(MarkKind::Deregistered));
             clients.look_away();
@@ -333,7 +337,16 @@ impl Stage<'_> {
                 clients.look_away();
                 return ends;
             }
-            Opening::ScaleIn => self.scale_in(seen, stand_in).await?,
+            Opening::ScaleIn => {
+                let wants = ("wants one task less", PROTECTION_LIMIT);
+                self.wants_gone(seen, stand_in, wants).await?;
+            }
+            Opening::Superseded => {
+                self.await_job(seen).await?;
+                stand_in.change_service(ServiceChange::Forced);
+                let wants = ("deploys a new version", LONG_JOB_LIMIT);
+                self.wants_gone(seen, stand_in, wants).await?;
+            }
             Opening::Spot(ahead) => {
                 self.announce_spot(seen, stand_in, ahead);
                 let delay = AGENT_DELAY_S.min(ahead / 10);
@@ -365,26 +378,38 @@ impl Stage<'_> {
         self.stop_task(seen, stand_in, players).await
     }
 
-    /// ECS wants one task less, and this is the one, as soon as it may.
-    async fn scale_in(&self, seen: &Witness<'_>, stand_in: &StandIn) -> Result<(), Stopped> {
+    /// ECS wants the task gone, and stops it as soon as it may.
+    async fn wants_gone(
+        &self,
+        seen: &Witness<'_>,
+        stand_in: &StandIn,
+        (what, limit): (&str, Duration),
+    ) -> Result<(), Stopped> {
         if !stand_in.protected() {
-            seen.acts(Who::Ecs, "wants one task less; this one is not protected", None);
+            seen.acts(Who::Ecs, &format!("{what}; this one is not protected"), None);
             return Ok(());
         }
-        seen.acts(
-            Who::Ecs,
-            "wants one task less; this one is protected: waits",
-            None,
-        );
+        let what = format!("{what}; this one is protected: waits");
+        seen.acts(Who::Ecs, &what, None);
         let unprotected = async {
             while stand_in.protected() {
                 sleep(LOOK_EVERY).await;
             }
         };
-        let in_time = timeout(PROTECTION_LIMIT, unprotected).await;
+        let in_time = timeout(limit, unprotected).await;
         in_time.map_err(|_| "the task stays protected for ever".to_owned())?;
         self.screen.say(Who::Ecs, "the task is protected no longer");
         Ok(())
+    }
+
+    async fn await_job(&self, seen: &Witness<'_>) -> Result<(), Stopped> {
+        let begun = async {
+            while !seen.job_in_hand() {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        let begun = timeout(PROTECTION_LIMIT, begun).await;
+        begun.map_err(|_| "the worker has begun no job".to_owned().into())
     }
 
     fn announce_spot(&self, seen: &Witness<'_>, stand_in: &StandIn, ahead: u32) {

@@ -4,6 +4,7 @@
 //! `POST /`. Signatures are not checked. There is one cluster with one service, whose one task is that
 //! of the definition; the service has a target group for each port mapping, with the task as a target.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,9 +13,13 @@ use serde_json::{Value, json};
 
 use super::INSTANCE_ID;
 use super::definition::{Definition, TASK_ADDRESS};
+use super::deployment::ServiceChange;
 use super::ecs_api::without_nulls;
 use super::elb_api::{DELAY, PlayedTarget, PlayedTargetGroup};
 use super::reply::{StandInReply, header, with_type};
+
+/// More names of operations than a sidecar knows are not counted.
+const MAX_OPERATIONS: usize = 32;
 
 const ECS: &str = "AmazonEC2ContainerServiceV20141113.";
 
@@ -24,8 +29,12 @@ pub(super) struct AwsApi {
     pub(super) draining_instance: bool,
     /// `stopCode` and `stoppedReason`, once ECS stops the task.
     pub(super) stopped: Option<(String, String)>,
-    /// What `DescribeServices` says instead of what it said at first.
+    /// What happens to the service.
+    pub(super) change: ServiceChange,
+    /// What `DescribeServices` says instead of that.
     pub(super) service_says: Value,
+    /// How often each operation of ECS was called.
+    pub(super) calls: BTreeMap<String, u64>,
 }
 
 /// An error as AWS names it, and its message.
@@ -49,7 +58,9 @@ impl AwsApi {
             groups: groups.collect(),
             draining_instance: false,
             stopped: None,
+            change: ServiceChange::default(),
             service_says: Value::Null,
+            calls: BTreeMap::new(),
         }
     }
 
@@ -113,6 +124,7 @@ impl AwsApi {
         json!({
             "target_groups": groups.collect::<Value>(),
             "container_instance": self.instance_status(),
+            "calls": self.calls,
             "stop_code": self.stopped.as_ref().map(|(code, _)| code),
         })
     }
@@ -120,6 +132,9 @@ impl AwsApi {
     pub(super) fn answer(&mut self, task: &Definition, headers: &HeaderMap, body: &[u8]) -> StandInReply {
         if let Some(target) = header(headers, "x-amz-target") {
             let operation = target.strip_prefix(ECS).unwrap_or_default();
+            if self.calls.len() < MAX_OPERATIONS || self.calls.contains_key(operation) {
+                *self.calls.entry(operation.to_owned()).or_default() += 1;
+            }
             let answer = match serde_json::from_slice(body) {
                 Ok(input) => self.ecs(task, operation, &input),
                 Err(_) => Err(Refusal("SerializationException", "The body is not JSON.")),

@@ -6,9 +6,6 @@ use super::INSTANCE_ID;
 use super::aws_api::{AwsApi, Refusal};
 use super::definition::{CLUSTER, Definition, TASK_ADDRESS, arn, task_arn};
 
-/// The deployment that has started the task.
-const DEPLOYMENT: &str = "ecs-svc/1000000000000000001";
-
 impl AwsApi {
     pub(super) fn ecs(
         &mut self,
@@ -42,6 +39,7 @@ impl AwsApi {
             "DescribeContainerInstances" => {
                 found(input, "containerInstances", &instance_arn(), self.instance())
             }
+            "DescribeServiceDeployments" => self.service_deployments(task, input),
             "UpdateContainerInstancesState" => self.set_instance_status(input),
             "StopTask" => self.stop_task(task, input),
             _ => Err(Refusal(
@@ -67,6 +65,15 @@ impl AwsApi {
         found(input, "containerInstances", &instance_arn(), self.instance())
     }
 
+    fn service_deployments(&self, task: &Definition, input: &Value) -> Result<Value, Refusal> {
+        let arn = service_deployment_arn(task);
+        let mut wanted = input["serviceDeploymentArns"].as_array().into_iter().flatten();
+        let found = wanted
+            .any(|wanted| *wanted == arn)
+            .then(|| self.change.service_deployment(&arn));
+        Ok(json!({"serviceDeployments": found.flatten().into_iter().collect::<Value>()}))
+    }
+
     fn stop_task(&mut self, task: &Definition, input: &Value) -> Result<Value, Refusal> {
         if !is_named(&input["task"], &task_arn()) {
             let why = "The referenced task was not found.";
@@ -82,6 +89,7 @@ impl AwsApi {
 
     fn task(&self, task: &Definition) -> Value {
         let stopped = self.stopped.as_ref();
+        let started_by = self.change.started_by();
         let interface = "f6a4b2d0-7c1e-4a55-9a3c-0e7f1b2c3d4e";
         let containers = task.names().into_iter().map(|name| {
             let bindings = task
@@ -102,8 +110,11 @@ impl AwsApi {
             "taskArn": task_arn(),
             "clusterArn": arn(&format!("cluster/{CLUSTER}")),
             "taskDefinitionArn": task.arn(),
-            "group": format!("service:{}", task.family),
-            "startedBy": DEPLOYMENT,
+            "group": match started_by {
+                Some(_) => format!("service:{}", task.family),
+                None => format!("family:{}", task.family),
+            },
+            "startedBy": started_by,
             "createdAt": 1_700_000_000,
             "launchType": task.launch_type(),
             "capacityProviderName": task.fargate_spot.then_some("FARGATE_SPOT"),
@@ -133,11 +144,11 @@ impl AwsApi {
             "taskDefinition": task.arn(),
             "desiredCount": 1,
             "runningCount": 1,
-            "deployments": [{"id": DEPLOYMENT, "status": "PRIMARY", "desiredCount": 1, "runningCount": 1,
-                             "createdAt": 1_699_999_000, "rolloutState": "COMPLETED"}],
             "loadBalancers": groups.collect::<Value>(),
         });
-        for (field, value) in self.service_says.as_object().into_iter().flatten() {
+        let changed = self.change.service(&service_deployment_arn(task));
+        let says = [&changed, &self.service_says];
+        for (field, value) in says.into_iter().filter_map(Value::as_object).flatten() {
             service[field] = value.clone();
         }
         service
@@ -183,6 +194,13 @@ fn is_named(name: &Value, arn: &str) -> bool {
 fn instance_arn() -> String {
     arn(&format!(
         "container-instance/{CLUSTER}/1f73d099b9144f2d8dd1bd6fb42a4d8c"
+    ))
+}
+
+fn service_deployment_arn(task: &Definition) -> String {
+    arn(&format!(
+        "service-deployment/{CLUSTER}/{}/NCWGC2ZR-taawPAYrIaU5",
+        task.family
     ))
 }
 

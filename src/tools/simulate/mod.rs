@@ -8,6 +8,7 @@
 mod aws_api;
 mod control;
 mod definition;
+mod deployment;
 mod ecs_api;
 mod elb_api;
 pub mod faults;
@@ -19,6 +20,7 @@ mod serve;
 mod task_metadata;
 mod task_protection;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +34,7 @@ use crate::core::notice::Action;
 use crate::tools::say;
 use aws_api::AwsApi;
 pub use definition::{Definition, DefinitionError};
+pub use deployment::ServiceChange;
 use faults::{Fault, FaultTarget, Faults};
 use instance_metadata::PlayedInstanceMetadata;
 use page::RequestLog;
@@ -253,6 +256,21 @@ impl StandIn {
     /// would bring.
     pub fn service_says(&self, fields: serde_json::Value) {
         self.world().aws.service_says(fields);
+    }
+
+    /// From now on this is what happens to the service of the task.
+    pub fn change_service(&self, change: ServiceChange) {
+        self.world().aws.change = change;
+    }
+
+    /// Whether somebody drains the container instance.
+    pub fn drain_instance(&self, draining: bool) {
+        self.world().aws.draining_instance = draining;
+    }
+
+    /// How often each operation of ECS was called.
+    pub fn ecs_calls(&self) -> BTreeMap<String, u64> {
+        self.world().aws.calls.clone()
     }
 
     /// ECS stops the task; code and reason as `DescribeTasks` has them from now on.

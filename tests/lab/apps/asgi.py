@@ -1,6 +1,7 @@
 """An app that knows nothing of being stopped, for uvicorn, hypercorn and granian."""
 
 import asyncio
+import os
 from urllib.parse import parse_qs
 
 TICK = 0.2
@@ -20,6 +21,8 @@ async def app(scope, receive, send):
         taken += len(message.get("body", b""))
         more = message.get("more_body", False)
     headers = [(b"content-type", b"text/plain")]
+    if "CLOSE" in os.environ:
+        headers.append((b"connection", b"close"))
     if scope["path"] == "/stream":
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         end = asyncio.get_running_loop().time() + seconds

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import network, tables
 from .containers import die_with_parent
-from .matrix import OTHER_METHODS, ROUNDS, SHORT, STOPS, VOID_ROUNDS, Cell, cells, wanted_rounds
+from .matrix import METHODS, ROUNDS, SHORT, STOPS, VOID_ROUNDS, Cell, cells, wanted_rounds
 from .play import STOPS as ALL_STOPS
 from .servers import LAB, ROOT, SERVERS
 
@@ -27,15 +27,15 @@ def options() -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="six cells, one round each: fails if ours loses any")
     parser.add_argument("--table", action="store_true", help="only print the table of what has been played")
     parser.add_argument("--servers", default=",".join(SERVERS), help="default: %(default)s")
-    parser.add_argument("--stops", default=",".join(STOPS), help="default: %(default)s; there is deploy-cut besides")
-    parser.add_argument("--methods", default=",".join(("nothing", "ours", *OTHER_METHODS)), help="default: %(default)s")
+    parser.add_argument("--stops", default=",".join(STOPS), help="default: %(default)s; there are deploy-cut and nlb besides")
+    parser.add_argument("--methods", default=",".join(METHODS), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds a cell (default: %(default)s, 20 where ours lost)")
     parser.add_argument("--parallel", type=int, default=6, help="rounds at a time (default: %(default)s)")
     parser.add_argument("--binary", default="target/release/ecs-prestop")
     parser.add_argument("--results", type=Path, default=LAB / "results.jsonl",
                         help="rounds that stand in this file are not played again (default: %(default)s)")
     given = parser.parse_args()
-    for what, known in (("servers", SERVERS), ("stops", ALL_STOPS), ("methods", ("nothing", "ours", *OTHER_METHODS))):
+    for what, known in (("servers", SERVERS), ("stops", ALL_STOPS), ("methods", METHODS)):
         chosen = getattr(given, what).split(",")
         for name in chosen:
             if name not in known:

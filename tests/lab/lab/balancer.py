@@ -45,6 +45,10 @@ RETRIES = """retries 3
 NO_SECOND_UPLOAD = "http-request disable-l7-retry if METH_POST"
 
 
+CHECK = """option httpchk
+    http-check send meth GET uri {path} ver HTTP/1.1 hdr Host 127.0.0.1"""
+
+
 class Balancer:
     def __init__(self, space: str, folder: Path, retries: bool, check: str | None):
         """`check`: the path of the health check that the first replica gets, on the sidecar's port or its own."""
@@ -53,7 +57,7 @@ class Balancer:
         config = CONFIG.format(
             folder=folder, frontend=FRONTEND, port=PORT, a=ADDRESS["a"], b=ADDRESS["b"],
             retries=RETRIES if retries else "retries 0",
-            check=f"option httpchk GET {path}" if check else "",
+            check=CHECK.format(path=path) if check else "",
             no_second_upload=NO_SECOND_UPLOAD if retries else "",
             a_check=f"check port {port} inter 1s fall 2 rise 1" if check else "",
         )

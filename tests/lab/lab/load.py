@@ -11,6 +11,18 @@ PATIENCE = 20.0
 # A round that has more than that under way is broken.
 MOST_AT_ONCE = 400
 UPLOAD_PARTS = 16
+# What a browser and a balancer send along: how many bytes a request has matters to whoever counts them.
+HEADERS = (
+    "Host: app\r\n"
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n"
+    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n"
+    "Accept-Language: en-US,en;q=0.5\r\n"
+    "Accept-Encoding: identity\r\n"
+    "X-Forwarded-For: 203.0.113.7\r\n"
+    "X-Forwarded-Proto: https\r\n"
+    "X-Forwarded-Port: 443\r\n"
+    "X-Amzn-Trace-Id: Root=1-67891233-abcdef012345678912345678\r\n"
+)
 UPLOAD_PART = 2048
 
 # What is asked for, how often in a second, and how long it takes in milliseconds, from and to.
@@ -51,7 +63,7 @@ class Connection:
     async def ask(self, asked: Asked, close: bool) -> None:
         method = "POST" if asked.kind == "upload" else "GET"
         path = {"stream": "/stream", "upload": "/upload"}.get(asked.kind, "/work")
-        head = f"{method} {path}?ms={asked.ms} HTTP/1.1\r\nHost: app\r\n"
+        head = f"{method} {path}?ms={asked.ms} HTTP/1.1\r\n{HEADERS}"
         if close:
             head += "Connection: close\r\n"
         if asked.kind == "upload":
@@ -93,12 +105,24 @@ class Connection:
         self.writer.close()
 
 
+def fault(asked: Asked, why: Exception) -> str:
+    """What happened to a request, in words that can be counted."""
+    if isinstance(why, TimeoutError):
+        return "no answer"
+    if asked.status:
+        return "the answer was cut off"
+    if isinstance(why, asyncio.IncompleteReadError):
+        return "the answer was cut off" if why.partial else "closed with no answer"
+    return type(why).__name__
+
+
 @dataclass
 class Load:
     """Half of the requests come on new connections, half on those that are kept."""
 
     port: int
-    seed: int
+    # The same for every method, so that they meet the same requests.
+    seed: str
     address: str = "127.0.0.1"
     kept_share: float = 0.5
     asked: list[Asked] = field(default_factory=list)
@@ -128,12 +152,8 @@ class Load:
                 if connection is None:
                     connection = Connection(*await asyncio.open_connection(self.address, self.port))
                 await connection.ask(asked, close=not keep)
-        except TimeoutError:
-            asked.why = "no answer"
-        except asyncio.IncompleteReadError as why:
-            asked.why = "the answer was cut off" if asked.status or why.partial else "closed with no answer"
-        except (OSError, ValueError, asyncio.LimitOverrunError) as why:
-            asked.why = "the answer was cut off" if asked.status else type(why).__name__
+        except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as why:
+            asked.why = fault(asked, why)
         except asyncio.CancelledError:
             asked.why = "no answer at the end of the round"
             raise

@@ -7,6 +7,7 @@ exited, each with SIGTERM and, after its stop timeout, SIGKILL.
 import asyncio
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,13 +20,19 @@ from pathlib import Path
 
 from .balancer import FRONTEND, Balancer
 from .containers import Container, die_with_parent
+from .distant import Lanes, Relay
+from .jobs import BROKER_PORT, Jobs
 from .load import Load
 from .network import ADDRESS, FRONT, silence
 from .servers import APPS, PORT, SERVERS, Server
 
+# Methods with the sidecar: as `add` writes it, with the server's recipe, and with the server's keep-alive turned off.
+OURS = ("ours", "recipe", "closing")
+
 TASKS = APPS.parent / "tasks"
 SIDECAR_UID = 65532
 STAND_IN_PORT = 51678
+STAND_IN = f"http://{FRONT}:{STAND_IN_PORT}"
 
 # Before the stop, so that requests of every length are under way.
 WARM_UP = 6.5
@@ -67,9 +74,11 @@ class Order:
 class Stage:
     order: Order
     server: Server
-    balancer: Balancer
+    balancer: Balancer | Relay
     app: Container
     sidecar: Container | None
+    # What is stopped together with the app.
+    beside: Container | None = None
     moments: dict[str, float] = field(default_factory=dict)
     notes: dict[str, object] = field(default_factory=dict)
 
@@ -90,7 +99,10 @@ class Stage:
             self.mark("sidecar_ended")
         self.mark("app_sigterm")
         timeout = ENTRY_POINT_STOP_TIMEOUT if self.order.method == "sleep" else APP_STOP_TIMEOUT
-        self.notes["app_killed"] = await self.app.stop(timeout)
+        stopping = [self.app.stop(timeout)]
+        if self.beside:
+            stopping.append(self.beside.stop(timeout))
+        self.notes["app_killed"], *_ = await asyncio.gather(*stopping)
         self.mark("app_ended")
 
 
@@ -134,7 +146,7 @@ async def untold(stage: Stage) -> None:
 
 
 def stand_in(path: str, method: str = "GET") -> dict:
-    request = urllib.request.Request(f"http://{FRONT}:{STAND_IN_PORT}{path}", method=method)
+    request = urllib.request.Request(f"{STAND_IN}{path}", method=method)
     with urllib.request.urlopen(request, timeout=5) as answer:
         return json.load(answer)
 
@@ -176,6 +188,7 @@ STOPS: dict[str, Callable[[Stage], Awaitable[None]]] = {
     "deploy-short": lambda stage: deploy(stage, DELAY_SHORT),
     "deploy-cut": deploy_and_cut,
     "stop-task": told_at_once,
+    "nlb": told_at_once,
     "fargate-spot": fargate_spot,
     "never": untold,
     "ready": untold,
@@ -189,37 +202,60 @@ async def play(order: Order) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     server = SERVERS[order.server]
     spaces = {who: f"{order.prefix}-{who}" for who in ("front", "a", "b")}
-    ours = order.method in ("ours", "recipe")
+    ours = order.method in OURS
     check = ("sidecar" if ours else "app") if order.stop == "ready" else None
-    balancer = Balancer(spaces["front"], folder, order.retries, check)
+    balancer = Relay() if order.stop == "nlb" else Balancer(spaces["front"], folder, order.retries, check)
 
-    replicas = {}
+    jobs = Jobs(spaces["front"], folder, server.enqueue) if server.enqueue else None
+    if jobs:
+        await jobs.broker.start()
+        await listens(spaces["front"], FRONT, BROKER_PORT)
+    shares_pids = order.method == "recipe" and server.recipe_signals
+    pids = await Container.pause(spaces["a"], folder) if shares_pids else None
+
+    replicas, behind = {}, {}
     for who in ("a", "b"):
-        if server.proxies:
-            behind = Container(f"behind-{who}", spaces[who], ["node", str(APPS / "server.js")], folder,
-                               {"HOST": "127.0.0.1", "PORT": "9000"})
-            await behind.start()
+        if server.behind:
+            program = shutil.which(server.behind[0]) or next(Path("/usr/sbin").glob(f"{server.behind[0]}*"))
+            behind[who] = Container(f"behind-{who}", spaces[who], [str(program), *server.behind[1:]], folder,
+                                    {"HOST": "127.0.0.1", "PORT": "9000"})
+            await behind[who].start()
             await listens(spaces[who], "127.0.0.1", 9000)
-        command = server.command()
-        if order.method == "recipe":
-            command += server.recipe_arguments
+        work = folder / who
+        work.mkdir(exist_ok=True)
+        command, environment = server.start(work, order.method)
         if order.method == "sleep" and who == "a":
             command = ["sh", "-c", ENTRY_POINT, "sh", *command]
-        replicas[who] = await Container(who, spaces[who], command, folder, server.environment).start()
+        if pids:
+            environment["ECS_CONTAINER_METADATA_URI_V4"] = f"{STAND_IN}/v4/app"
+        shared = pids if who == "a" else None
+        replicas[who] = await Container(who, spaces[who], command, folder, environment, pids=shared).start()
     stage = Stage(order, server, balancer, replicas["a"], None)
-    for who in ("a", "b"):
+    if server.behind_stops_too:
+        stage.beside = behind["a"]
+    for who in () if jobs else ("a", "b"):
         await answers(ADDRESS[who], PORT, replicas[who])
     if ours:
-        stage.sidecar = await start_sidecar(stage, spaces, folder)
+        stage.sidecar = await start_sidecar(stage, spaces, folder, pids)
     elif order.method == "curl":
         if server.drain_url:
             command = ["sh", "-c", SHELL_SIDECAR, server.drain_url]
             stage.sidecar = await Container("sidecar", spaces["a"], command, folder).start()
-    await balancer.start()
-    await answers("127.0.0.1", FRONTEND, balancer.container)
-
-    load = Load(FRONTEND, seed=order.round)
-    load.start()
+    seed = f"{order.server} {order.stop} {order.round}"
+    if jobs:
+        load = jobs
+        await balancer.start()
+    elif order.stop == "nlb":
+        await balancer.start(FRONTEND)
+        load = Lanes(FRONTEND, seed)
+    else:
+        await balancer.start()
+        await answers("127.0.0.1", FRONTEND, balancer.container)
+        load = Load(FRONTEND, seed)
+    if jobs:
+        await jobs.start()
+    else:
+        load.start()
     await asyncio.sleep(WARM_UP)
     stage.mark("stop")
     await STOPS[order.stop](stage)
@@ -228,7 +264,7 @@ async def play(order: Order) -> dict:
     return account(stage, load)
 
 
-async def start_sidecar(stage: Stage, spaces: dict[str, str], folder: Path) -> Container:
+async def start_sidecar(stage: Stage, spaces: dict[str, str], folder: Path, pids: Container | None) -> Container:
     order = stage.order
     file, options = template(order.stop)
     added = subprocess.run([order.binary, "add", str(TASKS / file), "--to", "app", "--image", "ecs-prestop:dev", *options],
@@ -241,22 +277,23 @@ async def start_sidecar(stage: Stage, spaces: dict[str, str], folder: Path) -> C
     if order.method == "recipe":
         environment |= stage.server.recipe
     stage.notes["settings"] = dict(environment)
-    here = f"http://{FRONT}:{STAND_IN_PORT}"
     await Container("stand-in", spaces["front"],
                     [order.binary, "simulate", "--task-definition", str(folder / "task.json"), "--listen",
                      f"{FRONT}:{STAND_IN_PORT}"], folder).start()
     stage.notes["stand_in"] = True
     await listens(spaces["front"], FRONT, STAND_IN_PORT)
     environment |= {
-        "ECS_CONTAINER_METADATA_URI_V4": f"{here}/v4/prestop",
-        "ECS_AGENT_URI": f"{here}/api/prestop",
-        "AWS_EC2_METADATA_SERVICE_ENDPOINT": here,
-        "AWS_ENDPOINT_URL": here,
+        "ECS_CONTAINER_METADATA_URI_V4": f"{STAND_IN}/v4/prestop",
+        "ECS_AGENT_URI": f"{STAND_IN}/api/prestop",
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT": STAND_IN,
+        "AWS_ENDPOINT_URL": STAND_IN,
         "AWS_REGION": "eu-central-1",
         "AWS_ACCESS_KEY_ID": "none",
         "AWS_SECRET_ACCESS_KEY": "none",
     }
-    container = await Container("sidecar", spaces["a"], [order.binary], folder, environment, as_user=SIDECAR_UID).start()
+    # A process may signal those of its own uid.
+    uid = 0 if pids else SIDECAR_UID
+    container = await Container("sidecar", spaces["a"], [order.binary], folder, environment, as_user=uid, pids=pids).start()
     end = time.monotonic() + STARTS_WITHIN
     while '"event":"start"' not in container.tail(100_000):
         if time.monotonic() > end or container.process.returncode is not None:
@@ -294,16 +331,20 @@ async def answers(address: str, port: int, container: Container) -> None:
     raise RuntimeError(f"{container.name} does not answer at {address}:{port}: {container.tail()}")
 
 
-def account(stage: Stage, load: Load) -> dict:
+def account(stage: Stage, load: Load | Lanes | Jobs) -> dict:
     order = stage.order
     began = stage.moments["stop"]
     lost = [asked for asked in load.asked if asked.lost]
     before = [asked for asked in lost if asked.end < began]
     sigterm = stage.moments.get("app_sigterm")
+    # Where the balancer sent it nothing before, its stop shows nothing.
+    served = sum(asked.served_by == "a" and asked.end < began for asked in load.asked)
+    idle = 0 if order.stop == "nlb" or stage.server.enqueue or served else 1
     moments = {name: round(at - began, 3) for name, at in stage.moments.items()}
     row = {
         "server": order.server, "stop": order.stop, "method": order.method, "round": order.round,
-        "retries": order.retries, "void": len(before), "requests": len(load.asked), "lost": len(lost),
+        "retries": order.retries, "void": len(before) + idle, "served_before": served, "requests": len(load.asked), "lost": len(lost),
+        "reused": sum(asked.reused for asked in load.asked),
         "lost_by": dict(Counter(f"{asked.kind}: {asked.why} ({asked.served_by})" for asked in lost)),
         "lost_first": [
             {"at": round(asked.at - began, 3), "end": round(asked.end - began, 3), "kind": asked.kind, "ms": asked.ms,
@@ -311,7 +352,7 @@ def account(stage: Stage, load: Load) -> dict:
         ],
         "moments": moments, **stage.notes,
     }
-    if stage.sidecar and order.method in ("ours", "recipe"):
+    if stage.sidecar and order.method in OURS:
         events = [json.loads(line) for line in stage.sidecar.log.read_text().splitlines() if line.startswith("{")]
         exits = [event for event in events if event.get("event") == "exit"]
         row["result"] = exits[-1]["result"] if exits else None

@@ -4,12 +4,15 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use super::neighbours::Neighbours;
 use super::sockets::{Inode, List, SocketQuery, Sockets};
 use super::{proc_net, sock_diag};
 
-const PROC_NET: &str = "/proc/self/net";
+pub(super) const PROC: &str = "/proc";
+pub(super) const PROC_NET: &str = "/proc/self/net";
+const OWN_DESCRIPTORS: &str = "/proc/self/fd";
 
 /// This machine's kernel.
 #[derive(Debug, Default)]
@@ -28,7 +31,7 @@ impl Sockets for Kernel {
                 list => return list,
             }
         }
-        proc_net::list(Path::new(PROC_NET), wanted)
+        Ok(proc_net::list(&[PROC_NET.into()], wanted))
     }
 
     fn addresses(&self) -> Vec<IpAddr> {
@@ -36,7 +39,14 @@ impl Sockets for Kernel {
     }
 
     fn own(&self) -> Vec<Inode> {
-        proc_net::own(Path::new("/proc/self/fd"))
+        proc_net::own(Path::new(OWN_DESCRIPTORS))
+    }
+
+    fn of_other_containers(&self) -> Option<Arc<dyn Sockets>> {
+        let neighbours = Neighbours::new(Path::new(PROC));
+        neighbours
+            .are_seen()
+            .then(|| Arc::new(neighbours) as Arc<dyn Sockets>)
     }
 
     fn weakness(&self) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Notify, watch};
@@ -38,6 +38,8 @@ const FRESH: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct ConnectionView {
     sockets: Arc<dyn Sockets>,
+    /// Those to look at in place of these, once the app is known to be in a network namespace of its own.
+    others: Arc<OnceLock<Arc<dyn Sockets>>>,
     own_port: Option<u16>,
     latest: Arc<Mutex<Option<(Instant, Picture)>>>,
 }
@@ -47,9 +49,25 @@ impl ConnectionView {
     pub fn new(sockets: Arc<dyn Sockets>, own_port: Option<u16>) -> ConnectionView {
         ConnectionView {
             sockets,
+            others: Arc::default(),
             own_port,
             latest: Arc::default(),
         }
+    }
+
+    /// Looks at the network namespaces of the task's other containers from now on, for all clones of this view.
+    /// False where none of their processes is in sight.
+    pub fn look_at_others(&self) -> bool {
+        if self.others.get().is_none()
+            && let Some(others) = self.sockets.of_other_containers()
+        {
+            let _ = self.others.set(others);
+        }
+        self.others.get().is_some()
+    }
+
+    fn sockets(&self) -> &Arc<dyn Sockets> {
+        self.others.get().unwrap_or(&self.sockets)
     }
 
     /// What one look shows, no older than a second. `None` where there can be none.
@@ -162,7 +180,7 @@ pub async fn announce(view: ConnectionView, steps: Vec<QuietStep>, mailbox: Mail
             watch: "quiet",
             sees: why.is_none(),
             log: true,
-            why: why.or_else(|| view.sockets.weakness()),
+            why: why.or_else(|| view.sockets().weakness()),
         };
         // Without a listener the process is about to end.
         let _ = mailbox.send(Message::Watch(state)).await;
@@ -182,8 +200,9 @@ impl Observer {
         Observer {
             scope: Watched {
                 ports: step.ports.clone(),
-                own_port: view.own_port,
-                inside: view.sockets.addresses(),
+                // There it would be somebody else's.
+                own_port: view.own_port.filter(|_| view.others.get().is_none()),
+                inside: view.sockets().addresses(),
                 own_calls: Vec::new(),
                 heard: Ports::default(),
             },
@@ -205,7 +224,7 @@ impl Observer {
                 .map(|port| SocketQuery::Connections(Some(port)))
                 .collect()
         };
-        let sockets = Arc::clone(&self.view.sockets);
+        let sockets = Arc::clone(self.view.sockets());
         for wanted in lists {
             let (scope, judge) = (&self.scope, &mut self.judge);
             let listed = each(sockets.as_ref(), wanted, |socket| {
@@ -225,7 +244,7 @@ impl Observer {
 
     /// Who listens now.
     async fn listen(&mut self) -> io::Result<()> {
-        let sockets = Arc::clone(&self.view.sockets);
+        let sockets = Arc::clone(self.view.sockets());
         let scope = &mut self.scope;
         each(sockets.as_ref(), SocketQuery::Listeners, |socket| {
             if let Socket::Listener(address) = socket {
@@ -241,12 +260,12 @@ impl Observer {
         if self.scope.ports.is_empty() {
             return Ok(());
         }
-        let own = self.view.sockets.own();
+        let own = self.view.sockets().own();
         if own == self.own {
             return Ok(());
         }
         let mut calls: Vec<SocketAddr> = Vec::new();
-        let sockets = Arc::clone(&self.view.sockets);
+        let sockets = Arc::clone(self.view.sockets());
         for port in self.scope.ports.clone() {
             each(sockets.as_ref(), SocketQuery::CallsTo(port), |socket| {
                 if let Socket::Connection(TcpConnection { local, .. }, inode) = socket

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::sockets::{Inode, List, Socket, SocketQuery};
 use crate::core::quiet::{TcpConnection, TcpState};
+use crate::sidecar::drain::processes::is_gone;
 
 /// Lines between two breaths: some 20 KiB.
 const LINES: usize = 128;
@@ -20,15 +21,16 @@ const MAX_LINE: u64 = 512;
 /// A hundred addresses are some 20 KiB of `fib_trie`.
 const MAX_ADDRESSES: u64 = 256 * 1024;
 
-/// The sockets of the namespace whose files these are.
-pub(super) fn list(folder: &Path, wanted: SocketQuery) -> io::Result<Box<dyn List>> {
-    let first = folder.join("tcp");
-    Ok(Box::new(Files {
-        now: Some(BufReader::new(File::open(first)?)),
-        // Missing where there is no IPv6.
-        next: VecDeque::from([folder.join("tcp6")]),
+/// The sockets of the namespaces whose files these are.
+pub(super) fn list(folders: &[PathBuf], wanted: SocketQuery) -> Box<dyn List> {
+    let files = folders
+        .iter()
+        .flat_map(|folder| ["tcp", "tcp6"].map(|name| folder.join(name)));
+    Box::new(Files {
+        now: None,
+        next: files.collect(),
         wanted,
-    }))
+    })
 }
 
 struct Files {
@@ -40,14 +42,22 @@ struct Files {
 impl List for Files {
     fn next(&mut self, sockets: &mut Vec<Socket>) -> io::Result<bool> {
         let Some(file) = &mut self.now else {
-            return Ok(false);
+            let Some(path) = self.next.pop_front() else {
+                return Ok(false);
+            };
+            match File::open(path) {
+                Ok(file) => self.now = Some(BufReader::new(file)),
+                // There is no IPv6, or the process has ended: what it had open counts as moved.
+                Err(why) if is_gone(&why) => {}
+                Err(why) => return Err(why),
+            }
+            return Ok(true);
         };
         for _ in 0..LINES {
             let mut line = String::new();
             if file.by_ref().take(MAX_LINE).read_line(&mut line)? == 0 {
-                let next = self.next.pop_front().and_then(|path| File::open(path).ok());
-                self.now = next.map(BufReader::new);
-                return Ok(self.now.is_some());
+                self.now = None;
+                return Ok(true);
             }
             sockets.extend(socket(&line).filter(|socket| is_wanted(socket, self.wanted)));
         }
@@ -180,7 +190,7 @@ mod tests {
 
     fn all(wanted: SocketQuery) -> Vec<Socket> {
         let mut sockets = Vec::new();
-        let mut list = list(Path::new(PROC_NET), wanted).unwrap();
+        let mut list = list(&[PROC_NET.into()], wanted);
         while list.next(&mut sockets).unwrap() {}
         sockets
     }

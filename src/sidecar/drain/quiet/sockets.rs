@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::core::quiet::TcpConnection;
 
@@ -46,6 +47,11 @@ pub trait Sockets: Send + Sync {
 
     /// The sockets of this very process.
     fn own(&self) -> Vec<Inode>;
+
+    /// The sockets of the task's other network namespaces; `None` where no process of another one is in sight.
+    fn of_other_containers(&self) -> Option<Arc<dyn Sockets>> {
+        None
+    }
 
     /// Why an open connection that works cannot be told from an idle one, where that is so.
     fn weakness(&self) -> Option<String>;

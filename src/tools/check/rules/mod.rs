@@ -58,7 +58,7 @@ impl Rule {
 }
 
 /// All of them, by their ids.
-pub static RULES: [Rule; 46] = [
+pub static RULES: &[Rule] = &[
     order::sidecar_before_app::RULE,
     order::app_before_sidecar::RULE,
     order::circle::RULE,
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn each_rule_finds_its_failing_example_and_all_rules_pass_the_other() {
-        for rule in &RULES {
+        for rule in RULES {
             let failing = rule.example.failing();
             assert_ne!(failing, rule.example.passing, "{}: nothing is broken", rule.id);
             assert_eq!(found(rule.example.passing), [""; 0], "{} passing", rule.id);

@@ -11,10 +11,13 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     persona: Persona::Regular,
     compose: true,
     why: "`quiet`, which is also what a sidecar does without any step, looks at the connections of its own network \
-          namespace. Under `bridge` networking that is not the app's, and under `host` it is the whole instance. There the sidecar refuses to start (78). Under compose it shares the app's \
-          namespace only with `network_mode: \"service:app\"`, and else finds nobody listening (4).",
-    mend: "Use `awsvpc`; or name the app's port under `host` (`quiet :8080`), or take `sleep 15s`, which works everywhere.",
-    source: "README, Steps; network_namespaces(7)",
+          namespace. Under `bridge` networking that is not the app's, and under `host` it is the whole instance. There \
+          the sidecar refuses to start (78). With `pidMode: task` it reads those of the app's namespace under `bridge`, too, \
+          and waits until every client has hung up. Under compose it shares the app's namespace only with \
+          `network_mode: \"service:app\"`, and else finds nobody listening (4).",
+    mend: "Use `awsvpc`; or name the app's port under `host` (`quiet :8080`); or set `pidMode: task` under `bridge`; or take \
+           `sleep 15s`, which works everywhere.",
+    source: "task-definitions/reference.md, Steps; network_namespaces(7)",
     example: Example {
         passing: UNSHARED,
         breaking: ("sleep 15s", "quiet"),
@@ -47,10 +50,11 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
                         .to_owned(),
                     "name the app's port",
                 )
-            } else if task.network() == NetworkMode::Apart {
+            } else if task.network() == NetworkMode::Apart && task.pid_mode.is_absent() {
                 (
-                    "under bridge networking `quiet` does not see the app's connections".to_owned(),
-                    "needs awsvpc, or `sleep`",
+                    "under bridge networking without `pidMode: task` `quiet` does not see the app's connections"
+                        .to_owned(),
+                    "needs awsvpc, pidMode, or `sleep`",
                 )
             } else {
                 continue;
