@@ -107,7 +107,7 @@ fn a_rules_page_is_laid_out_for_the_terminal() {
         colour,
         unicode: true,
     };
-    for rule in &RULES {
+    for rule in RULES {
         for width in [80, 200] {
             let plain = on_paper(rule, paper(width, false));
             let (words, example) = plain.split_once("Fails, and passes").unwrap();
