@@ -109,6 +109,17 @@ def wait_for(what, is_so, limit_s=LIMIT_S):
         time.sleep(0.1)
 
 
+# A task has PIDs of its own: a `signal` step must not find the worker of the play beside it.
+NAMESPACE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+def child_of(process):
+    """The PID, as it is seen from here, of what such a command runs."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_for("it has started", lambda: children.read_text().split() or process.poll() is not None, 30)
+    return int(children.read_text().split()[0])
+
+
 class Play:
     """One task to its end, and what its successor does."""
 
@@ -142,9 +153,14 @@ class Play:
         self.started.append(process)
         return process
 
+    def start_inside(self, name, command, **env):
+        inside = ["nsenter", "--target", self.namespace, "--pid", "--mount"]
+        return self.start(name, inside + command, **env)
+
     def play(self):
         for name in "queue", "taken":
             (self.folder / name).mkdir()
+        self.namespace = child_of(self.start("namespace", [*NAMESPACE, "sleep", "600"]))
         self.start("ecs", [self.binary, "simulate", "--listen", f"127.0.0.1:{self.ports['ecs']}"])
         wait_for("the stand-in answers", lambda: self.answers(self.ports["ecs"]))
         if not self.queued:
@@ -159,9 +175,10 @@ class Play:
         if self.leases:
             self.post("/_simulate/service?change=forced")
             self.await_unprotected()
-        sidecar.send_signal(signal.SIGTERM)
+        os.kill(child_of(sidecar), signal.SIGTERM)
         code = sidecar.wait(LIMIT_S)
-        worker.send_signal(signal.SIGTERM)
+        if worker.poll() is None:
+            os.kill(child_of(worker), signal.SIGTERM)
         # With the drain it has nothing in hand.
         worker.wait(20)
         by_first = len(self.ledger("end"))
@@ -199,7 +216,7 @@ class Play:
 
     def start_sidecar(self):
         drain = {"celery": "signal TERM app", "sidekiq": "signal TSTP app nowait, signal TERM app"}
-        return self.start(
+        return self.start_inside(
             "sidecar",
             [self.binary],
             ECS_CONTAINER_METADATA_URI_V4=f"{self.ecs}/v4/prestop",
@@ -225,8 +242,11 @@ class Play:
         }
         if leases:
             env["LEASES"] = "true"
-        at_once = 2 if who == "first" else 20
-        page = lambda language, after: code(language, after).replace("http://127.0.0.1:9911", self.sidecar)
+        at_once = 2 if who == "first" else 30
+
+        def page(language, after):
+            return code(language, after).replace("http://127.0.0.1:9911", self.sidecar)
+
         if self.worker == "celery":
             celery = Path(sys.executable).with_name("celery")
             command = [celery, "-A", "jobs", "worker", "-c", at_once, "-n", who, "--without-mingle"]
@@ -238,7 +258,7 @@ class Play:
             command = ["sh", "-c", SHELL + page("sh", "In a shell")]
         else:
             command = [sys.executable, "-c", PYTHON + page("python", "In Python")]
-        return self.start(who, command, **env)
+        return self.start_inside(who, command, **env)
 
     def await_unprotected(self):
         since = None
@@ -285,6 +305,8 @@ NEEDS = {
 
 
 def missing(worker):
+    if subprocess.run([*NAMESPACE, "true"], stderr=subprocess.DEVNULL).returncode != 0:
+        return "the right to make a PID namespace"
     lacks = [name for name in NEEDS[worker] if shutil.which(name) is None]
     if worker == "celery" and not Path(sys.executable).with_name("celery").exists():
         lacks.append("celery")
