@@ -84,8 +84,6 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Whether `PRESTOP_METRICS` is `emf`.
     pub emf: bool,
-    /// Whether `NO_COLOR` is set (no-color.org).
-    pub no_color: bool,
     /// `ECS_CONTAINER_METADATA_URI_V4`; `None` in local mode.
     pub task_metadata: Option<HttpUrl>,
     /// The instance metadata's endpoint.

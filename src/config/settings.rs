@@ -1,6 +1,6 @@
 //! The settings of `run`: each is one item with its name, default, bounds, meaning and reader.
 //!
-//! Help, the table of docs/reference.md and what `check` refuses come from here. A new setting is one item and one
+//! Help, the table of task-definitions/reference.md and what `check` refuses come from here. A new setting is one item and one
 //! field of [`Values`]. A default is read like anything that is given, so that the two cannot differ.
 
 use std::fmt;
@@ -26,7 +26,7 @@ const MAX_TOKEN: usize = 4096;
 /// The one whose value is never told.
 pub(super) const SECRET: &str = "DRAIN_TOKEN";
 
-/// A setting as `--help`, docs/reference.md and the checks know it.
+/// A setting as `--help`, task-definitions/reference.md and the checks know it.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// Without `PRESTOP_`.
@@ -138,7 +138,7 @@ impl Values {
     }
 }
 
-/// All of them, in the order of task-definitions/reference.md.
+/// All of them, in the order of docs/reference.md.
 pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "DRAIN",

@@ -134,16 +134,9 @@ impl Plan {
         })
     }
 
-    /// How long its `sleep` steps take together: those of one order go at the same time.
+    /// How long its `sleep` steps take together.
     pub fn sleeps(&self) -> Duration {
-        let mut longest: BTreeMap<i64, Duration> = BTreeMap::new();
-        for planned in &self.steps {
-            if let Step::Sleep(length) = planned.step {
-                let known = longest.entry(planned.order).or_default();
-                *known = length.max(*known);
-            }
-        }
-        longest.values().sum()
+        sleeps(&self.steps)
     }
 
     /// All steps, lower orders first.
@@ -171,6 +164,18 @@ impl Plan {
         self.steps.sort_by_key(|step| step.order);
         added
     }
+}
+
+/// How long the `sleep` steps among these take together: those of one order go at the same time.
+pub fn sleeps(steps: &[PlannedStep]) -> Duration {
+    let mut longest: BTreeMap<i64, Duration> = BTreeMap::new();
+    for planned in steps {
+        if let Step::Sleep(length) = planned.step {
+            let known = longest.entry(planned.order).or_default();
+            *known = length.max(*known);
+        }
+    }
+    longest.values().sum()
 }
 
 /// A label that cannot be used, and where it stands.

@@ -17,6 +17,7 @@ use crate::core::lifecycle::{AfterDrain, AwsPolicy, Event, Policy};
 use crate::core::task::{RegisteredTarget, Task};
 use crate::core::timeline::{AwsCall, AwsOutcome};
 use crate::sidecar::aws::contained::contained;
+use crate::sidecar::aws::load_balancing::Departure;
 use crate::sidecar::aws::{Aws, Failure};
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{AwsNews, Mailbox, Message};
@@ -79,6 +80,8 @@ pub struct Circumstances {
     pub reason: &'static str,
     /// Whether its containers are behind ports of the host.
     pub bridged: bool,
+    /// What a deregistration waits for.
+    pub departure: Departure,
     /// Where protection is given back.
     pub protection: Option<ProtectionHandle>,
 }
@@ -202,6 +205,7 @@ impl AwsSide {
         let Circumstances {
             reason,
             bridged,
+            departure,
             protection,
         } = circumstances;
         let (mailbox, aws) = (self.mailbox.clone(), self.aws.clone());
@@ -217,7 +221,8 @@ impl AwsSide {
                         AwsOutcome::Failed("the task metadata has not said which task this is".to_owned())
                     }
                     (AwsCall::Deregister, Some(aws)) => {
-                        aws.deregister(targets, bridged, policy::DEREGISTER).await
+                        aws.deregister(targets, bridged, departure, policy::DEREGISTER)
+                            .await
                     }
                     (AwsCall::DrainInstance, Some(aws)) => {
                         aws.drain_instance(instance.as_deref(), share(), policy::DRAIN_INSTANCE)

@@ -26,12 +26,18 @@ fn block<'t>(text: &'t str, fence: &str) -> &'t str {
 
 #[test]
 fn the_table_of_settings_has_each_with_its_default_and_meaning() {
-    let reference = text_of("docs/reference.md");
+    let reference = text_of("task-definitions/reference.md");
     for setting in ecs_prestop::config::SETTINGS {
         let row = reference
             .lines()
             .find(|line| line.starts_with(&format!("| `{}` |", setting.variable())));
-        let row = row.unwrap_or_else(|| panic!("{} is missing", setting.name));
+        let row = row.unwrap_or_else(|| {
+            panic!(
+                "task-definitions/reference.md has no row of {}: write | `{}` | `DEFAULT` | MEANING |",
+                setting.name,
+                setting.variable()
+            )
+        });
         assert!(row.ends_with(&format!("| {} |", setting.meaning)), "{row}");
         assert!(
             setting.default.is_empty() || row.contains(&format!("| `{}` |", setting.default)),
@@ -60,8 +66,8 @@ fn its_pictures_are_what_the_command_that_it_names_draws() {
     let text = String::from_utf8(output.stdout).unwrap();
     let picture = &text[text.find("With ecs-prestop").unwrap()..];
     assert!(
-        text_of("docs/rehearse.md").contains(picture),
-        "the text of docs/rehearse.md has to be {again}:\n{picture}"
+        text_of("task-definitions/rehearse.md").contains(picture),
+        "the text of task-definitions/rehearse.md has to be {again}:\n{picture}"
     );
 }
 
@@ -124,7 +130,7 @@ fn its_commands_run_as_they_stand() {
 fn added(arguments: &[&str]) -> String {
     let all = [
         "add",
-        "docs/web.json",
+        "task-definitions/without-sidecar/web.json",
         "--to",
         "app",
         "--image",
@@ -230,7 +236,7 @@ fn the_python_app_of_the_pages_drains_without_a_loss() {
     if !is_here("python3", &["python3", "--version"]) {
         return;
     }
-    let page = text_of("docs/app.md");
+    let page = text_of("task-definitions/app.md");
     let code = block(&page, "python");
     let address = free_address();
     let file = std::env::temp_dir().join(format!("ecs-prestop-readme-{}.py", std::process::id()));

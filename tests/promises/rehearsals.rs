@@ -1,6 +1,6 @@
 //! The rehearsal, as people run it: what it shows can be believed, and nothing of it is left behind.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -340,6 +340,10 @@ fn marked(mark: &str) -> Vec<String> {
 
 /// Starts a rehearsal, interrupts it after a while, and says what of it is left.
 fn interrupted(arguments: &[&str], after: Duration, signal: Signal) -> Vec<String> {
+    interrupted_at(arguments, after, signal, free_address())
+}
+
+fn interrupted_at(arguments: &[&str], after: Duration, signal: Signal, listen: SocketAddr) -> Vec<String> {
     let mark = format!(
         "REHEARSED_BY={}-{}-{}",
         std::process::id(),
@@ -347,7 +351,7 @@ fn interrupted(arguments: &[&str], after: Duration, signal: Signal) -> Vec<Strin
         signal.as_raw()
     );
     let (name, value) = mark.split_once('=').unwrap();
-    let listen = free_address().to_string();
+    let listen = listen.to_string();
     let mut command = binary();
     command
         .arg("rehearse")
@@ -394,6 +398,54 @@ fn whoever_interrupts_it_nothing_is_left_behind() {
                 "the port is free after {signal:?}"
             );
         }
+    }
+}
+
+/// How often the test interrupts; `REHEARSALS_INTERRUPTED=100` does it a hundred times.
+const INTERRUPTED: u32 = 12;
+
+/// Numbers that look random and are the same each time (Steele and others, *SplitMix*).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % most
+    }
+}
+
+#[test]
+fn interrupted_at_any_moment_of_any_scenario_it_leaves_neither_processes_nor_ports() {
+    let listed = run(&["rehearse", "--list"], &[]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let names: Vec<&str> = listed
+        .lines()
+        .filter(|line| !line.starts_with(' '))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    let times = std::env::var("REHEARSALS_INTERRUPTED")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    let mut chance = Chance(17);
+    for _ in 0..times.unwrap_or(INTERRUPTED) {
+        let pick = |chance: &mut Chance, n: usize| usize::try_from(chance.below(n as u64)).unwrap();
+        let scenario = names[pick(&mut chance, names.len())];
+        let signals = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::KILL];
+        let signal = signals[pick(&mut chance, signals.len())];
+        let after = Duration::from_millis(chance.below(8000));
+        let told = format!("{signal:?} after {after:?} of {scenario}");
+        if std::env::var_os("REHEARSALS_INTERRUPTED").is_some() {
+            eprintln!("{told}");
+        }
+        let listen = free_address();
+        let left = interrupted_at(&[scenario], after, signal, listen);
+        assert_eq!(left, Vec::<String>::new(), "{told}");
+        assert!(
+            TcpListener::bind(listen).is_ok(),
+            "the sidecar's port is taken: {told}"
+        );
     }
 }
 

@@ -31,6 +31,15 @@ const DESCRIBE_ATTRIBUTES: &str = "elasticloadbalancing:DescribeTargetGroupAttri
 const DEREGISTER: &str = "elasticloadbalancing:DeregisterTargets";
 const DESCRIBE_HEALTH: &str = "elasticloadbalancing:DescribeTargetHealth";
 
+/// How far out of its target group a target has to be before the first step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It gets no new requests (`draining`): what it still owes, `quiet` waits for.
+    Draining,
+    /// The group has let go of it, after its deregistration delay.
+    Unused,
+}
+
 fn description(target: &RegisteredTarget) -> TargetDescription {
     let builder = TargetDescription::builder().id(&target.id).port(target.port);
     builder.build()
@@ -87,11 +96,12 @@ impl Aws {
         Ok(seconds.map_or(DEFAULT_DELAY, Duration::from_secs))
     }
 
-    /// Takes this task out of all its groups at once, and waits until they have let go.
+    /// Takes this task out of all its groups at once, and waits until it is as far out of them as is wanted.
     pub async fn deregister(
         self: std::sync::Arc<Aws>,
         known: Option<Vec<RegisteredTarget>>,
         bridged: bool,
+        until: Departure,
         policy: &'static str,
     ) -> AwsOutcome {
         let targets = match known {
@@ -108,7 +118,7 @@ impl Aws {
         let mut leaving = JoinSet::new();
         for target in targets {
             let aws = std::sync::Arc::clone(&self);
-            leaving.spawn(contained(async move { aws.leave(&target).await }));
+            leaving.spawn(contained(async move { aws.leave(&target, until).await }));
         }
         let mut troubles = Vec::new();
         while let Some(left) = leaving.join_next().await {
@@ -126,15 +136,18 @@ impl Aws {
             } else {
                 "target groups have"
             };
-            AwsOutcome::Done(format!("{count} {groups} let go"))
+            AwsOutcome::Done(match until {
+                Departure::Draining => format!("{count} {groups} nothing new for this task"),
+                Departure::Unused => format!("{count} {groups} let go"),
+            })
         } else {
             AwsOutcome::Failed(troubles.join("; "))
         }
     }
 
-    async fn leave(&self, target: &RegisteredTarget) -> Result<(), Failure> {
+    async fn leave(&self, target: &RegisteredTarget, until: Departure) -> Result<(), Failure> {
         persist(|| self.take_out(target)).await?;
-        while !persist(|| self.has_let_go(target)).await? {
+        while !persist(|| self.is_out(target, until)).await? {
             sleep(LOOK_AGAIN).await;
         }
         Ok(())
@@ -152,8 +165,8 @@ impl Aws {
         }
     }
 
-    /// Unused, or known no more. In the first moment it may still be shown as healthy.
-    async fn has_let_go(&self, target: &RegisteredTarget) -> Result<bool, Failure> {
+    /// As far as that, or known no more. In the first moment it may still be shown as healthy.
+    async fn is_out(&self, target: &RegisteredTarget, until: Departure) -> Result<bool, Failure> {
         let client = &self.clients().load_balancing;
         let call = client.describe_target_health().target_group_arn(&target.group);
         let answer = match call.targets(description(target)).send().await {
@@ -165,7 +178,13 @@ impl Aws {
         };
         let states = answer.target_health_descriptions().iter();
         let mut states = states.filter_map(|one| one.target_health()?.state());
-        Ok(states.all(|state| *state == TargetHealthStateEnum::Unused))
+        Ok(states.all(|state| match state {
+            TargetHealthStateEnum::Unused => true,
+            TargetHealthStateEnum::Draining | TargetHealthStateEnum::UnhealthyDraining => {
+                until == Departure::Draining
+            }
+            _ => false,
+        }))
     }
 }
 

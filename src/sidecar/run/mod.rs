@@ -20,6 +20,7 @@ use crate::core::plan::{Plan, PlannedStep};
 use crate::core::superseded::Superseded;
 use crate::core::task::Task;
 use crate::core::timeline::Outcome;
+use crate::sidecar::aws::load_balancing::Departure;
 use crate::sidecar::aws_side::{AwsSide, Circumstances};
 use crate::sidecar::clock::{now, wall_clock};
 use crate::sidecar::drain::quiet::sockets::Sockets;
@@ -374,6 +375,10 @@ impl Sidecar {
                 .notice()
                 .map_or("", |notice| notice.reason.as_str()),
             bridged: self.task.as_deref().is_some_and(Task::is_bridged),
+            departure: match self.lifecycle.plan() {
+                Some(plan) if plan.quiets().next().is_some() => Departure::Draining,
+                _ => Departure::Unused,
+            },
             protection: self.protection.clone(),
         }
     }

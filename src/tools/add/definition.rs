@@ -3,7 +3,10 @@
 use crate::core::deadline::{CEILING, MAX_RESERVE, Reserve};
 use crate::core::plan::DRAIN_LABEL;
 use crate::core::step::{Step, parse_steps};
-use crate::tools::model::{self, ContainerDefinition, Host, NetworkMode, TargetGroup, TaskDefinition, Value};
+use crate::tools::model::{
+    self, ContainerDefinition, Host, NetworkMode, PROTECT_POLICY, SUPERSEDED_POLICY, TargetGroup,
+    TaskDefinition, Value,
+};
 
 use super::balancer::{Balancer, balancer};
 use super::image::image;
@@ -36,7 +39,14 @@ pub(super) fn definition<'a>(
     let times = times(task, options)?;
     let steps = drain.steps();
     let balancer = balancer(task, app, options, &times)?;
-    let listen = listen(task, &steps, &balancer);
+    if options.protect && task.task_role.is_absent() {
+        return Err(NotAdded::because(format!(
+            "--protect asks ECS to protect the task, and `{}` has no role to ask as: give it one with the policies \
+             {IAM}/{PROTECT_POLICY} and {IAM}/{SUPERSEDED_POLICY}",
+            task.name
+        )));
+    }
+    let listen = listen(task, &steps, &balancer, options.protect);
     let image = image(app, options)?;
     let mut environment = Vec::new();
     let mut set = |name: &str, value: Option<Tree>| {
@@ -53,6 +63,7 @@ pub(super) fn definition<'a>(
         "PRESTOP_DEREGISTER",
         balancer.deregisters.then(|| Tree::text("true")),
     );
+    set("PRESTOP_PROTECT", options.protect.then(|| Tree::text("true")));
     set("PRESTOP_LISTEN", listen.map(Tree::text));
     set("PRESTOP_READY_URL", balancer.ready_url.clone().map(Tree::text));
     let mut story = format!("`{name}` is wired in: {}", drain.story);
@@ -70,6 +81,12 @@ pub(super) fn definition<'a>(
             ", in the registry of the app (another: --image)"
         }
     ));
+    if options.protect {
+        story.push_str(&format!(
+            "; jobs protect the task by leases on `/protect`, for which its role needs {IAM}/{PROTECT_POLICY}, and \
+             {IAM}/{SUPERSEDED_POLICY} to learn that ECS wants the task gone"
+        ));
+    }
     if may_be_spot {
         story.push_str(
             "; managed instances may be Spot, so it reckons with 120 s from SIGTERM on until ECS says that they are on demand \
@@ -138,6 +155,9 @@ pub(super) fn definition<'a>(
     Ok((SidecarDefinition { name, body }, story))
 }
 
+/// Where the policies for settings stand.
+const IAM: &str = "task-definitions/iam";
+
 /// `PRESTOP_LISTEN` without endpoints.
 const OFF: &str = "off";
 
@@ -149,8 +169,13 @@ fn seconds(seconds: u64) -> Tree {
 }
 
 /// Who has to reach the sidecar's endpoints; `None` for its own task only.
-fn listen(task: &TaskDefinition<'_>, steps: &[Step], balancer: &Balancer) -> Option<&'static str> {
-    let waits = steps.contains(&Step::Ack);
+fn listen(
+    task: &TaskDefinition<'_>,
+    steps: &[Step],
+    balancer: &Balancer,
+    protects: bool,
+) -> Option<&'static str> {
+    let waits = protects || steps.contains(&Step::Ack);
     let on_host = task.network_mode.known().is_some_and(|mode| mode == "host");
     if balancer.asks_the_sidecar || (waits && task.network() == NetworkMode::Apart) {
         Some(EVERYWHERE)

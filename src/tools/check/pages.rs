@@ -72,8 +72,12 @@ pub fn on_paper(rule: &Rule, paper: Paper) -> String {
         "{}\n{}\n",
         lines(&format!("{}: {}", rule.id, rule.name), width, 0, |line| paper
             .paint(Ink::Strong, line)),
-        lines(&about(rule).replace('·', dot), width, 0, |line| paper
-            .paint(ink, line))
+        lines(
+            &about(rule).replace('·', dot).replace('`', ""),
+            width,
+            0,
+            |line| paper.paint(ink, line)
+        )
     );
     for (title, words) in [("", rule.why), ("Mend", rule.mend), ("Source", rule.source)] {
         let indent = if title.is_empty() { 0 } else { 2 };

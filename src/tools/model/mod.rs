@@ -26,7 +26,7 @@ pub use fields::{reference, substitution};
 pub use forms::{NoTask, not_read, tasks};
 pub use image::{ImageConfig, of_dockerfile, of_inspect};
 pub use placed::{DeclaredLaunchType, PortMapping};
-pub use sidecar::{SidecarContainer, Steps};
+pub use sidecar::{PROTECT_POLICY, SUPERSEDED_POLICY, SidecarContainer, Steps};
 pub use template::{Instances, Offer, Scheduled, Service, TargetGroup};
 pub use terraform::in_snake_case;
 

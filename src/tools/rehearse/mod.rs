@@ -193,9 +193,7 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
 fn list() -> ExitCode {
     for scenario in &SCENARIOS {
         say(&format!("{:<16} {}", scenario.name, scenario.title));
-        if !scenario.source.is_empty() {
-            say(&format!("{:<16} source: {}", "", scenario.source));
-        }
+        say(&format!("{:<16} source: {}", "", scenario.source));
     }
     ExitCode::SUCCESS
 }

@@ -24,8 +24,18 @@ pub(super) fn too_many_requests() -> StandInReply {
     reply
 }
 
+/// As the agent writes it: on one line, with nothing behind it (`ecs-agent/tmds/handlers/utils/helpers.go`).
 pub(super) fn json_reply(status: StatusCode, body: &serde_json::Value) -> StandInReply {
-    with_type(status, "application/json", format!("{body:#}\n"))
+    with_type(status, "application/json", body.to_string())
+}
+
+/// What no route of the agent fits, as Go's `http.NotFound` has it.
+pub(super) fn no_such_page() -> StandInReply {
+    let mut reply = text(StatusCode::NOT_FOUND, "404 page not found\n");
+    reply
+        .headers_mut()
+        .insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    reply
 }
 
 pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: String) -> StandInReply {

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 use super::faults::{FaultKind, FaultTarget};
 use super::query::Query;
-use super::reply::{StandInReply, json_reply, text, with_type};
+use super::reply::{StandInReply, text, with_type};
 use super::{StandIn, World, page, task_protection};
 
 /// The largest body that it reads; calls of AWS have a few hundred bytes.
@@ -232,7 +232,11 @@ impl StandIn {
     fn control(&self, method: &Method, what: &str, query: Query<'_>) -> StandInReply {
         let mut world = self.world();
         match world.control(method, what, query) {
-            Ok(()) => json_reply(StatusCode::OK, &world.state()),
+            Ok(()) => with_type(
+                StatusCode::OK,
+                "application/json",
+                format!("{:#}\n", world.state()),
+            ),
             Err(why) => text(StatusCode::BAD_REQUEST, &format!("{why}\n")),
         }
     }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::definition::{
     CLUSTER, Definition, NOT_CREATED, PlayedContainer, TASK_ADDRESS, TASK_ID, arn, task_arn,
 };
-use super::reply::{StandInReply, json_reply, text, too_many_requests};
+use super::reply::{StandInReply, json_reply, no_such_page, too_many_requests};
 
 /// The agent's steady rate a second and its burst (`agent/config`, `DefaultTaskMetadataSteadyStateRate`).
 const RATE: f64 = 40.0;
@@ -29,10 +29,17 @@ impl Definition {
             .strip_prefix("/v4/")
             .map(|rest| rest.split_once('/').unwrap_or((rest, "")))
         else {
-            return text(StatusCode::NOT_FOUND, "404 page not found\n");
+            return no_such_page();
         };
         let Some(container) = self.containers.iter().find(|container| container.name == name) else {
-            let why = format!("V4 container metadata handler: unable to find container `{name}`");
+            let asked = match rest.trim_end_matches('/') {
+                "" => "container metadata",
+                "task" | "taskWithTags" => "task metadata",
+                "stats" => "container stats",
+                "task/stats" => "task stats",
+                _ => return no_such_page(),
+            };
+            let why = format!("V4 {asked} handler: unable to find container `{name}`");
             return json_reply(StatusCode::NOT_FOUND, &json!(why));
         };
         match rest.trim_end_matches('/') {
@@ -51,7 +58,7 @@ impl Definition {
                     .map(|container| (container.docker_id(), stats()));
                 json_reply(StatusCode::OK, &Value::Object(stats.collect()))
             }
-            _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+            _ => no_such_page(),
         }
     }
 

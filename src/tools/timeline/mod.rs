@@ -53,7 +53,7 @@ pub fn command() -> Command {
         .arg(ColourChoice::argument())
         .after_help(
             "LOG is what `docker logs` or `aws logs tail` prints, or `aws logs filter-log-events` as JSON or text. \
-             Other lines between are skipped, several tasks may be mixed. `rehearse --format json` is read as well. \
+             Other lines between are skipped, several tasks may be mixed. `rehearse --format json` is read as well, and drawn where nothing else is there. \
              The log must be JSON (PRESTOP_LOG_FORMAT=json, the default in containers): text lines do not carry the \
              timeline.",
         )
@@ -83,6 +83,13 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
         eprintln!("ecs-prestop timeline: {trouble}");
     }
     let (shutdowns, rehearsals) = (found.shutdowns(), found.rehearsals);
+    if !shutdowns.is_empty() && !rehearsals.is_empty() {
+        eprintln!(
+            "ecs-prestop timeline: rehearsals stand between real shutdowns ({}), and are not drawn: they are in a \
+             --format json",
+            rehearsals.len()
+        );
+    }
     let paper = Paper::of_stdout(ColourChoice::of(matches));
     let as_json = matches
         .get_one::<String>("format")
@@ -94,7 +101,16 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
                  told to stop has none",
             );
         }
-        ([], [rehearsal, ..]) => drawn(&rehearsal.picture(), &[], &paper),
+        ([], [.., last]) => {
+            let pictures = rehearsals
+                .iter()
+                .map(|one| terminal::draw(&one.picture(), &paper));
+            let blank = String::new();
+            Drawn {
+                lines: pictures.collect::<Vec<_>>().join(&blank),
+                svg: svg::draw(&last.picture()),
+            }
+        }
         ([one], _) => {
             let picture = picture(one);
             drawn(&picture, &story(one, &paper), &paper)
@@ -115,7 +131,7 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if as_json {
-        say(&document(&shutdowns));
+        say(&document(&shutdowns, &rehearsals));
     } else {
         for line in &drawn.lines {
             say(line);
@@ -292,8 +308,8 @@ fn story(shutdown: &Shutdown, paper: &Paper) -> Vec<String> {
     lines
 }
 
-/// `--format json`: every shutdown with its report, and what all have in common.
-fn document(shutdowns: &[Shutdown]) -> String {
+/// `--format json`: every shutdown with its report, what all have in common, and rehearsals as they were written.
+fn document(shutdowns: &[Shutdown], rehearsals: &[Record]) -> String {
     #[derive(Serialize)]
     struct One<'a> {
         #[serde(flatten)]
@@ -318,7 +334,8 @@ fn document(shutdowns: &[Shutdown]) -> String {
         })
         .collect();
     let summary: Summary = fleet::sum_up(&mut members);
-    json!({"schema": SCHEMA, "kind": "timeline", "summary": summary, "shutdowns": tasks}).to_string()
+    json!({"schema": SCHEMA, "kind": "timeline", "summary": summary, "shutdowns": tasks, "rehearsals": rehearsals})
+    .to_string()
 }
 
 impl Record {

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import shutil
 import signal
 import time
 from contextlib import suppress
@@ -22,13 +23,15 @@ class Container:
     """`docker run` in short: a signal without a handler is ignored by the first process, as it is there."""
 
     def __init__(self, name: str, space: str, command: list[str], folder: Path, environment: dict[str, str] | None = None,
-                 as_user: int | None = None):
+                 as_user: int | None = None, pids: "Container | None" = None):
+        """`pids`: whose PID namespace it shares, as with `pidMode: task`; else it has one of its own."""
         self.name = name
         self.space = space
         self.command = command
         self.folder = folder
         self.environment = environment or {}
         self.as_user = as_user
+        self.pids = pids
         self.log = folder / f"{name}.log"
         self.ended_at: float | None = None
 
@@ -40,7 +43,10 @@ class Container:
             user = str(self.as_user)
             inner = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs",
                      "--bounding-set=-all", "--inh-caps=-all", *inner]
-        outer = ["ip", "netns", "exec", self.space, "unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *inner]
+        own_pids = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        if self.pids:
+            own_pids = ["nsenter", "--target", str(await self.pids.first_process()), "--pid", "--mount"]
+        outer = ["ip", "netns", "exec", self.space, *own_pids, *inner]
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         with self.log.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
@@ -49,7 +55,7 @@ class Container:
             )
         return self
 
-    async def _first_process(self) -> int | None:
+    async def first_process(self) -> int | None:
         outer = self.process.pid
         for _ in range(100):
             with suppress(OSError):
@@ -62,7 +68,7 @@ class Container:
         return None
 
     async def signal(self, number: signal.Signals) -> None:
-        first = await self._first_process()
+        first = await self.first_process()
         if first is not None:
             with suppress(ProcessLookupError):
                 os.kill(first, number)
@@ -90,6 +96,13 @@ class Container:
         if not await self.wait(SIGKILL_SOON):
             self.process.kill()
             await self.wait(SIGKILL_SOON)
+
+    @staticmethod
+    async def pause(space: str, folder: Path) -> "Container":
+        """The first process of a shared PID namespace, by the name that it has under ECS."""
+        program = folder / "pause"
+        shutil.copy(shutil.which("sleep") or "sleep", program)
+        return await Container("pids", space, [str(program), "infinity"], folder).start()
 
     def tail(self, characters: int = 1500) -> str:
         with suppress(OSError):

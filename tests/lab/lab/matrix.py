@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
-from .servers import SERVERS
+from .servers import SERVERS, WORKERS
 
 # Where the balancer learns in time, by ECS, by the sidecar or by its health check.
 TOLD = ("deploy-long", "deploy-short", "stop-task", "fargate-spot", "ready", "deregister", "ec2-spot")
 STOPS = (*TOLD, "never")
+
+WORKER_STOPS = ("stop-task", "ec2-spot")
 
 # On these the methods that people use in place of a sidecar are played, too: each has a drain endpoint of its own.
 SIDE_BY_SIDE = ("caddy", "envoy", "puma")
@@ -18,13 +20,14 @@ ROUNDS_AFTER_A_LOSS = 20
 # So many rounds of a cell may be void; then the cell says so.
 VOID_ROUNDS = 4
 
+# Each loses requests without the sidecar.
 SHORT = (
     ("gunicorn-sync", "stop-task"),
-    ("gunicorn-sync", "fargate-spot"),
     ("uvicorn", "stop-task"),
-    ("uvicorn", "deploy-short"),
-    ("caddy", "fargate-spot"),
+    ("caddy", "stop-task"),
     ("caddy", "ready"),
+    ("envoy", "fargate-spot"),
+    ("envoy", "deploy-short"),
 )
 
 
@@ -45,6 +48,9 @@ def cells(servers: list[str], stops: list[str], methods: list[str]) -> list[Cell
     for stop in stops:
         for server in servers:
             for method in methods:
+                # Workers answer nobody: what the balancer is told is nothing to them.
+                if server in WORKERS and (stop not in WORKER_STOPS or method not in ("nothing", "recipe")):
+                    continue
                 if method in ("sleep", "curl") and server not in SIDE_BY_SIDE:
                     continue
                 if method == "recipe" and not SERVERS[server].recipe:

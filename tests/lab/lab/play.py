@@ -21,6 +21,7 @@ from pathlib import Path
 from .balancer import FRONTEND, Balancer
 from .containers import Container, die_with_parent
 from .distant import Lanes, Relay
+from .jobs import BROKER_PORT, Jobs
 from .load import Load
 from .network import ADDRESS, FRONT, silence
 from .servers import APPS, PORT, SERVERS, Server
@@ -31,6 +32,7 @@ OURS = ("ours", "recipe", "closing")
 TASKS = APPS.parent / "tasks"
 SIDECAR_UID = 65532
 STAND_IN_PORT = 51678
+STAND_IN = f"http://{FRONT}:{STAND_IN_PORT}"
 
 # Before the stop, so that requests of every length are under way.
 WARM_UP = 6.5
@@ -144,7 +146,7 @@ async def untold(stage: Stage) -> None:
 
 
 def stand_in(path: str, method: str = "GET") -> dict:
-    request = urllib.request.Request(f"http://{FRONT}:{STAND_IN_PORT}{path}", method=method)
+    request = urllib.request.Request(f"{STAND_IN}{path}", method=method)
     with urllib.request.urlopen(request, timeout=5) as answer:
         return json.load(answer)
 
@@ -204,6 +206,13 @@ async def play(order: Order) -> dict:
     check = ("sidecar" if ours else "app") if order.stop == "ready" else None
     balancer = Relay() if order.stop == "nlb" else Balancer(spaces["front"], folder, order.retries, check)
 
+    jobs = Jobs(spaces["front"], folder, server.enqueue) if server.enqueue else None
+    if jobs:
+        await jobs.broker.start()
+        await listens(spaces["front"], FRONT, BROKER_PORT)
+    shares_pids = order.method == "recipe" and server.recipe_signals
+    pids = await Container.pause(spaces["a"], folder) if shares_pids else None
+
     replicas, behind = {}, {}
     for who in ("a", "b"):
         if server.behind:
@@ -217,27 +226,36 @@ async def play(order: Order) -> dict:
         command, environment = server.start(work, order.method)
         if order.method == "sleep" and who == "a":
             command = ["sh", "-c", ENTRY_POINT, "sh", *command]
-        replicas[who] = await Container(who, spaces[who], command, folder, environment).start()
+        if pids:
+            environment["ECS_CONTAINER_METADATA_URI_V4"] = f"{STAND_IN}/v4/app"
+        shared = pids if who == "a" else None
+        replicas[who] = await Container(who, spaces[who], command, folder, environment, pids=shared).start()
     stage = Stage(order, server, balancer, replicas["a"], None)
     if server.behind_stops_too:
         stage.beside = behind["a"]
-    for who in ("a", "b"):
+    for who in () if jobs else ("a", "b"):
         await answers(ADDRESS[who], PORT, replicas[who])
     if ours:
-        stage.sidecar = await start_sidecar(stage, spaces, folder)
+        stage.sidecar = await start_sidecar(stage, spaces, folder, pids)
     elif order.method == "curl":
         if server.drain_url:
             command = ["sh", "-c", SHELL_SIDECAR, server.drain_url]
             stage.sidecar = await Container("sidecar", spaces["a"], command, folder).start()
     seed = f"{order.server} {order.stop} {order.round}"
-    if order.stop == "nlb":
+    if jobs:
+        load = jobs
+        await balancer.start()
+    elif order.stop == "nlb":
         await balancer.start(FRONTEND)
         load = Lanes(FRONTEND, seed)
     else:
         await balancer.start()
         await answers("127.0.0.1", FRONTEND, balancer.container)
         load = Load(FRONTEND, seed)
-    load.start()
+    if jobs:
+        await jobs.start()
+    else:
+        load.start()
     await asyncio.sleep(WARM_UP)
     stage.mark("stop")
     await STOPS[order.stop](stage)
@@ -246,7 +264,7 @@ async def play(order: Order) -> dict:
     return account(stage, load)
 
 
-async def start_sidecar(stage: Stage, spaces: dict[str, str], folder: Path) -> Container:
+async def start_sidecar(stage: Stage, spaces: dict[str, str], folder: Path, pids: Container | None) -> Container:
     order = stage.order
     file, options = template(order.stop)
     added = subprocess.run([order.binary, "add", str(TASKS / file), "--to", "app", "--image", "ecs-prestop:dev", *options],
@@ -259,22 +277,23 @@ async def start_sidecar(stage: Stage, spaces: dict[str, str], folder: Path) -> C
     if order.method == "recipe":
         environment |= stage.server.recipe
     stage.notes["settings"] = dict(environment)
-    here = f"http://{FRONT}:{STAND_IN_PORT}"
     await Container("stand-in", spaces["front"],
                     [order.binary, "simulate", "--task-definition", str(folder / "task.json"), "--listen",
                      f"{FRONT}:{STAND_IN_PORT}"], folder).start()
     stage.notes["stand_in"] = True
     await listens(spaces["front"], FRONT, STAND_IN_PORT)
     environment |= {
-        "ECS_CONTAINER_METADATA_URI_V4": f"{here}/v4/prestop",
-        "ECS_AGENT_URI": f"{here}/api/prestop",
-        "AWS_EC2_METADATA_SERVICE_ENDPOINT": here,
-        "AWS_ENDPOINT_URL": here,
+        "ECS_CONTAINER_METADATA_URI_V4": f"{STAND_IN}/v4/prestop",
+        "ECS_AGENT_URI": f"{STAND_IN}/api/prestop",
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT": STAND_IN,
+        "AWS_ENDPOINT_URL": STAND_IN,
         "AWS_REGION": "eu-central-1",
         "AWS_ACCESS_KEY_ID": "none",
         "AWS_SECRET_ACCESS_KEY": "none",
     }
-    container = await Container("sidecar", spaces["a"], [order.binary], folder, environment, as_user=SIDECAR_UID).start()
+    # A process may signal those of its own uid.
+    uid = 0 if pids else SIDECAR_UID
+    container = await Container("sidecar", spaces["a"], [order.binary], folder, environment, as_user=uid, pids=pids).start()
     end = time.monotonic() + STARTS_WITHIN
     while '"event":"start"' not in container.tail(100_000):
         if time.monotonic() > end or container.process.returncode is not None:
@@ -312,7 +331,7 @@ async def answers(address: str, port: int, container: Container) -> None:
     raise RuntimeError(f"{container.name} does not answer at {address}:{port}: {container.tail()}")
 
 
-def account(stage: Stage, load: Load | Lanes) -> dict:
+def account(stage: Stage, load: Load | Lanes | Jobs) -> dict:
     order = stage.order
     began = stage.moments["stop"]
     lost = [asked for asked in load.asked if asked.lost]
@@ -320,11 +339,12 @@ def account(stage: Stage, load: Load | Lanes) -> dict:
     sigterm = stage.moments.get("app_sigterm")
     # Where the balancer sent it nothing before, its stop shows nothing.
     served = sum(asked.served_by == "a" and asked.end < began for asked in load.asked)
-    idle = 0 if order.stop == "nlb" or served else 1
+    idle = 0 if order.stop == "nlb" or stage.server.enqueue or served else 1
     moments = {name: round(at - began, 3) for name, at in stage.moments.items()}
     row = {
         "server": order.server, "stop": order.stop, "method": order.method, "round": order.round,
         "retries": order.retries, "void": len(before) + idle, "served_before": served, "requests": len(load.asked), "lost": len(lost),
+        "reused": sum(asked.reused for asked in load.asked),
         "lost_by": dict(Counter(f"{asked.kind}: {asked.why} ({asked.served_by})" for asked in lost)),
         "lost_first": [
             {"at": round(asked.at - began, 3), "end": round(asked.end - began, 3), "kind": asked.kind, "ms": asked.ms,

@@ -29,6 +29,10 @@ class Server:
     # Settings of the sidecar beside what `add` writes, and arguments of the server that belong to them.
     recipe: dict[str, str] = field(default_factory=dict)
     recipe_arguments: tuple[str, ...] = ()
+    # Whether the recipe needs `pidMode: task` and the sidecar's user 0.
+    recipe_signals: bool = False
+    # What asks for jobs, where it is a worker that has no port.
+    enqueue: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     # What turns its keep-alive off: more arguments, variables, and what stands in its configuration instead.
     closing_arguments: tuple[str, ...] = ()
@@ -105,6 +109,8 @@ SERVERS = {
     "nginx": Server(
         ("nginx", "-c", "apps/nginx.conf"),
         behind=NODE,
+        recipe={"PRESTOP_DRAIN": "quiet, signal QUIT app"},
+        recipe_signals=True,
         closing_file=("keepalive_timeout 75s", "keepalive_timeout 0"),
     ),
     "envoy": Server(
@@ -118,6 +124,8 @@ SERVERS = {
     "apache": Server(
         ("apache2", "-DFOREGROUND", "-f", "apps/apache.conf"),
         behind=NODE,
+        recipe={"PRESTOP_DRAIN": "quiet, signal WINCH app"},
+        recipe_signals=True,
         closing_arguments=("-c", "KeepAlive Off"),
     ),
     "uwsgi": Server(
@@ -130,4 +138,19 @@ SERVERS = {
         behind_stops_too=True,
         closing_file=("keepalive_timeout 75s", "keepalive_timeout 0"),
     ),
+    "celery": Server(
+        ("celery", "-A", "celery_jobs", "worker", "--concurrency", "4", "-l", "warning"),
+        environment={"PYTHONPATH": str(APPS)},
+        enqueue=(str(VENV / "python"), str(APPS / "celery_jobs.py"), "enqueue"),
+        recipe={"PRESTOP_DRAIN": "signal TERM app"},
+        recipe_signals=True,
+    ),
+    "sidekiq": Server(
+        ("sidekiq", "-r", str(APPS / "sidekiq_jobs.rb"), "-c", "4"),
+        enqueue=("ruby", str(APPS / "sidekiq_jobs.rb"), "enqueue"),
+        recipe={"PRESTOP_DRAIN": "signal TERM app"},
+        recipe_signals=True,
+    ),
 }
+
+WORKERS = tuple(name for name, server in SERVERS.items() if server.enqueue)

@@ -5,6 +5,12 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
+from .matrix import METHODS as ALL_METHODS
+from .matrix import TOLD
+
+# In the order in which people read them.
+METHODS = tuple(sorted(ALL_METHODS, key=("nothing", "sleep", "curl", "ours", "recipe", "closing").index))
+
 
 def read(results: Path) -> list[dict]:
     if not results.exists():
@@ -28,7 +34,7 @@ def markdown(rows: list[dict]) -> str:
     grouped: dict[tuple, list[dict]] = defaultdict(list)
     for row in rows:
         grouped[row["stop"], row["server"], row["method"]].append(row)
-    methods = [name for name in ("nothing", "sleep", "curl", "ours", "recipe", "closing") if any(key[2] == name for key in grouped)]
+    methods = [name for name in METHODS if any(key[2] == name for key in grouped)]
     text = ["| stop | server | " + " | ".join(methods) + " | SIGTERM after |", "|---" * (len(methods) + 3) + "|"]
     for stop, server in sorted({key[:2] for key in grouped}):
         fields = [cell(grouped.get((stop, server, method), [])) for method in methods]
@@ -40,10 +46,45 @@ def markdown(rows: list[dict]) -> str:
         every = {method: [row for key, group in grouped.items() if key[0] == stop and key[2] == method for row in group]
                  for method in methods}
         text.append(f"| {stop} | " + " | ".join(cell(every[method]) for method in methods) + f" | {after(every.get('ours', []))} |")
+    text += ["", *by_retries(rows), ""]
     void = sum(1 for row in rows if row["void"])
     requests = sum(row["requests"] for row in rows if not row["void"])
-    text.append(f"\n{len(rows) - void} rounds, {requests:,} requests; {void} rounds void.")
+    lost = sum(row["lost"] for row in rows if not row["void"])
+    text.append(f"{len(rows) - void} rounds, {requests:,} requests, {lost:,} lost; {void} rounds void.")
+    text += goal(grouped)
     return "\n".join(text)
+
+
+def by_retries(rows: list[dict]) -> list[str]:
+    """Whether a balancer that tries elsewhere makes up for a sidecar."""
+    methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
+    text = ["| balancer | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    for retries, name in ((False, "no retries"), (True, "retries, redispatch")):
+        fields = [cell([row for row in rows if row["retries"] == retries and row["method"] == method and row["stop"] in TOLD])
+                  for method in methods]
+        text.append(f"| {name}, where it is told | " + " | ".join(fields) + " |")
+    return text
+
+
+def goal(grouped: dict[tuple, list[dict]]) -> list[str]:
+    """Nothing lost where the balancer is told, and nowhere more than without the sidecar."""
+    text = []
+    told = 0
+    for (stop, server, method), rows in sorted(grouped.items()):
+        valid = [row for row in rows if not row["void"]]
+        if method != "ours" or not valid:
+            continue
+        lost = sum(row["lost"] for row in valid)
+        told += stop in TOLD
+        if stop in TOLD and lost:
+            text.append(f"LOST with the default though the balancer is told: {stop}, {server}: {cell(rows)}")
+        # Round by round, since every second one has a balancer that tries elsewhere.
+        without = {row["round"]: row["lost"] for row in grouped.get((stop, server, "nothing"), []) if not row["void"]}
+        pairs = [(row["lost"], without[row["round"]]) for row in valid if row["round"] in without]
+        here, there = sum(here for here, _ in pairs), sum(there for _, there in pairs)
+        if here > there:
+            text.append(f"more lost than with nothing: {stop}, {server}: {here}, with nothing {there}, in the same {len(pairs)} rounds")
+    return [f"{told} cells with the default where the balancer is told.", *text]
 
 
 def cell(rows: list[dict]) -> str:

@@ -12,7 +12,7 @@ use hcl_edit::{Decorated, Span as _};
 use crate::tools::document::{MAX_VALUES, Member, Node, NodeKind, Span};
 
 use super::rendered::{Rendered, json_in};
-use super::{Beside, EXPRESSION, ModuleFile};
+use super::{Beside, EXPRESSION, GivenVariables, ModuleFile};
 
 mod template;
 mod values;
@@ -80,6 +80,21 @@ impl<'c> Context<'c> {
     pub(super) fn placed(self, at: Span) -> Context<'c> {
         Context { at: Some(at), ..self }
     }
+
+    pub(super) fn within(self, scope: &'c Bindings<'c>) -> Context<'c> {
+        Context {
+            scope: Some(scope),
+            ..self
+        }
+    }
+}
+
+/// How often a block is there, as far as its module tells.
+pub(super) enum Multiplicity {
+    Never,
+    /// `count.index` or `each.key` and `each.value` are known: the name, and what it holds.
+    Once(&'static str, Node<'static>),
+    Unknown,
 }
 
 /// Names that a `for` or a call of `templatefile` brings.
@@ -87,6 +102,16 @@ pub(super) struct Bindings<'c> {
     name: &'c str,
     value: Node<'static>,
     outer: Option<&'c Bindings<'c>>,
+}
+
+impl<'c> Bindings<'c> {
+    pub(super) fn of(name: &'c str, value: Node<'static>) -> Bindings<'c> {
+        Bindings {
+            name,
+            value,
+            outer: None,
+        }
+    }
 }
 
 /// Works out expressions of one module.
@@ -98,11 +123,19 @@ pub(super) struct Evaluator<'m> {
     defaults: HashMap<&'m str, (usize, &'m Expression)>,
     settings: HashMap<&'m str, (usize, &'m Expression)>,
     templates: HashMap<&'m str, (usize, &'m Body)>,
+    given: GivenVariables,
     left: Cell<usize>,
+    /// Whether a default is no answer, since a caller may say something else.
+    without_defaults: Cell<bool>,
 }
 
 impl<'m> Evaluator<'m> {
-    pub(super) fn new(files: &'m [ModuleFile<'m>], anchor: Span, beside: &'m dyn Beside) -> Evaluator<'m> {
+    pub(super) fn new(
+        files: &'m [ModuleFile<'m>],
+        anchor: Span,
+        beside: &'m dyn Beside,
+        given: GivenVariables,
+    ) -> Evaluator<'m> {
         let mut evaluator = Evaluator {
             files,
             anchor,
@@ -111,7 +144,9 @@ impl<'m> Evaluator<'m> {
             defaults: HashMap::new(),
             settings: HashMap::new(),
             templates: HashMap::new(),
+            given,
             left: Cell::new(MAX_VALUES),
+            without_defaults: Cell::new(false),
         };
         for (index, file) in files.iter().enumerate() {
             if file.sets_variables {
@@ -168,6 +203,58 @@ impl<'m> Evaluator<'m> {
         if node.tag.as_deref() == Some(JSON) {
             node.tag = None;
         }
+        node
+    }
+
+    /// How often a block is there by its `count` or `for_each`. That there is none of it is believed only
+    /// without defaults: what is off by default is there for somebody.
+    pub(super) fn multiplicity(&self, body: &Body, context: Context<'_>) -> Multiplicity {
+        let span = self.place(context, None);
+        let held = |names: [&'static str; 2], values: [Node<'static>; 2]| {
+            let entries = names.into_iter().zip(values).map(|(name, value)| Member {
+                key: Cow::Borrowed(name),
+                key_span: span,
+                value,
+            });
+            Node::new(NodeKind::Map(entries.collect()), span)
+        };
+        let argument = |name: &str| body.get_attribute(name).map(|attribute| &attribute.value);
+        if let Some(count) = argument("count") {
+            let zero = matches!(&self.firmly(count, context).kind, NodeKind::Number(number) if number == "0");
+            let node = self.node(count, context);
+            return match &node.kind {
+                _ if zero => Multiplicity::Never,
+                NodeKind::Number(number) if number == "1" => {
+                    let index = Node::new(NodeKind::Number(Cow::Borrowed("0")), span);
+                    Multiplicity::Once("count", held(["index", ""], [index.clone(), index]))
+                }
+                _ => Multiplicity::Unknown,
+            };
+        }
+        if let Some(each) = argument("for_each") {
+            let none = pairs(&self.firmly(each, context)).is_some_and(|pairs| pairs.is_empty());
+            let node = self.node(each, context);
+            // The keys of a set are its values.
+            let is_set = matches!(node.kind, NodeKind::List(_));
+            return match pairs(&node).unwrap_or_default().as_slice() {
+                _ if none => Multiplicity::Never,
+                [(_, value)] if is_set => {
+                    Multiplicity::Once("each", held(["key", "value"], [value.clone(), value.clone()]))
+                }
+                [(key, value)] => {
+                    Multiplicity::Once("each", held(["key", "value"], [key.clone(), value.clone()]))
+                }
+                _ => Multiplicity::Unknown,
+            };
+        }
+        Multiplicity::Unknown
+    }
+
+    /// The value that holds whatever a caller says.
+    fn firmly(&self, expression: &Expression, context: Context<'_>) -> Node<'static> {
+        self.without_defaults.set(true);
+        let node = self.node(expression, context);
+        self.without_defaults.set(false);
         node
     }
 
@@ -371,13 +458,16 @@ impl<'m> Evaluator<'m> {
         Some(value)
     }
 
-    /// What is set in a `.tfvars`, else the default. One that is empty is a place for what the caller
-    /// gives.
+    /// What is set in a `.tfvars`, what a module nearby gives, else the default. A default that is empty is
+    /// a place for what a caller gives.
     fn variable(&self, name: &str, context: Context<'_>, span: Span) -> Option<Evaluated> {
         if let Some((file, expression)) = self.settings.get(name) {
             return Some(self.elsewhere(*file, expression, context, span));
         }
-        let (file, expression) = self.defaults.get(name)?;
+        if let Some(given) = self.given.get(name) {
+            return given.clone().map(Evaluated::Node);
+        }
+        let (file, expression) = self.defaults.get(name).filter(|_| !self.without_defaults.get())?;
         let value = self.elsewhere(*file, expression, context, span);
         let empty = match &value {
             Evaluated::Text(text) => text.text.is_empty(),
