@@ -76,9 +76,11 @@ pub async fn watch(aws: Arc<Aws>, mut askers: Askers, mailbox: Mailbox, share: f
     let mut judge = SupersededJudge::default();
     let mut own: Option<OwnTask> = None;
     let mut trouble: Option<Option<String>> = None;
+    let mut idle = true;
     loop {
         // While it holds, only a look can take it back.
-        if judge.holds().is_none() && !askers.any() {
+        idle |= !askers.any();
+        if std::mem::take(&mut idle) && judge.holds().is_none() {
             tokio::select! {
                 wanted = askers.somebody() => if !wanted {
                     return;

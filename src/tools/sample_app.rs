@@ -38,7 +38,7 @@ pub const NAME: &str = "sample";
 /// How long a job of the worker and a slow request take, unless told otherwise.
 const JOB: Duration = Duration::from_millis(1200);
 
-/// The long job: longer than the two looks after which the sidecar tells that ECS wants the task gone, 43 s at most.
+/// The long job: longer than the sidecar takes for a first look, 10 s, and a second one, 33 s.
 const LONG_JOB: Duration = Duration::from_secs(46);
 
 /// What the protected worker waits for the next message of its queue.

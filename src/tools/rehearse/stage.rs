@@ -287,7 +287,12 @@ impl Stage<'_> {
             players.calm(startup).await?;
             self.screen.silence_is_over();
         }
-        players.calm(CALM).await?;
+        if scenario.opening == Opening::Superseded {
+            // The first look of the sidecar is due within seconds of the lease.
+            self.await_job(seen).await?;
+        } else {
+            players.calm(CALM).await?;
+        }
         if self.options.own.is_some() {
             clients.rush();
             players.calm(client::RUSH).await?;
@@ -342,7 +347,6 @@ impl Stage<'_> {
                 self.wants_gone(seen, stand_in, wants).await?;
             }
             Opening::Superseded => {
-                self.await_job(seen).await?;
                 stand_in.change_service(ServiceChange::Forced);
                 let wants = ("deploys a new version", LONG_JOB_LIMIT);
                 self.wants_gone(seen, stand_in, wants).await?;
