@@ -137,14 +137,17 @@ impl Processes {
         Ok(Processes { own, others })
     }
 
-    /// The metadata URIs of other containers, each once.
+    /// The metadata URIs of other containers, each once. One of another server is another task's, as where several
+    /// stand-ins share a laptop: its containers bear the same names.
     pub fn metadata_uris(&self) -> Vec<String> {
         let own = self.own.metadata_uri.as_ref();
+        let server = |uri: &str| uri.split('/').nth(2).map(str::to_owned);
+        let of_own = own.and_then(|own| server(own));
         let mut uris: Vec<String> = self
             .others
             .iter()
             .filter_map(|process| process.metadata_uri.clone())
-            .filter(|uri| Some(uri) != own)
+            .filter(|uri| Some(uri) != own && (of_own.is_none() || server(uri) == of_own))
             .collect();
         uris.sort();
         uris.dedup();
@@ -475,6 +478,22 @@ mod tests {
             Ok(21),
             "its only child, since nobody handles the signal"
         );
+    }
+
+    #[test]
+    fn a_container_that_another_server_tells_of_is_of_another_task() {
+        let at = |pid, uri: &str| Process {
+            metadata_uri: Some(uri.to_owned()),
+            ..process(pid, 0, "/")
+        };
+        let all = Processes {
+            own: at(7, "http://127.0.0.1:4000/v4/prestop"),
+            others: vec![
+                at(20, "http://127.0.0.1:4000/v4/app"),
+                at(21, "http://127.0.0.1:5000/v4/app"),
+            ],
+        };
+        assert_eq!(all.metadata_uris(), ["http://127.0.0.1:4000/v4/app"]);
     }
 
     /// One PID namespace, cgroups that tell nothing, and an nginx that has overwritten its environment.
