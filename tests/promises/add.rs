@@ -364,9 +364,9 @@ fn the_drain_is_what_is_known_to_work() {
         text.replace("111122223333.dkr.ecr.eu-central-1.amazonaws.com/app:1", image)
     };
     for (own, apart, together) in [
-        ("nginx:1.27", "quiet", "signal QUIT app"),
-        ("php:8.3-fpm", "quiet", "signal QUIT app"),
-        ("httpd:2.4", "quiet", "signal WINCH app"),
+        ("nginx:1.27", "quiet", "quiet, signal QUIT app"),
+        ("php:8.3-fpm", "quiet", "quiet, signal QUIT app"),
+        ("httpd:2.4", "quiet", "quiet, signal WINCH app"),
         ("redis:7", "sleep 5s", "signal TERM app"),
         ("mysql:8", "sleep 5s", "signal TERM app"),
         ("postgres:16", "sleep 5s", "signal INT app"),

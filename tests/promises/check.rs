@@ -706,6 +706,46 @@ fn on_fargate_spot_everybody_is_told_of_an_app_without_a_stop_timeout_that_other
 }
 
 #[test]
+fn a_service_that_does_not_say_its_capacity_has_that_of_its_cluster() {
+    let template = |cluster: &str, service: &str| {
+        format!(
+            "Resources:\n  T:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      RequiresCompatibilities: [FARGATE]\n      \
+             ContainerDefinitions: [{{Name: app, Image: 'app:1', StopTimeout: 30, PortMappings: [{{ContainerPort: 80}}]}}]\n  {cluster}\n  \
+             S:\n    Type: AWS::ECS::Service\n    Properties:\n      TaskDefinition: !Ref T\n      Cluster: !Ref C\n      \
+             ServiceRegistries: [{{RegistryArn: x}}]\n{service}"
+        )
+    };
+    let strategy = "DefaultCapacityProviderStrategy: [{CapacityProvider: FARGATE_SPOT, Weight: 1}]";
+    let own = format!("C:\n    Type: AWS::ECS::Cluster\n    Properties: {{{strategy}}}");
+    let attached = format!(
+        "C:\n    Type: AWS::ECS::Cluster\n  A:\n    Type: AWS::ECS::ClusterCapacityProviderAssociations\n    Properties: {{Cluster: !Ref C, \
+         {strategy}}}"
+    );
+    assert_eq!(found("t.yaml", &template(&own, "")), ["PS056"]);
+    assert_eq!(found("t.yaml", &template(&attached, "")), ["PS056"]);
+    assert_eq!(
+        found("t.yaml", &template(&own, "      LaunchType: FARGATE\n")),
+        [""; 0]
+    );
+    let fargate = "      CapacityProviderStrategy: [{CapacityProvider: FARGATE, Weight: 1}]\n";
+    assert_eq!(found("t.yaml", &template(&own, fargate)), [""; 0]);
+    let terraform = |service: &str| {
+        format!(
+            "resource \"aws_ecs_task_definition\" \"t\" {{\n  requires_compatibilities = [\"FARGATE\"]\n  container_definitions = \
+             jsonencode([{{ name = \"app\", image = \"app:1\", stopTimeout = 30 }}])\n}}\nresource \"aws_ecs_cluster_capacity_providers\" \
+             \"c\" {{\n  cluster_name = aws_ecs_cluster.c.name\n  default_capacity_provider_strategy {{\n    capacity_provider = \
+             \"FARGATE_SPOT\"\n    weight = 1\n  }}\n}}\nresource \"aws_ecs_service\" \"s\" {{\n  cluster = aws_ecs_cluster.c.id\n  \
+             task_definition = aws_ecs_task_definition.t.arn\n  service_registries {{\n    registry_arn = \"x\"\n  }}\n{service}}}\n"
+        )
+    };
+    assert_eq!(found("main.tf", &terraform("")), ["PS056"]);
+    assert_eq!(
+        found("main.tf", &terraform("  launch_type = \"FARGATE\"\n")),
+        [""; 0]
+    );
+}
+
+#[test]
 fn a_settle_time_is_of_no_use_where_service_connect_alone_brings_calls() {
     let template = |service: &str, spot: &str| {
         format!(
@@ -1073,6 +1113,12 @@ fn what_an_image_starts_is_read_from_its_dockerfile_or_from_what_docker_says() {
             "docker/supervisord.conf",
             "[program:queue]\ncommand=php artisan queue:work\nstopwaitsecs=3600\n",
             "Supervisor of `app` takes up to 3600 s to finish (stopwaitsecs in docker/supervisord.conf)",
+        ),
+        (
+            "FROM python:3\nCOPY supervisor.conf /etc/supervisor/conf.d/supervisord.conf\nCMD [\"supervisord\", \"-c\", \"/etc/supervisor/conf.d/supervisord.conf\"]\n",
+            "supervisor.conf",
+            "[program:api]\nstopwaitsecs=30\n",
+            "Supervisor of `app` takes up to 30 s to finish (stopwaitsecs in supervisor.conf)",
         ),
         (
             "FROM python:3\nCMD [\"gunicorn\", \"--graceful-timeout\", \"90\", \"app:app\"]\n",

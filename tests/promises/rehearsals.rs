@@ -268,6 +268,26 @@ fn apps_of_ones_own_are_rehearsed_beside_each_other() {
 }
 
 #[test]
+fn a_signal_step_finds_the_app_of_its_own_rehearsal_among_those_of_others() {
+    let started: Vec<Process> = (0..4)
+        .map(|_| {
+            let mut command = binary();
+            command
+                .args(["rehearse", "signal", "--format", "json"])
+                .envs([PATH])
+                .stdout(Stdio::piped());
+            Process::start(&mut command)
+        })
+        .collect();
+    for mut process in started {
+        let lines: Vec<String> = process.lines().iter().collect();
+        assert_eq!(process.wait(), Some(0), "{lines:?}");
+        let record: Record = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(record.outcome, RehearsalOutcome::Passed, "{}", record.words);
+    }
+}
+
+#[test]
 fn a_worker_that_acknowledges_finds_its_sidecar_or_the_rehearsal_is_refused() {
     let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = elsewhere.local_addr().unwrap().to_string();

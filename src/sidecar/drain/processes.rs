@@ -137,17 +137,17 @@ impl Processes {
         Ok(Processes { own, others })
     }
 
-    /// The metadata URIs of other containers, each once. One of another server is another task's, as where several
-    /// stand-ins share a laptop: its containers bear the same names.
+    /// The metadata URIs of other containers, each once. All containers of a task are told of the same server: what
+    /// leads elsewhere belongs to another task, as where several stand-ins run on one machine, and is not asked.
     pub fn metadata_uris(&self) -> Vec<String> {
         let own = self.own.metadata_uri.as_ref();
-        let server = |uri: &str| uri.split('/').nth(2).map(str::to_owned);
-        let of_own = own.and_then(|own| server(own));
+        let server = |uri: &String| uri.rsplit_once('/').map(|(server, _)| server.to_owned());
+        let ours = own.and_then(server);
         let mut uris: Vec<String> = self
             .others
             .iter()
             .filter_map(|process| process.metadata_uri.clone())
-            .filter(|uri| Some(uri) != own && (of_own.is_none() || server(uri) == of_own))
+            .filter(|uri| Some(uri) != own && (ours.is_none() || server(uri) == ours))
             .collect();
         uris.sort();
         uris.dedup();
@@ -481,19 +481,28 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_another_server_tells_of_is_of_another_task() {
-        let at = |pid, uri: &str| Process {
+    fn nobody_is_asked_but_the_server_that_knows_this_container() {
+        let with = |pid: u32, uri: &str| Process {
             metadata_uri: Some(uri.to_owned()),
-            ..process(pid, 0, "/")
+            ..at(pid, 0, "app", None)
         };
-        let all = Processes {
-            own: at(7, "http://127.0.0.1:4000/v4/prestop"),
-            others: vec![
-                at(20, "http://127.0.0.1:4000/v4/app"),
-                at(21, "http://127.0.0.1:5000/v4/app"),
-            ],
+        let others = || {
+            vec![
+                with(20, "http://127.0.0.1:1000/v4/app"),
+                with(30, "http://127.0.0.1:2000/v4/app"),
+            ]
         };
-        assert_eq!(all.metadata_uris(), ["http://127.0.0.1:4000/v4/app"]);
+        let mut all = Processes {
+            own: with(7, "http://127.0.0.1:2000/v4/prestop"),
+            others: others(),
+        };
+        assert_eq!(all.metadata_uris(), ["http://127.0.0.1:2000/v4/app"]);
+        all.own.metadata_uri = None;
+        assert_eq!(
+            all.metadata_uris().len(),
+            2,
+            "where there is no own one, each may be it"
+        );
     }
 
     /// One PID namespace, cgroups that tell nothing, and an nginx that has overwritten its environment.

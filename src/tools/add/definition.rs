@@ -267,23 +267,47 @@ fn drain(
     }
     let name = &app.name.text;
     let shares_processes = !task.pid_mode.is_absent();
-    if let Some(signal) = stop_signal(app).filter(|_| shares_processes && app.name.literal) {
-        let step = format!("signal {signal} {name}");
-        let story =
-            format!("it sends SIG{signal}, by which `{name}` finishes what it has, and waits for its end");
+    let signal = stop_signal(app).filter(|_| shares_processes && app.name.literal);
+    let Some(signal) = signal else {
+        return wait(task, app);
+    };
+    let step = format!("signal {signal} {name}");
+    let story =
+        format!("it sends SIG{signal}, by which `{name}` finishes what it has, and waits for its end");
+    if app.keeps_data() || !somebody_listens(task) {
         return Ok(DrainSetting::by(step, story));
     }
+    // At the signal it takes no more connections, and load balancers have to look away before that.
+    let (first, before) = wait_setting(task, app)?;
+    Ok(DrainSetting::by(
+        format!("{first}, {step}"),
+        format!("{before}; then {story}"),
+    ))
+}
+
+/// How the app is waited for by a sidecar that only looks on.
+fn wait(task: &TaskDefinition<'_>, app: &ContainerDefinition<'_>) -> Result<DrainSetting, NotAdded> {
+    let (setting, story) = wait_setting(task, app)?;
+    Ok(DrainSetting::by(setting, story))
+}
+
+fn wait_setting(
+    task: &TaskDefinition<'_>,
+    app: &ContainerDefinition<'_>,
+) -> Result<(String, String), NotAdded> {
+    let name = &app.name.text;
     if app.keeps_data() {
-        return Ok(DrainSetting::by(
-            SHORT_SLEEP,
+        return Ok((
+            SHORT_SLEEP.to_owned(),
             format!("it serves on for 5 s, since `{name}` is not asked by requests that could be waited for"),
         ));
     }
     if task.network() == NetworkMode::Apart {
-        return Ok(DrainSetting::by(
-            SLEEP,
+        return Ok((
+            SLEEP.to_owned(),
             "it serves on for 15 s, since under bridge networking it does not see the app's connections (with awsvpc it waits \
-             until no answer is owed)",
+             until no answer is owed)"
+                .to_owned(),
         ));
     }
     if task.network_mode.known().is_some_and(|mode| mode == "host") {
@@ -293,7 +317,7 @@ fn drain(
                  which port is the app's, such as `--drain 'quiet :8080'`"
             ))
         })?;
-        return Ok(DrainSetting::by(
+        return Ok((
             format!("quiet :{port}"),
             format!("it waits until no answer is owed on port {port}"),
         ));
@@ -310,14 +334,15 @@ fn drain(
             .iter()
             .flat_map(|service| &service.target_groups)
             .any(TargetGroup::speaks_http2);
-    Ok(if moves {
-        DrainSetting::by(
+    let (setting, story) = if moves {
+        (
             "quiet moves",
             "it waits until no byte moves on the app's connections any more",
         )
     } else {
-        DrainSetting::by("quiet", "it waits until the app owes nobody an answer")
-    })
+        ("quiet", "it waits until the app owes nobody an answer")
+    };
+    Ok((setting.to_owned(), story.to_owned()))
 }
 
 /// How long to serve on where connections are not in sight: what load balancers and clients need to look

@@ -24,7 +24,7 @@ mod terraform;
 pub use capacity::Host;
 pub use fields::{reference, substitution};
 pub use forms::{NoTask, not_read, tasks};
-pub use image::{ImageConfig, of_dockerfile, of_inspect};
+pub use image::{ImageConfig, ImageFile, of_dockerfile, of_inspect};
 pub use placed::{DeclaredLaunchType, PortMapping};
 pub use sidecar::{PROTECT_POLICY, SUPERSEDED_POLICY, SidecarContainer, Steps};
 pub use template::{Instances, Offer, Scheduled, Service, TargetGroup};

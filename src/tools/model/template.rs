@@ -165,12 +165,14 @@ pub(super) fn managed<'a>(form: DocumentForm, properties: &'a Node<'a>) -> Optio
 }
 
 /// How a service finds what it refers to: its target group, the TTL of its service of Cloud Map, its
-/// capacity provider.
+/// capacity provider, its cluster.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'f, 'a> {
     pub(super) group: &'f dyn Fn(&'a Node<'a>) -> Option<TargetGroup<'a>>,
     pub(super) ttl: &'f dyn Fn(&'a Node<'a>) -> Option<(u64, &'a Node<'a>)>,
     pub(super) provider: &'f dyn Fn(&'a Node<'a>) -> Option<Offer>,
+    /// What says how the tasks of a cluster are placed that do not say it.
+    pub(super) cluster: &'f dyn Fn(&'a Node<'a>) -> Option<&'a Node<'a>>,
 }
 
 /// A rule or schedule that starts the task on Spot, and where it says so.
@@ -211,7 +213,21 @@ pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
         });
         found.map(|(_, _, offer)| *offer)
     };
+    let clusters: Vec<(&str, &'a Node<'a>)> = of("AWS::ECS::Cluster")
+        .map(|(entry, properties)| (entry.key.as_ref(), properties))
+        .chain(
+            of("AWS::ECS::ClusterCapacityProviderAssociations").filter_map(|(_, properties)| {
+                Some((properties.get("Cluster").and_then(reference)?, properties))
+            }),
+        )
+        .filter(|(_, properties)| properties.get("DefaultCapacityProviderStrategy").is_some())
+        .collect();
+    let find_cluster = |node: &'a Node<'a>| {
+        let found = clusters.iter().find(|(id, _)| reference(node) == Some(*id));
+        found.map(|(_, properties)| *properties)
+    };
     let around = Around {
+        cluster: &find_cluster,
         group: &find,
         ttl: &find_ttl,
         provider: &find_provider,
@@ -400,7 +416,16 @@ pub(super) fn service<'a>(
     around: Around<'_, 'a>,
 ) -> Service<'a> {
     let fields = Fields::of(form, node);
-    let (strategy, more_strategy) = fields.items("capacityProviderStrategy");
+    let launch_type = fields.text("launchType");
+    let (strategy, more_strategy) = match fields.node("capacityProviderStrategy") {
+        // Without a word of its own it has what its cluster says (API reference, CreateService).
+        None if launch_type.is_absent() => fields
+            .node("cluster")
+            .and_then(around.cluster)
+            .map(|cluster| Fields::of(form, cluster).items("defaultCapacityProviderStrategy"))
+            .unwrap_or_default(),
+        _ => fields.items("capacityProviderStrategy"),
+    };
     let providers: Vec<(&'a Node<'a>, Option<Offer>)> = strategy
         .iter()
         .filter(|item| weight(form, item))
@@ -419,7 +444,6 @@ pub(super) fn service<'a>(
                 .iter()
                 .all(|(_, offer)| offer.and_then(Offer::is_spot) == Some(spot))
     };
-    let launch_type = fields.text("launchType");
     let on_fargate_by_type = launch_type.known().is_some_and(|word| word == "FARGATE");
     let (balancers, _) = fields.possible_items("loadBalancers");
     let (registries, _) = fields.possible_items("serviceRegistries");

@@ -208,7 +208,18 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
         .filter_map(|part| Some((part.name, managed(FORM, part.body)?)))
         .collect();
     let find_provider = |name: &'a Node<'a>| providers.get(referred(name, PROVIDER)?).copied();
+    let clusters: Vec<(&str, &'a Node<'a>)> =
+        parts(root, &["resource", "aws_ecs_cluster_capacity_providers"])
+            .into_iter()
+            .filter_map(|part| Some((referred(part.body.get("cluster_name")?, CLUSTER)?, part.body)))
+            .collect();
+    let find_cluster = |id: &'a Node<'a>| {
+        let name = referred(id, CLUSTER)?;
+        let found = clusters.iter().find(|(known, _)| *known == name);
+        found.map(|(_, body)| *body)
+    };
     let around = Around {
+        cluster: &find_cluster,
         group: &find,
         ttl: &find_ttl,
         provider: &find_provider,
@@ -274,6 +285,9 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
 
 /// A service of Cloud Map.
 const CLOUD_MAP: &str = "aws_service_discovery_service";
+
+/// A cluster.
+const CLUSTER: &str = "aws_ecs_cluster";
 
 /// A capacity provider.
 const PROVIDER: &str = "aws_ecs_capacity_provider";

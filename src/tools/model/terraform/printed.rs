@@ -117,6 +117,7 @@ pub(super) fn of_printed<'a>(
                     .and_then(|(_, part)| longest_ttl(FORM, part.body));
                 let found_ttl = |_: &'a Node<'a>| ttl;
                 let around = Around {
+                    cluster: &|_| None,
                     group: &find,
                     ttl: &found_ttl,
                     provider: &offer_of,

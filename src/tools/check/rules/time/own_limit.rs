@@ -2,7 +2,9 @@ use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::rules::seconds;
 use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::document::Node;
-use crate::tools::model::{ContainerDefinition, DocumentForm, ImageConfig, TaskDefinition, Text, Value};
+use crate::tools::model::{
+    ContainerDefinition, DocumentForm, ImageConfig, ImageFile, TaskDefinition, Text, Value,
+};
 
 /// What the app was told and what the container was told do not fit.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -343,11 +345,11 @@ fn in_a_file(
         .windows(2)
         .find(|pair| ["-c", "-C", "--config", "--configuration"].contains(&pair[0].0))
         .map(|pair| base(pair[1].0.trim_start_matches("python:")));
-    let wanted = |path: &str| match &named {
-        Some(name) => base(path) == *name,
-        None => known.files.iter().any(|file| base(path) == base(file)),
+    let wanted = |file: &&ImageFile| match &named {
+        Some(name) => file.name == *name,
+        None => known.files.iter().any(|known| base(known) == file.name),
     };
-    let (path, text) = image.files.iter().find(|(path, _)| wanted(path))?;
+    let ImageFile { path, text, .. } = image.files.iter().find(wanted)?;
     known.keys.iter().find_map(|key| {
         let values = values_of(text, key, known.unit_s);
         // Those that it waits for may stop together; the longest counts.
