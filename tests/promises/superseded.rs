@@ -172,6 +172,26 @@ async fn an_ecs_that_fails_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_look_that_ecs_denies_is_told_once_with_the_policy_that_allows_it() {
+    let log = Log::capture();
+    let busy = Does::Answers(response(200, "", ""));
+    let played = Play::with(StandIn::sample(), &BUSY, &[busy])
+        .play(|director| async move {
+            broken(&director.stand_in, FaultKind::Status(403));
+            director.at(10.0 * LOOKED).await;
+            director.sigterm().await;
+        })
+        .await;
+    assert_eq!(played.code, Code::Drained, "{}", played.details());
+    let told = log.with("watch=\"superseded\"");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].starts_with("WARN") && told[0].contains("sidecar-superseded.json"),
+        "{told:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_spot_notice_drains_as_ever() {
     let busy = Does::Answers(response(200, "", ""));
     let played = Play::with(StandIn::sample(), &BUSY, &[busy])
