@@ -150,6 +150,9 @@ async fn an_ecs_that_fails_changes_nothing() {
         FaultKind::Status(400),
         FaultKind::Status(403),
         FaultKind::Status(500),
+        FaultKind::Error(403),
+        FaultKind::Error(429),
+        FaultKind::Error(500),
         FaultKind::Garbage,
     ] {
         // Broken from the start, though it is replaced; and broken once it is told, though it was rolled back.
@@ -169,6 +172,26 @@ async fn an_ecs_that_fails_changes_nothing() {
         broken(ecs, FaultKind::Slow(Duration::from_millis(300)));
     };
     assert_eq!(told(slow, nothing).await, (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_ecs_denies_is_told_once_with_the_policy_that_allows_it() {
+    let log = Log::capture();
+    let busy = Does::Answers(response(200, "", ""));
+    let played = Play::with(StandIn::sample(), &BUSY, &[busy])
+        .play(|director| async move {
+            broken(&director.stand_in, FaultKind::Error(403));
+            director.at(10.0 * LOOKED).await;
+            director.sigterm().await;
+        })
+        .await;
+    assert_eq!(played.code, Code::Drained, "{}", played.details());
+    let told = log.with("watch=\"superseded\"");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].starts_with("WARN") && told[0].contains("sidecar-superseded.json"),
+        "{told:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -113,11 +113,18 @@ def wait_for(what, is_so, limit_s=LIMIT_S):
 NAMESPACE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
-def child_of(process):
-    """The PID, as it is seen from here, of what such a command runs."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_for("it has started", lambda: children.read_text().split() or process.poll() is not None, 30)
-    return int(children.read_text().split()[0])
+def children_of(process):
+    """The PIDs, as they are seen from here, of what such a command runs; none where that has ended."""
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [int(pid) for pid in children]
+
+
+def terminate(process):
+    for pid in children_of(process):
+        os.kill(pid, signal.SIGTERM)
 
 
 class Play:
@@ -155,12 +162,15 @@ class Play:
 
     def start_inside(self, name, command, **env):
         inside = ["nsenter", "--target", self.namespace, "--pid", "--mount"]
-        return self.start(name, inside + command, **env)
+        # The other mounts are another root, too.
+        return self.start(name, [*inside, "sh", "-c", 'cd "$0" && exec "$@"', self.folder, *command], **env)
 
     def play(self):
         for name in "queue", "taken":
             (self.folder / name).mkdir()
-        self.namespace = child_of(self.start("namespace", [*NAMESPACE, "sleep", "600"]))
+        holder = self.start("namespace", [*NAMESPACE, "sleep", "600"])
+        wait_for("there is a namespace", lambda: children_of(holder))
+        self.namespace = children_of(holder)[0]
         self.start("ecs", [self.binary, "simulate", "--listen", f"127.0.0.1:{self.ports['ecs']}"])
         wait_for("the stand-in answers", lambda: self.answers(self.ports["ecs"]))
         if not self.queued:
@@ -175,10 +185,9 @@ class Play:
         if self.leases:
             self.post("/_simulate/service?change=forced")
             self.await_unprotected()
-        os.kill(child_of(sidecar), signal.SIGTERM)
+        terminate(sidecar)
         code = sidecar.wait(LIMIT_S)
-        if worker.poll() is None:
-            os.kill(child_of(worker), signal.SIGTERM)
+        terminate(worker)
         # With the drain it has nothing in hand.
         worker.wait(20)
         by_first = len(self.ledger("end"))

@@ -17,6 +17,7 @@ use super::deployment::ServiceChange;
 use super::ecs_api::without_nulls;
 use super::elb_api::{DELAY, PlayedTarget, PlayedTargetGroup};
 use super::reply::{StandInReply, header, with_type};
+use super::task_protection::error_code;
 
 /// More names of operations than a sidecar knows are not counted.
 const MAX_OPERATIONS: usize = 32;
@@ -39,6 +40,17 @@ pub(super) struct AwsApi {
 
 /// An error as AWS names it, and its message.
 pub(super) struct Refusal(pub(super) &'static str, pub(super) &'static str);
+
+/// What ECS answers whom it denies, throttles or fails: a 400 with the code of the error, or a 500.
+pub(super) fn error(status: u16) -> StandInReply {
+    let refusal = json!({"__type": error_code(status), "message": "as simulated"});
+    let status = if status >= 500 {
+        StatusCode::INTERNAL_SERVER_ERROR
+    } else {
+        StatusCode::BAD_REQUEST
+    };
+    with_type(status, "application/x-amz-json-1.1", refusal.to_string())
+}
 
 impl AwsApi {
     pub(super) fn new(task: &Definition) -> AwsApi {

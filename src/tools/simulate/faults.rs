@@ -38,7 +38,8 @@ pub enum FaultKind {
     Huge,
     /// ECS refuses: a 200 with a `failure`. Task protection only.
     Failure,
-    /// The call is wrong or goes wrong: that status with an `error`. Task protection only.
+    /// The call is wrong or goes wrong: that status with an `error`. Of ECS's API with a 400, as it answers, and the code that goes with
+    /// the status. Task protection and AWS only.
     Error(u16),
 }
 
@@ -88,13 +89,15 @@ impl Fault {
             Some("slow") => FaultKind::Slow(query.duration("delay", 2)?),
             Some("status") => FaultKind::Status(status(query)?),
             Some("failure") if target == FaultTarget::Agent => FaultKind::Failure,
-            Some("error") if target == FaultTarget::Agent => FaultKind::Error(status(query)?),
+            Some("error") if matches!(target, FaultTarget::Agent | FaultTarget::Aws) => {
+                FaultKind::Error(status(query)?)
+            }
             Some("garbage") => FaultKind::Garbage,
             Some("reset") => FaultKind::Reset,
             Some("huge") => FaultKind::Huge,
             other => {
                 return Err(format!(
-                    "kind is `{}`: allowed is refuse, hang, slow, status, garbage, reset or huge, and for agent failure or error",
+                    "kind is `{}`: allowed is refuse, hang, slow, status, garbage, reset or huge, for agent failure or error, and for aws error",
                     other.unwrap_or_default()
                 ));
             }

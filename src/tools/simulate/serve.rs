@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use super::faults::{FaultKind, FaultTarget};
 use super::query::Query;
 use super::reply::{StandInReply, text, with_type};
-use super::{StandIn, World, page, task_protection};
+use super::{StandIn, World, aws_api, page, task_protection};
 
 /// The largest body that it reads; calls of AWS have a few hundred bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -185,6 +185,7 @@ impl StandIn {
                     return Ok(text(status, "as simulated\n"));
                 }
                 FaultKind::Failure => return Ok(task_protection::failure("DEPLOYMENT_BLOCKED")),
+                FaultKind::Error(code) if target == FaultTarget::Aws => return Ok(aws_api::error(code)),
                 FaultKind::Error(code) => return Ok(task_protection::error(code)),
             }
         }

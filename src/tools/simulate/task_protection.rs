@@ -120,16 +120,21 @@ pub(super) fn failure(reason: &str) -> StandInReply {
     json_reply(StatusCode::OK, &json!({"failure": failure}))
 }
 
-/// The error that usually comes with that status.
-pub(super) fn error(status: u16) -> StandInReply {
-    let code = match status {
+/// What ECS calls an error with that status.
+pub(super) fn error_code(status: u16) -> &'static str {
+    match status {
         403 => "AccessDeniedException",
         404 => "ResourceNotFoundException",
         429 => "ThrottlingException",
         504 => "RequestCanceled",
         500.. => "ServerException",
         _ => "ClientException",
-    };
+    }
+}
+
+/// The error that usually comes with that status.
+pub(super) fn error(status: u16) -> StandInReply {
+    let code = error_code(status);
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     error_reply(status, code, "as simulated")
 }
