@@ -156,7 +156,7 @@ impl Stage<'_> {
         };
         let surroundings = async {
             // Only a socket that fails ends it.
-            tokio::join!(stand_in.serve(metadata), self.screen.show()).0
+            tokio::join!(stand_in.serve(metadata), self.screen.show(), seen.watch_clock()).0
         };
         let ends = tokio::select! {
             played = played => played?,
