@@ -16,8 +16,9 @@ const QUICK_EVERY: Duration = Duration::from_millis(50);
 const SLOW_EVERY: Duration = Duration::from_millis(400);
 
 /// How many requests leave in the very moment before something happens to an app whose answers may take a millisecond:
-/// so that it has some in flight when it does.
-const AT_ONCE: usize = 8;
+/// so that it has some in flight when it does. More would not fit into the queue of a server that lets five
+/// connections wait, as Python's do, and would come a second late.
+const AT_ONCE: usize = 3;
 
 /// Between two health checks, and how many must fail in a row: a load balancer's, scaled down.
 const CHECK_EVERY: Duration = Duration::from_millis(200);

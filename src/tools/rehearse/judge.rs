@@ -38,12 +38,12 @@ pub(super) fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Re
         .map_or("killed".to_owned(), |code| format!("exit code {code}"));
     if !complaints.is_empty() {
         let mut words = sentence(&format!("Not as it should: {}", complaints.join("; ")));
-        if with.late_ms >= BUSY {
-            let (late, scale) = (words::span(with.late_ms), options.scale(scenario));
+        if let Some(late_ms) = with.late_ms.filter(|late_ms| *late_ms >= BUSY) {
+            let (late, scale) = (words::span(late_ms), options.scale(scenario));
             words = format!(
                 "{words} This machine was busy: what was due came up to {late} late. At --scale {scale} that is {} of \
                  ECS; try a smaller one.",
-                words::span(with.late_ms * u64::from(scale))
+                words::span(late_ms * u64::from(scale))
             );
         }
         return (RehearsalOutcome::Failed, words);
@@ -146,7 +146,7 @@ mod tests {
             lost_ms: Vec::new(),
             noticed_ms: None,
             report: None,
-            late_ms: 0,
+            late_ms: None,
         }
     }
 
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_failure_on_a_busy_machine_says_that_it_was_busy() {
         let lost = |late_ms| Run {
-            late_ms,
+            late_ms: Some(late_ms),
             ..run(Cast::All, 0, 2, 2)
         };
         let words = judged(lost(400), run(Cast::WithoutSidecar, 0, 2, 2)).1;

@@ -257,7 +257,7 @@ impl<'a> Witness<'a> {
             lost_ms,
             noticed_ms: self.noticed.get().map(|at| on_axis(self.instant(at))),
             report: self.report.borrow().clone(),
-            late_ms: u64::try_from(self.late.get().as_millis()).unwrap_or(u64::MAX),
+            late_ms: u64::try_from(self.late.get().as_millis()).ok(),
         }
     }
 
