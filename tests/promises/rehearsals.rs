@@ -11,13 +11,26 @@ use crate::process::{Process, binary, complaints, free_address, run};
 
 const PATH: (&str, &str) = ("PATH", "/usr/local/bin:/usr/bin:/bin");
 
-/// Runs it with a sidecar that listens where no other rehearsal's does.
+/// Runs it with a sidecar that listens where no other rehearsal's does. A rehearsal that failed and says that this machine
+/// was too busy is played again with more time: how fast the machine is, is no matter of these tests.
 fn rehearse(arguments: &[&str]) -> Output {
-    let listen = free_address().to_string();
-    run(
-        &[&["rehearse"], arguments].concat(),
-        &[PATH, ("PRESTOP_LISTEN", &listen)],
-    )
+    let play = |more: &[&str]| {
+        let listen = free_address().to_string();
+        run(
+            &[&["rehearse"], arguments, more].concat(),
+            &[PATH, ("PRESTOP_LISTEN", &listen)],
+        )
+    };
+    let first = play(&[]);
+    let told = String::from_utf8_lossy(&first.stdout).replace("\n  ", " ");
+    if first.status.code() != Some(1)
+        || !told.contains("This machine was busy")
+        || arguments.contains(&"--scale")
+    {
+        return first;
+    }
+    eprintln!("once more with more time: {told}");
+    play(&["--scale", "2"])
 }
 
 /// Told in words; the exit code is 0.
@@ -209,7 +222,7 @@ fn a_worker_of_ones_own_is_drained_by_a_signal_and_needs_no_url() {
         "--drain",
         "signal TERM app",
         "--scale",
-        "10",
+        "4",
     ]);
     assert_eq!(
         (record.outcome, code),
@@ -251,7 +264,7 @@ fn apps_of_ones_own_are_rehearsed_beside_each_other() {
             let url = format!("http://{address}/slow/1s");
             let mut command = binary();
             command
-                .args(["rehearse", "stop-task", "--scale", "10", "--format", "json"])
+                .args(["rehearse", "stop-task", "--scale", "3", "--format", "json"])
                 .args(["--app", &url, "--start", &own(&address)])
                 .envs([PATH])
                 .stdout(Stdio::piped());
@@ -273,7 +286,7 @@ fn a_signal_step_finds_the_app_of_its_own_rehearsal_among_those_of_others() {
         .map(|_| {
             let mut command = binary();
             command
-                .args(["rehearse", "signal", "--format", "json"])
+                .args(["rehearse", "signal", "--format", "json", "--scale", "4"])
                 .envs([PATH])
                 .stdout(Stdio::piped());
             Process::start(&mut command)

@@ -2,12 +2,11 @@
 //! they are told to look away.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::core::url::HttpUrl;
 use crate::sidecar::http::{Ask, Network, Way};
@@ -16,15 +15,10 @@ use crate::sidecar::http::{Ask, Network, Way};
 const QUICK_EVERY: Duration = Duration::from_millis(50);
 const SLOW_EVERY: Duration = Duration::from_millis(400);
 
-/// How long clients come as fast as they are answered, before something happens to an app whose answers may
-/// take a millisecond: so that one of them is in flight when it does.
-pub(super) const RUSH: Duration = Duration::from_millis(200);
-
-/// What the rush lasts longer than that, on a busy machine.
-const RUSH_BEYOND: Duration = Duration::from_millis(50);
-
-/// How many requests are in flight then at least.
-const RUSHING: usize = 8;
+/// How many requests leave in the very moment before something happens to an app whose answers may take a millisecond:
+/// so that it has some in flight when it does. More would not fit into the queue of a server that lets five
+/// connections wait, as Python's do, and would come a second late.
+const AT_ONCE: usize = 3;
 
 /// Between two health checks, and how many must fail in a row: a load balancer's, scaled down.
 const CHECK_EVERY: Duration = Duration::from_millis(200);
@@ -50,7 +44,8 @@ pub(super) struct Load {
     looked_away: Rc<Cell<Option<Instant>>>,
     in_flight: Rc<RefCell<JoinSet<Sent>>>,
     sent: Rc<RefCell<Vec<Sent>>>,
-    rush_until: Rc<Cell<Option<Instant>>>,
+    /// What the quick requests ask for.
+    quick: Rc<RefCell<Option<HttpUrl>>>,
 }
 
 impl Load {
@@ -73,18 +68,14 @@ impl Load {
         self.in_flight.borrow().len()
     }
 
-    /// From now on, for a moment, each answer is followed by the next request.
-    pub(super) fn rush(&self) {
-        self.rush_until.set(Some(Instant::now() + RUSH + RUSH_BEYOND));
-    }
-
-    /// Waits until a request has ended.
-    async fn answered(&self) {
-        let next = poll_fn(|context| self.in_flight.borrow_mut().poll_join_next(context));
-        match next.await {
-            Some(done) => self.sent.borrow_mut().extend(done),
-            None => std::future::pending().await,
+    /// Several requests leave now; whoever goes on after this without waiting finds them under way.
+    pub(super) async fn send_at_once(&self) {
+        let quick = self.quick.borrow().clone();
+        for url in quick.iter().cycle().take(AT_ONCE) {
+            self.request(url);
         }
+        // All tasks are of one thread: each has its turn, and opens its connection in it.
+        yield_now().await;
     }
 
     /// Waits until no new requests are sent.
@@ -96,17 +87,10 @@ impl Load {
 
     /// Sends until the clients have looked away, then waits for the answers.
     pub(super) async fn send(&self, quick: &HttpUrl, slow: Option<&HttpUrl>) {
-        let mut next_quick = Instant::now();
-        let mut next_slow = next_quick;
+        let mut next_slow = Instant::now();
+        *self.quick.borrow_mut() = Some(quick.clone());
         while self.looked_away.get().is_none() {
-            if Instant::now() >= next_quick {
-                next_quick = Instant::now() + QUICK_EVERY;
-                self.request(quick);
-            }
-            let rushing = self.rush_until.get().is_some_and(|end| Instant::now() < end);
-            while rushing && self.waiting() < RUSHING {
-                self.request(quick);
-            }
+            self.request(quick);
             if let Some(slow) = slow
                 && Instant::now() >= next_slow
             {
@@ -114,10 +98,7 @@ impl Load {
                 self.request(slow);
             }
             self.count();
-            tokio::select! {
-                () = sleep_until(next_quick) => {}
-                () = self.answered(), if rushing => {}
-            }
+            sleep(QUICK_EVERY).await;
         }
         loop {
             self.count();

@@ -5,6 +5,10 @@ use super::record::{RehearsalOutcome, Run, Unit};
 use super::scenario::{Cast, Opening, Scenario};
 use crate::tools::picture::words;
 
+/// From here on what failed may have failed for want of a processor: between the deadline and SIGKILL there is a tenth of
+/// the stop timeout, which is scaled, too.
+const BUSY: u64 = 100;
+
 /// What the exit may be behind the deadline and still in time: SIGKILL comes later than this.
 const LATE: u64 = 500;
 
@@ -33,10 +37,16 @@ pub(super) fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Re
         .exit_code
         .map_or("killed".to_owned(), |code| format!("exit code {code}"));
     if !complaints.is_empty() {
-        return (
-            RehearsalOutcome::Failed,
-            sentence(&format!("Not as it should: {}", complaints.join("; "))),
-        );
+        let mut words = sentence(&format!("Not as it should: {}", complaints.join("; ")));
+        if let Some(late_ms) = with.late_ms.filter(|late_ms| *late_ms >= BUSY) {
+            let (late, scale) = (words::span(late_ms), options.scale(scenario));
+            words = format!(
+                "{words} This machine was busy: what was due came up to {late} late. At --scale {scale} that is {} of \
+                 ECS; try a smaller one.",
+                words::span(late_ms * u64::from(scale))
+            );
+        }
+        return (RehearsalOutcome::Failed, words);
     }
     if options.counts() && with.at_stake == 0 {
         let why = match options.unit(scenario) {
@@ -136,6 +146,7 @@ mod tests {
             lost_ms: Vec::new(),
             noticed_ms: None,
             report: None,
+            late_ms: None,
         }
     }
 
@@ -156,6 +167,21 @@ mod tests {
         let (outcome, words) = judged(run(Cast::All, 40, 0, 1), run(Cast::WithoutSidecar, 30, 10, 10));
         assert_eq!(outcome, RehearsalOutcome::Passed);
         assert!(words.contains("10 without the sidecar"), "{words}");
+    }
+
+    #[test]
+    fn a_failure_on_a_busy_machine_says_that_it_was_busy() {
+        let lost = |late_ms| Run {
+            late_ms: Some(late_ms),
+            ..run(Cast::All, 0, 2, 2)
+        };
+        let words = judged(lost(400), run(Cast::WithoutSidecar, 0, 2, 2)).1;
+        assert!(
+            words.contains("busy: what was due came up to 0.4 s late. At --scale 10 that is 4 s"),
+            "{words}"
+        );
+        let words = judged(lost(20), run(Cast::WithoutSidecar, 0, 2, 2)).1;
+        assert!(!words.contains("busy"), "{words}");
     }
 
     #[test]

@@ -122,6 +122,9 @@ pub struct Run {
     pub noticed_ms: Option<i64>,
     /// What the sidecar told on its last line.
     pub report: Option<Report>,
+    /// How late the machine was at most with what was due; older documents do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_ms: Option<u64>,
 }
 
 impl Record {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::client::{Load, Sent};
 use super::processes::LastLines;
@@ -16,6 +16,9 @@ use super::screen::{Screen, Turn, Who};
 use crate::core::lifecycle::Report;
 use crate::core::timeline::What;
 use crate::tools::picture::{MarkKind, words};
+
+/// Between two looks at the clock.
+const CLOCK_EVERY: Duration = Duration::from_millis(20);
 
 /// What is in flight is told at this grain.
 const GRAIN_MS: i64 = 20;
@@ -29,6 +32,8 @@ pub(super) struct Witness<'a> {
     marks: RefCell<Vec<(Instant, MarkKind)>>,
     pub(super) app_stops: Cell<Option<(Instant, Instant)>>,
     noticed: Cell<Option<Timestamp>>,
+    /// The longest that something which was due was late.
+    late: Cell<Duration>,
     report: RefCell<Option<Report>>,
     /// Whether the sidecar has started.
     sidecar_is_up: Cell<bool>,
@@ -50,6 +55,7 @@ impl<'a> Witness<'a> {
             marks: RefCell::default(),
             app_stops: Cell::default(),
             noticed: Cell::default(),
+            late: Cell::default(),
             report: RefCell::default(),
             sidecar_is_up: Cell::default(),
             job: Cell::default(),
@@ -77,6 +83,15 @@ impl<'a> Witness<'a> {
         self.screen.say(who, what);
         if let Some(kind) = kind {
             self.mark(kind);
+        }
+    }
+
+    /// Looks how late this process is woken: the others on this machine are no faster. For as long as it is polled.
+    pub(super) async fn watch_clock(&self) {
+        loop {
+            let due = Instant::now() + CLOCK_EVERY;
+            sleep_until(due).await;
+            self.late.set(self.late.get().max(due.elapsed()));
         }
     }
 
@@ -242,6 +257,7 @@ impl<'a> Witness<'a> {
             lost_ms,
             noticed_ms: self.noticed.get().map(|at| on_axis(self.instant(at))),
             report: self.report.borrow().clone(),
+            late_ms: u64::try_from(self.late.get().as_millis()).ok(),
         }
     }
 

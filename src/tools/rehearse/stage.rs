@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::addresses::{self, HeldPort, Urls, refuse_if_taken};
 use super::balancer;
-use super::client::{self, Load};
+use super::client::Load;
 use super::options::{Options, OwnApp};
 use super::players::{Players, ended, has_ended};
 use super::processes::{self, each_line};
@@ -156,7 +156,7 @@ impl Stage<'_> {
         };
         let surroundings = async {
             // Only a socket that fails ends it.
-            tokio::join!(stand_in.serve(metadata), self.screen.show()).0
+            tokio::join!(stand_in.serve(metadata), self.screen.show(), seen.watch_clock()).0
         };
         let ends = tokio::select! {
             played = played => played?,
@@ -294,8 +294,7 @@ impl Stage<'_> {
             players.calm(CALM).await?;
         }
         if self.options.own.is_some() {
-            clients.rush();
-            players.calm(client::RUSH).await?;
+            clients.send_at_once().await;
         }
         let deregister = |what: &str| {
             seen.acts(Who::Ecs, what, Some(MarkKind::Deregistered));
