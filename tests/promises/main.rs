@@ -28,6 +28,7 @@ mod names;
 mod notices;
 mod protection;
 mod quiet;
+mod quiet_plays;
 mod quiet_sockets;
 mod readme;
 mod rehearsals;

@@ -4,9 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ecs_prestop::config::Config;
 use ecs_prestop::core::lifecycle::{Code, StepStatus};
+use ecs_prestop::core::plan::Plan;
 use ecs_prestop::core::quiet::{Counters, TcpConnection, TcpState};
+use ecs_prestop::core::step::parse_steps;
 use ecs_prestop::core::timeline::{Sight, What};
+use ecs_prestop::sidecar::drain::quiet::sockets::{Inode, List, Socket, SocketQuery, Sockets};
+use ecs_prestop::sidecar::drain::quiet::{ConnectionView, announce};
+use ecs_prestop::sidecar::mailbox::{self, Message, WatchState};
 use ecs_prestop::tools::simulate::{Definition, StandIn};
 use serde_json::json;
 
@@ -356,4 +362,92 @@ async fn what_it_sees_is_told_from_the_notice_on_while_it_changes() {
     );
     assert_eq!(looks.last().map(|(_, open, owing)| (*open, *owing)), Some((1, 0)));
     assert!(looks.len() == 2, "{looks:?}");
+}
+
+/// A namespace where somebody begins to listen at that second, or nobody ever does.
+struct ListensAt(Option<u64>, tokio::time::Instant);
+
+impl Sockets for ListensAt {
+    fn list(&self, wanted: SocketQuery) -> std::io::Result<Box<dyn List>> {
+        let second = self.1.elapsed().as_secs();
+        let listens = wanted == SocketQuery::Listeners && self.0.is_some_and(|from| second >= from);
+        let listener = Socket::Listener("0.0.0.0:8080".parse().unwrap());
+        Ok(Box::new(Listed(listens.then_some(listener))))
+    }
+
+    fn addresses(&self) -> Vec<std::net::IpAddr> {
+        Vec::new()
+    }
+
+    fn own(&self) -> Vec<Inode> {
+        Vec::new()
+    }
+
+    fn weakness(&self) -> Option<String> {
+        None
+    }
+}
+
+struct Listed(Option<Socket>);
+
+impl List for Listed {
+    fn next(&mut self, sockets: &mut Vec<Socket>) -> std::io::Result<bool> {
+        sockets.extend(self.0.take());
+        Ok(false)
+    }
+}
+
+/// What is told after the start of a plan, and when.
+async fn announced(listens_at: Option<u64>, step: &str) -> (u64, WatchState) {
+    let start = tokio::time::Instant::now();
+    let view = ConnectionView::new(Arc::new(ListensAt(listens_at, start)), None);
+    let plan = Plan::from_setting(&parse_steps(step).unwrap()).unwrap();
+    let steps = plan.quiets().map(|(_, step)| step.clone()).collect();
+    let (mailbox, mut messages) = mailbox::channel();
+    announce(view, steps, mailbox).await;
+    match messages.recv().await {
+        Some(Message::Watch(state)) => (start.elapsed().as_secs(), state),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_would_be_seen_it_is_a_warning_at_start_once_the_app_had_time_to_come_up() {
+    let (after, told) = announced(None, "quiet").await;
+    assert_eq!(
+        (after, told.watch, told.sees, told.log),
+        (30, "quiet", false, true)
+    );
+    let why = told.why.unwrap();
+    for part in [
+        "`quiet` would fail now",
+        "a worker needs `ack`",
+        "another network namespace",
+        "UDP",
+    ] {
+        assert!(why.contains(part), "{why}");
+    }
+    let (_, told) = announced(Some(0), "quiet :9000").await;
+    assert!(told.why.unwrap().contains("nobody listens on :9000"));
+    let (after, told) = announced(Some(4), "quiet").await;
+    assert_eq!(
+        (after, told.sees, told.why),
+        (5, true, None),
+        "an app that takes four seconds to start"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settle_or_sleep_that_does_not_fit_is_told_at_start() {
+    let play = |drain: &'static str, settle: &'static str| {
+        let variables = [("PRESTOP_DRAIN", drain), ("PRESTOP_SETTLE", settle)];
+        let config = Config::read(|_| None, variables.map(|(k, v)| (k.to_owned(), v.to_owned()))).unwrap();
+        let plan = Plan::from_setting(&config.drain).unwrap();
+        config.policy.too_long(&plan)
+    };
+    assert_eq!(play("sleep 5s", "0"), None);
+    for (drain, settle) in [("sleep 60s", "0"), ("sleep 20s", "14s"), ("quiet", "25s")] {
+        let told = play(drain, settle).unwrap_or_else(|| panic!("{drain} after {settle} fits into 29 s"));
+        assert!(told.contains("29"), "{told}");
+    }
 }

@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use crate::process::{PATIENCE, Process, await_that, binary};
+use crate::process::{PATIENCE, Process, await_that, binary, is_here};
 
 /// The kernel, as another process would see it: this one plays clients and app as well.
 #[derive(Default)]
@@ -353,11 +353,15 @@ async fn connections_from_inside_count_for_a_port_only() {
 }
 
 /// One client's course, drawn from a seed: nothing of it depends on the machine but how long it takes.
-struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
+    pub(crate) fn new(seed: u64) -> Chance {
+        Chance(seed.max(1))
+    }
+
     /// Less than `n` (xorshift: no more is needed here).
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -496,13 +500,30 @@ impl Namespace {
     }
 
     fn listen(&self) -> TcpListener {
+        self.within(|| TcpListener::bind("0.0.0.0:0").unwrap())
+    }
+
+    /// Does that in the namespace: what it opens stays there.
+    fn within<T: Send + 'static>(&self, what: impl FnOnce() -> T + Send + 'static) -> T {
         let path = format!("/run/netns/{}", self.name);
         let thread = std::thread::spawn(move || {
             let file = std::fs::File::open(path).unwrap();
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            TcpListener::bind("0.0.0.0:0").unwrap()
+            what()
         });
         thread.join().unwrap()
+    }
+
+    /// What the sidecar's endpoint answers.
+    fn get(&self, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        self.within(move || {
+            let mut answer = String::new();
+            let mut stream = TcpStream::connect("127.0.0.1:9911").unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        })
     }
 }
 
@@ -596,7 +617,7 @@ fn with_no_setting_the_real_sidecar_waits_for_a_client_from_outside_and_says_wha
 }
 
 /// Forbids `socket(AF_NETLINK, …)` to the program that it becomes, as a strict seccomp profile does.
-const NO_NETLINK: &str = r#"
+pub(crate) const NO_NETLINK: &str = r#"
 import ctypes, os, platform, struct, sys
 EPERM, AF_NETLINK = 1, 16
 SOCKET = {"x86_64": 41, "aarch64": 198}[platform.machine()]
@@ -623,12 +644,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 #[test]
 fn where_sock_diag_is_refused_a_request_is_waited_for_and_so_is_whoever_has_not_hung_up() {
     let Some(namespace) = Namespace::new() else { return };
-    if !Command::new("python3")
-        .arg("--version")
-        .status()
-        .is_ok_and(|status| status.success())
-    {
-        eprintln!("stepped aside: there is no python3 to forbid netlink with");
+    if !is_here("python3", &["python3", "--version"]) {
         return;
     }
     let listener = namespace.listen();
@@ -652,6 +668,90 @@ fn where_sock_diag_is_refused_a_request_is_waited_for_and_so_is_whoever_has_not_
     assert_eq!(sidecar.process.wait(), Some(0), "{told}");
     assert_eq!(told.matches(weakness).count(), 1, "once: {told}");
     assert!(told.contains("0 idle connections are left"), "{told}");
+}
+
+#[test]
+fn status_and_metrics_say_how_many_connections_owe_and_to_whom_before_any_notice() {
+    let Some(namespace) = Namespace::new() else { return };
+    let listener = namespace.listen();
+    let port = listener.local_addr().unwrap().port();
+    let mut sidecar = Inside::start(&namespace, &[], &[]);
+    sidecar.await_line("\"event\":\"start\"");
+    let mut idle = TcpStream::connect((namespace.inside, port)).unwrap();
+    let (mut accepted_idle, _) = listener.accept().unwrap();
+    send(&mut idle, &mut accepted_idle);
+    send(&mut accepted_idle, &mut idle);
+    let mut client = TcpStream::connect((namespace.inside, port)).unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    send(&mut client, &mut accepted);
+    let connections = |answer: &str| {
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        serde_json::from_str::<serde_json::Value>(body).unwrap()["connections"].take()
+    };
+    // A picture is up to a second old.
+    await_that("one of two connections owes", || {
+        let seen = connections(&namespace.get("/status"));
+        (&seen["open"], &seen["owing"]) == (&json!(2), &json!(1))
+            && seen["owed"][0]["peer"] == json!(client.local_addr().unwrap())
+    });
+    let metrics = namespace.get("/metrics");
+    for line in ["prestop_connections 2.0", "prestop_connections_owing 1.0"] {
+        assert!(metrics.lines().any(|told| told == line), "{line}: {metrics}");
+    }
+    send(&mut accepted, &mut client);
+    await_that("nobody is owed an answer", || {
+        connections(&namespace.get("/status"))["owing"] == json!(0)
+    });
+    let metrics = namespace.get("/metrics");
+    assert!(
+        metrics
+            .lines()
+            .any(|told| told == "prestop_connections_owing 0.0"),
+        "{metrics}"
+    );
+    drop(sidecar);
+}
+
+/// An app that is quieted by SIGTSTP and goes on, as Sidekiq does, and the sidecar, which gets its SIGTERM once it
+/// handles that.
+const QUIETED: &str = r#"
+sh -c 'trap "echo quieted" TSTP; echo ready; while :; do sleep 0.05; done' & app=$!
+until grep -Eq 'SigCgt:.*[8-9a-f][0-9a-f]{4}$' /proc/$app/status; do sleep 0.02; done
+"$1" & sidecar=$!
+until grep -Eq 'SigCgt:.*[4-7c-f][0-9a-f]{3}$' /proc/$sidecar/status; do sleep 0.02; done
+kill -TERM $sidecar
+wait $sidecar
+echo "the sidecar ended with $?"
+kill -0 $app && echo "the app runs on"
+wait $app
+"#;
+
+#[test]
+fn a_signal_that_is_not_waited_for_reaches_the_app_which_runs_on() {
+    let words = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "sh",
+        "-c",
+        QUIETED,
+        "sh",
+    ];
+    let drain = [
+        ("PRESTOP_DRAIN", "signal TSTP app nowait"),
+        ("PRESTOP_LISTEN", "off"),
+    ];
+    let probe = [&words[..5], &["true"]].concat();
+    if !is_here("the right to make PID namespaces", &probe) {
+        return;
+    }
+    let mut all = Inside::behind(&words, &drain);
+    all.await_line("the app runs on");
+    let told = all.await_line("quieted");
+    assert!(told.contains("the sidecar ended with 0"), "{told}");
+    assert!(told.contains("(sh) has got it"), "{told}");
 }
 
 /// The processes of a task under `pidMode: task`: one in the app's network namespace, and the sidecar in this one.
