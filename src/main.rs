@@ -19,6 +19,7 @@ use ecs_prestop::sidecar::telemetry::writer::{Writer, flush_end};
 use ecs_prestop::sidecar::telemetry::{LineFormat, Telemetry};
 use ecs_prestop::sidecar::watch::signals::Signals;
 use ecs_prestop::sidecar::{endpoints, mailbox};
+use ecs_prestop::tools::colour::ColourChoice;
 use ecs_prestop::tools::{add, check};
 #[cfg(feature = "laptop")]
 use ecs_prestop::tools::{manual, rehearse, timeline};
@@ -70,10 +71,12 @@ fn command_line() -> Command {
         .about("The preStop hook that Amazon ECS never had")
         .args_conflicts_with_subcommands(true)
         .args(settings())
+        .arg(ColourChoice::argument())
         .subcommand(
             Command::new("run")
                 .about("The sidecar; what runs without a subcommand")
-                .args(settings()),
+                .args(settings())
+                .arg(ColourChoice::argument()),
         )
         .subcommand(
             Command::new("health")
@@ -140,11 +143,12 @@ fn run(matches: Option<&ArgMatches>) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
+    let colour = matches.map(ColourChoice::of).unwrap_or_default();
     let plan = Plan::from_setting(&config.drain);
     if let Some(problem) = plan.and_then(|plan| config.refuses(&plan)) {
         return refuse(&[problem]);
     }
-    let telemetry = Telemetry::start(log_format(&config), config.log.clone(), config.emf);
+    let telemetry = Telemetry::start(log_format(&config, colour), config.log.clone());
     exit_with_1_on_panic(telemetry.clone());
     let ending = on_runtime(async move {
         let listener = match config.listen {
@@ -196,7 +200,7 @@ fn listen_problem(address: SocketAddr, why: &std::io::Error) -> String {
     )
 }
 
-fn log_format(config: &Config) -> LineFormat {
+fn log_format(config: &Config, colour: ColourChoice) -> LineFormat {
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
     let text = match config.log_format {
         LogFormat::Auto => terminal,
@@ -205,10 +209,10 @@ fn log_format(config: &Config) -> LineFormat {
     };
     if text {
         LineFormat::Text {
-            colour: terminal && !config.no_color,
+            colour: colour.on_stdout(),
         }
     } else {
-        LineFormat::Json
+        LineFormat::Json { emf: config.emf }
     }
 }
 

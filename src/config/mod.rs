@@ -32,7 +32,7 @@ const PREFIX: &str = "PRESTOP_";
 /// Whether a SIGTERM may mean that the host goes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
-    /// What the task metadata lets conclude: on Fargate it may, elsewhere IMDS would say so.
+    /// What the task metadata lets conclude: on Fargate and Managed Instances it may, elsewhere IMDS would say so.
     Auto,
     /// It does not.
     OnDemand,
@@ -84,8 +84,6 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Whether `PRESTOP_METRICS` is `emf`.
     pub emf: bool,
-    /// Whether `NO_COLOR` is set (no-color.org).
-    pub no_color: bool,
     /// `ECS_CONTAINER_METADATA_URI_V4`; `None` in local mode.
     pub task_metadata: Option<HttpUrl>,
     /// The instance metadata's endpoint.

@@ -86,7 +86,6 @@ impl Given<'_> {
             log: values.log,
             log_format: values.log_format,
             emf: values.emf,
-            no_color: self.environment.contains_key("NO_COLOR"),
             task_metadata: self.standard_url("ECS_CONTAINER_METADATA_URI_V4"),
             instance_metadata: self.instance_metadata(),
         }
@@ -94,7 +93,7 @@ impl Given<'_> {
 
     fn values(&mut self) -> Values {
         let mut values = Values::unset();
-        for setting in &SETTINGS {
+        for setting in SETTINGS {
             if !setting.default.is_empty()
                 && let Err(allowed) = (setting.read)(setting, setting.default, &mut values)
             {

@@ -1,6 +1,6 @@
 //! The settings of `run`: each is one item with its name, default, bounds, meaning and reader.
 //!
-//! Help, the README's table and what `check` refuses come from here. A new setting is one item and one
+//! Help, the table of task-definitions/reference.md and what `check` refuses come from here. A new setting is one item and one
 //! field of [`Values`]. A default is read like anything that is given, so that the two cannot differ.
 
 use std::fmt;
@@ -17,13 +17,16 @@ use crate::core::step::{Step, parse_steps};
 use crate::core::url::HttpUrl;
 use crate::core::watch_items::WatchItem;
 
+/// Only where the bounds of the table are wider than those of the core.
+const OUT_OF_BOUNDS: &str = "it is out of bounds";
+
 /// A header line that any server takes.
 const MAX_TOKEN: usize = 4096;
 
 /// The one whose value is never told.
 pub(super) const SECRET: &str = "DRAIN_TOKEN";
 
-/// A setting as `--help`, the README and the checks know it.
+/// A setting as `--help`, task-definitions/reference.md and the checks know it.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// Without `PRESTOP_`.
@@ -135,8 +138,8 @@ impl Values {
     }
 }
 
-/// All of them, in the order of the README.
-pub const SETTINGS: [Setting; 18] = [
+/// All of them, in the order of docs/reference.md.
+pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "DRAIN",
         default: "",
@@ -159,7 +162,7 @@ pub const SETTINGS: [Setting; 18] = [
         read: |setting, text, values| {
             values.stop_timeout = match text {
                 "auto" => None,
-                text => StopTimeout::new(setting.duration(text)?),
+                text => Some(StopTimeout::new(setting.duration(text)?).ok_or(OUT_OF_BOUNDS)?),
             };
             Ok(())
         },
@@ -174,7 +177,7 @@ pub const SETTINGS: [Setting; 18] = [
             examples: "20s or 1m30s",
         }),
         read: |setting, text, values| {
-            values.reserve = Reserve::new(setting.duration(text)?).unwrap_or(Reserve::DEFAULT);
+            values.reserve = Reserve::new(setting.duration(text)?).ok_or(OUT_OF_BOUNDS)?;
             Ok(())
         },
     },

@@ -47,7 +47,7 @@ fn the_defaults_are_those_of_the_contract() {
 
 #[test]
 fn every_default_is_read_as_if_it_were_given() {
-    for setting in &SETTINGS {
+    for setting in SETTINGS {
         let given = read(&[(&setting.variable(), setting.default)]).unwrap();
         assert_eq!(
             format!("{given:?}"),

@@ -70,8 +70,8 @@ pub enum Action {
 pub struct Notice {
     /// Where it comes from.
     pub reason: Reason,
-    /// Only with [`Reason::SpotInterruption`].
-    pub action: Option<Action>,
+    /// Set by [`Notice::spot_interruption`] only.
+    action: Option<Action>,
     /// When the host goes away, as far as that is known.
     pub host_end: HostEnd,
 }
@@ -81,14 +81,14 @@ pub struct Notice {
 pub enum HostEnd {
     /// Nobody has said that it does.
     Unknown,
-    /// It may, since the capacity may be Spot; ECS may know better.
+    /// Then, if the capacity is Spot, which ECS may know better.
     Assumed(Instant),
-    /// It does.
+    /// Then, by AWS's word.
     Known(Instant),
 }
 
 impl HostEnd {
-    /// The time to reckon with.
+    /// When it goes away at the earliest.
     pub fn at(self) -> Option<Instant> {
         match self {
             HostEnd::Unknown => None,
@@ -115,11 +115,32 @@ impl Notice {
         }
     }
 
+    /// EC2 takes the instance back, in a way that it may have named.
+    pub fn spot_interruption(action: Option<Action>, end: Instant) -> Notice {
+        Notice {
+            action,
+            ..Notice::host_ends_at(Reason::SpotInterruption, end)
+        }
+    }
+
+    /// What EC2 is going to do with the instance, where this is its notice and says so.
+    pub fn action(&self) -> Option<Action> {
+        self.action
+    }
+
     /// A notice whose host may end at that time.
     pub fn host_may_end_at(reason: Reason, end: Instant) -> Notice {
         Notice {
             host_end: HostEnd::Assumed(end),
             ..Notice::new(reason)
+        }
+    }
+
+    /// What is left of it once ECS has said that the host stays.
+    pub fn if_host_stays(self) -> Notice {
+        Notice {
+            host_end: self.host_end.if_host_stays(),
+            ..self
         }
     }
 
@@ -130,6 +151,15 @@ impl Notice {
             ..Notice::new(reason)
         }
     }
+}
+
+/// All notices together, as the app is told of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToldNotice {
+    /// The first reason.
+    pub reason: Reason,
+    /// What EC2 is going to do with the instance, where any notice says so.
+    pub action: Option<Action>,
 }
 
 /// What ECS says of why it stops a task (API reference, *Task*).

@@ -26,8 +26,6 @@ pub struct PlannedStep {
     pub container: Option<String>,
     /// What to do.
     pub step: Step,
-    /// Whether steps wait behind it, which need time, too; known when it starts.
-    pub more_behind: bool,
 }
 
 impl PlannedStep {
@@ -107,7 +105,6 @@ impl Plan {
                 order,
                 container,
                 step,
-                more_behind: false,
             })
             .collect();
         (!planned.is_empty()).then_some(Plan {
@@ -124,7 +121,6 @@ impl Plan {
                 order: 0,
                 container: None,
                 step: Step::Quiet(QuietStep::default()),
-                more_behind: false,
             }],
             source: PlanSource::Default,
         }
@@ -138,16 +134,9 @@ impl Plan {
         })
     }
 
-    /// How long its `sleep` steps take together: those of one order go at the same time.
+    /// How long its `sleep` steps take together.
     pub fn sleeps(&self) -> Duration {
-        let mut longest: BTreeMap<i64, Duration> = BTreeMap::new();
-        for planned in &self.steps {
-            if let Step::Sleep(length) = planned.step {
-                let known = longest.entry(planned.order).or_default();
-                *known = length.max(*known);
-            }
-        }
-        longest.values().sum()
+        sleeps(&self.steps)
     }
 
     /// All steps, lower orders first.
@@ -175,6 +164,18 @@ impl Plan {
         self.steps.sort_by_key(|step| step.order);
         added
     }
+}
+
+/// How long the `sleep` steps among these take together: those of one order go at the same time.
+pub fn sleeps(steps: &[PlannedStep]) -> Duration {
+    let mut longest: BTreeMap<i64, Duration> = BTreeMap::new();
+    for planned in steps {
+        if let Step::Sleep(length) = planned.step {
+            let known = longest.entry(planned.order).or_default();
+            *known = length.max(*known);
+        }
+    }
+    longest.values().sum()
 }
 
 /// A label that cannot be used, and where it stands.

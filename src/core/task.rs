@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
+use crate::core::notice::LaunchType;
+
 /// Who this task is; every field is missing in local mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Identity {
@@ -30,8 +32,8 @@ impl Identity {
 pub struct Task {
     /// Who it is.
     pub identity: Identity,
-    /// `EC2`, `FARGATE`, `EXTERNAL` and so on.
-    pub launch_type: Option<String>,
+    /// Where it runs.
+    pub launch_type: Option<LaunchType>,
     /// Whether its network namespace is the instance's.
     pub on_host_network: bool,
     /// This container's name in the task definition.
@@ -44,6 +46,24 @@ pub struct Task {
     pub starting: bool,
     /// Whether ECS wants the task to be STOPPED.
     pub stopping: bool,
+}
+
+/// One registration of this task with a load balancer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisteredTarget {
+    /// The ARN of the target group.
+    pub group: String,
+    /// An address, or an EC2 instance.
+    pub id: String,
+    /// The port on it.
+    pub port: i32,
+}
+
+impl RegisteredTarget {
+    /// The group's name, for people.
+    pub fn group_name(&self) -> &str {
+        self.group.split('/').nth(1).unwrap_or(&self.group)
+    }
 }
 
 /// A container of the task.
@@ -93,9 +113,15 @@ impl Task {
         containers.any(|container| !container.shares_network && !container.addresses.is_empty())
     }
 
+    /// Whether ECS runs this task where the capacity may be Spot and only ECS says so: on Fargate and on Managed
+    /// Instances, which are on demand, reserved or Spot (ECS developer guide, *Amazon ECS Managed Instances*).
+    pub fn may_be_spot(&self) -> bool {
+        self.on_fargate() || self.launch_type == Some(LaunchType::ManagedInstances)
+    }
+
     /// Whether ECS runs this task on Fargate, where there is no instance metadata.
     pub fn on_fargate(&self) -> bool {
-        self.launch_type.as_deref() == Some("FARGATE")
+        self.launch_type == Some(LaunchType::Fargate)
     }
 }
 

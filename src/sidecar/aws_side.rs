@@ -14,10 +14,10 @@ use tokio::time::sleep;
 use crate::config::aws::AwsSettings;
 use crate::core::deadline::{CEILING, Limits, StopTimeout};
 use crate::core::lifecycle::{AfterDrain, AwsPolicy, Event, Policy};
-use crate::core::task::Task;
+use crate::core::task::{RegisteredTarget, Task};
 use crate::core::timeline::{AwsCall, AwsOutcome};
 use crate::sidecar::aws::contained::contained;
-use crate::sidecar::aws::load_balancing::RegisteredTarget;
+use crate::sidecar::aws::load_balancing::Departure;
 use crate::sidecar::aws::{Aws, Failure};
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{AwsNews, Mailbox, Message};
@@ -80,6 +80,8 @@ pub struct Circumstances {
     pub reason: &'static str,
     /// Whether its containers are behind ports of the host.
     pub bridged: bool,
+    /// What a deregistration waits for.
+    pub departure: Departure,
     /// Where protection is given back.
     pub protection: Option<ProtectionHandle>,
 }
@@ -203,6 +205,7 @@ impl AwsSide {
         let Circumstances {
             reason,
             bridged,
+            departure,
             protection,
         } = circumstances;
         let (mailbox, aws) = (self.mailbox.clone(), self.aws.clone());
@@ -218,7 +221,8 @@ impl AwsSide {
                         AwsOutcome::Failed("the task metadata has not said which task this is".to_owned())
                     }
                     (AwsCall::Deregister, Some(aws)) => {
-                        aws.deregister(targets, bridged, policy::DEREGISTER).await
+                        aws.deregister(targets, bridged, departure, policy::DEREGISTER)
+                            .await
                     }
                     (AwsCall::DrainInstance, Some(aws)) => {
                         aws.drain_instance(instance.as_deref(), share(), policy::DRAIN_INSTANCE)

@@ -10,14 +10,13 @@ use tokio::sync::mpsc;
 use crate::core::lifecycle::Progress;
 use crate::core::notice::{Cause, Notice};
 use crate::core::superseded::Superseded;
-use crate::core::task::Task;
+use crate::core::task::{RegisteredTarget, Task};
 use crate::core::timeline::{AwsCall, AwsOutcome};
-use crate::sidecar::aws::load_balancing::RegisteredTarget;
 
 /// Senders wait when it is full; nobody sends faster than the sidecar reads for long.
 const CAPACITY: usize = 64;
 
-/// What is told.
+/// What a part of the shell tells the sidecar.
 #[derive(Debug)]
 pub enum Message {
     /// A signal came.

@@ -308,7 +308,14 @@ impl ProtectionLoop {
             busy_url_failures: self.busy_url_failures,
             trouble,
         };
-        self.report.send_replace(Arc::new(report));
+        // Whoever waits for a change is not woken where there is none.
+        self.report.send_if_modified(|last| {
+            let changed = **last != report;
+            if changed {
+                *last = Arc::new(report);
+            }
+            changed
+        });
     }
 }
 

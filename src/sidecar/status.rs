@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::core::leases::AgentAnswer;
 use crate::core::lifecycle::Report;
-use crate::core::notice::Notice;
+use crate::core::notice::ToldNotice;
 use crate::core::task::{Identity, Task};
 use crate::sidecar::mailbox::WatchState;
 
@@ -34,7 +34,7 @@ pub struct Status {
     pub superseded: Option<SupersededReport>,
     /// The first notice.
     #[serde(skip)]
-    pub notice: Option<Notice>,
+    pub notice: Option<ToldNotice>,
     /// When all must be over.
     #[serde(skip)]
     pub deadline: Option<Instant>,

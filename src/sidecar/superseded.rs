@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::core::superseded::{OwnTask, SupersededJudge, SupersededLook, look};
 use crate::sidecar::aws::contained::contained;
@@ -19,8 +19,9 @@ use crate::sidecar::protection::ProtectionHandle;
 /// twenty (developer guide, *Request throttling for the Amazon ECS API*).
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// How often somebody is looked for who wants to know.
-const IDLE: Duration = Duration::from_secs(5);
+/// Jobs of many tasks may begin at the same moment, and an account may read 100 times at once and 20 times a
+/// second (same section): the first look of each is at a place in this, by chance.
+const FIRST_LOOK_SPREAD: Duration = Duration::from_secs(10);
 
 /// A question keeps the watcher looking for two looks and their jitter after it.
 pub const QUESTION_HOLDS: Duration = Duration::from_secs(80);
@@ -42,6 +43,32 @@ impl Askers {
         leases.is_some_and(|protection| !protection.report.borrow().leases.is_empty())
             || self.questions.borrow().is_some_and(|until| now() < until)
     }
+
+    /// Waits until somebody wants to know, without a look at the clock; `false` once nobody ever will.
+    async fn somebody(&mut self) -> bool {
+        while !self.any() {
+            let Askers {
+                protection,
+                questions,
+            } = self;
+            let leases = async {
+                match protection {
+                    Some(protection) => protection.report.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                asked = questions.changed() => if asked.is_err() {
+                    return false;
+                },
+                leases = leases => if leases.is_err() {
+                    // A sender that is gone would answer at once, for ever.
+                    self.protection = None;
+                },
+            }
+        }
+        true
+    }
 }
 
 /// Looks until nobody listens any more. `share` gives a place between 0 and 1, by chance.
@@ -49,14 +76,18 @@ pub async fn watch(aws: Arc<Aws>, mut askers: Askers, mailbox: Mailbox, share: f
     let mut judge = SupersededJudge::default();
     let mut own: Option<OwnTask> = None;
     let mut trouble: Option<Option<String>> = None;
+    let mut idle = true;
     loop {
         // While it holds, only a look can take it back.
-        while !askers.any() && judge.holds().is_none() {
-            let _ = timeout(IDLE, askers.questions.changed()).await;
-            if mailbox.is_closed() {
-                return;
+        idle |= !askers.any();
+        if std::mem::take(&mut idle) && judge.holds().is_none() {
+            tokio::select! {
+                wanted = askers.somebody() => if !wanted {
+                    return;
+                },
+                () = mailbox.closed() => return,
             }
-            sleep(Duration::from_secs(1)).await;
+            sleep(FIRST_LOOK_SPREAD.mul_f64(share())).await;
         }
         let before = judge.holds();
         let looked = match contained(ask(&aws, &mut own)).await {

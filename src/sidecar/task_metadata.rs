@@ -206,7 +206,7 @@ fn task_of(own_id: Option<&str>, document: &str) -> Result<Task, String> {
             task_arn: text(task.task_arn),
             family,
         },
-        launch_type: text(task.launch_type),
+        launch_type: text(task.launch_type).as_deref().map(Into::into),
         on_host_network,
         own_name: None,
         containers,

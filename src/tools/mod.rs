@@ -10,6 +10,7 @@
 //! - [`model`]: the task definition in it, whichever form it has
 //! - [`check`]: the rules, one a file, and how their findings are shown
 //! - [`add`]: the sidecar's own definition, and the edits that put it in
+//! - [`colour`]: whether what is shown may have colours
 //! - [`simulate`]: the stand-in for ECS and EC2
 //! - [`rehearse`]: whole shutdowns on a laptop; [`sample_app`]: the app in them
 //! - [`picture`]: shutdowns drawn for the terminal and as SVG; [`timeline`]: out of the sidecar's log
@@ -20,6 +21,7 @@ use std::io::Write as _;
 
 pub mod add;
 pub mod check;
+pub mod colour;
 pub mod document;
 #[cfg(feature = "laptop")]
 pub mod manual;

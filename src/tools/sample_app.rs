@@ -39,6 +39,9 @@ pub const NAME: &str = "sample";
 /// How long a job of the worker and a slow request take, unless told otherwise.
 const JOB: Duration = Duration::from_millis(1200);
 
+/// The long job: longer than the sidecar takes for a first look, 10 s, and a second one, 33 s.
+const LONG_JOB: Duration = Duration::from_secs(46);
+
 /// What the protected worker waits for the next message of its queue.
 const NEXT_MESSAGE: Duration = Duration::from_millis(400);
 
@@ -71,6 +74,8 @@ pub enum AppKind {
     Worker,
     /// The same, and has its task protected while it works.
     Protected,
+    /// The same with jobs that no stop timeout is long enough for.
+    LongJob,
     /// Has no server: does one job and ends.
     OneOff,
     /// Has no such path either; finishes and ends on SIGQUIT, as nginx does.
@@ -89,6 +94,7 @@ impl ValueEnum for AppKind {
             AppKind::NoCode,
             AppKind::Worker,
             AppKind::Protected,
+            AppKind::LongJob,
             AppKind::OneOff,
             AppKind::Quits,
             AppKind::Clients,
@@ -111,6 +117,7 @@ impl AppKind {
             AppKind::NoCode => "no-code",
             AppKind::Worker => "worker",
             AppKind::Protected => "protected",
+            AppKind::LongJob => "long-job",
             AppKind::OneOff => "one-off",
             AppKind::Quits => "quits",
             AppKind::Clients => "clients",
@@ -123,7 +130,7 @@ impl AppKind {
     pub fn serves(self) -> bool {
         !matches!(
             self,
-            AppKind::Worker | AppKind::Protected | AppKind::OneOff | AppKind::Clients
+            AppKind::Worker | AppKind::Protected | AppKind::LongJob | AppKind::OneOff | AppKind::Clients
         )
     }
 }
@@ -176,10 +183,11 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
     let work = async {
         match kind {
             AppKind::Worker => worker(sidecar, &in_hand).await,
-            AppKind::Protected => protected_worker(sidecar, &in_hand).await,
+            AppKind::Protected => protected_worker(sidecar, &in_hand, JOB).await,
             AppKind::Clients => clients(call, sidecar).await,
+            AppKind::LongJob => protected_worker(sidecar, &in_hand, LONG_JOB).await,
             AppKind::OneOff => {
-                do_job(1, &in_hand).await;
+                do_job(1, &in_hand, JOB).await;
                 Ok(())
             }
             _ => App::new(kind, Arc::clone(&in_hand)).serve(listen).await,
@@ -372,7 +380,7 @@ async fn worker(sidecar: &str, in_hand: &AtomicUsize) -> Result<(), String> {
     let notice = sidecar.append("/notice");
     let network = Network::system(1);
     for job in 1.. {
-        do_job(job, in_hand).await;
+        do_job(job, in_hand, JOB).await;
         if status(&network, Ask::get(&notice)).await == Some(StatusCode::OK) {
             break;
         }
@@ -381,7 +389,7 @@ async fn worker(sidecar: &str, in_hand: &AtomicUsize) -> Result<(), String> {
 }
 
 /// The same with a lease for each job, and a pause between jobs in which the task may be stopped.
-async fn protected_worker(sidecar: &str, in_hand: &AtomicUsize) -> Result<(), String> {
+async fn protected_worker(sidecar: &str, in_hand: &AtomicUsize, length: Duration) -> Result<(), String> {
     let sidecar = base(sidecar)?;
     let notice = sidecar.append(&format!("/notice?wait={}ms", NEXT_MESSAGE.as_millis()));
     let network = Network::system(1);
@@ -389,10 +397,14 @@ async fn protected_worker(sidecar: &str, in_hand: &AtomicUsize) -> Result<(), St
         let lease = sidecar.append(&format!("/protect/job-{job}?for=10m"));
         match lease_for(&network, &lease).await {
             Some(StatusCode::OK) => say(&format!("has a lease for job {job}")),
-            Some(StatusCode::CONFLICT) => break,
+            Some(StatusCode::CONFLICT) => {
+                say("gets no other lease: takes no other job");
+                await_notice(&network, &sidecar).await;
+                break;
+            }
             _ => say(&format!("has no lease for job {job}")),
         }
-        do_job(job, in_hand).await;
+        do_job(job, in_hand, length).await;
         if status(&network, Ask::new("DELETE", &lease)).await == Some(StatusCode::NO_CONTENT) {
             say("has given the lease back");
         }
@@ -403,6 +415,12 @@ async fn protected_worker(sidecar: &str, in_hand: &AtomicUsize) -> Result<(), St
         }
     }
     acknowledge(&network, &sidecar).await
+}
+
+/// Where ECS only wants the task gone, the notice comes when it may stop it.
+async fn await_notice(network: &Network, sidecar: &HttpUrl) {
+    let notice = sidecar.append("/notice?wait=10s");
+    while status(network, Ask::get(&notice)).await == Some(StatusCode::NO_CONTENT) {}
 }
 
 /// The sidecar starts after the app.
@@ -475,10 +493,10 @@ async fn clients(call: &str, sidecar: &str) -> Result<(), String> {
     std::future::pending().await
 }
 
-async fn do_job(number: u32, in_hand: &AtomicUsize) {
+async fn do_job(number: u32, in_hand: &AtomicUsize, length: Duration) {
     say(&format!("job {number} begins"));
     in_hand.store(1, Ordering::Relaxed);
-    sleep(JOB).await;
+    sleep(length).await;
     in_hand.store(0, Ordering::Relaxed);
     say(&format!("job {number} done"));
 }

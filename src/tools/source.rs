@@ -3,12 +3,13 @@
 //! A directory holds other things than task definitions: what is too long or no text is left out of it
 //! and counted, while a file that somebody named is an error then.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::document::{Beside, MAX_BYTES};
+use super::document::{Beside, Caller, MAX_BYTES};
 
 /// Deeper than any repository keeps its task definitions.
 const MAX_DIRECTORY_DEPTH: usize = 16;
@@ -33,6 +34,9 @@ const FOREIGN: [&str; 10] = [
 /// Files of one module of Terraform; what they hold together.
 const MAX_MODULE_FILES: usize = 200;
 const MAX_MODULE_BYTES: usize = 4 << 20;
+
+/// Directories in which somebody who calls a module is looked for.
+const MAX_CALLERS: usize = 64;
 
 /// A text, its name, and where its lines start.
 #[derive(Debug)]
@@ -237,33 +241,9 @@ impl Source {
 
 impl Beside for Source {
     fn module(&self) -> Vec<(String, String)> {
-        let Some(directory) = self.directory() else {
-            return Vec::new();
-        };
         let own = self.path.as_ref().and_then(|path| path.file_name());
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries
-            .take(MAX_FILES)
-            .filter(|entry| Some(entry.file_name().as_os_str()) != own)
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|name| {
-                let read_by_itself = name == "terraform.tfvars" || name.ends_with(".auto.tfvars");
-                read_by_itself || name.ends_with(".tf") || name.ends_with(".tofu")
-            })
-            .collect();
-        names.sort();
-        names.truncate(MAX_MODULE_FILES);
-        let mut left = MAX_MODULE_BYTES;
-        let mut files = Vec::new();
-        for name in names {
-            if let Some(text) = self.file(&name)
-                && text.len() <= left
-            {
-                left -= text.len();
-                files.push((name, text));
-            }
-        }
-        files
+        self.directory()
+            .map_or_else(Vec::new, |directory| module_of(&directory, own))
     }
 
     fn file(&self, path: &str) -> Option<String> {
@@ -271,9 +251,97 @@ impl Beside for Source {
             return None;
         }
         let path = self.directory()?.join(path);
-        fs::metadata(&path).ok()?.is_file().then_some(())?;
-        text(bytes(path.to_str()?).ok()?).ok()
+        text_of(&path)
     }
+
+    fn callers(&self) -> Vec<Caller> {
+        let own = self
+            .directory()
+            .and_then(|directory| fs::canonicalize(directory).ok());
+        let candidates = own.as_deref().map(possible_callers).unwrap_or_default();
+        candidates
+            .into_iter()
+            .take(MAX_CALLERS)
+            .filter_map(|(directory, source)| {
+                let files = module_of(&directory, None);
+                let named = files.iter().any(|(_, text)| text.contains(&source));
+                named.then_some(Caller { source, files })
+            })
+            .collect()
+    }
+}
+
+fn text_of(path: &Path) -> Option<String> {
+    fs::metadata(path).ok()?.is_file().then_some(())?;
+    text(bytes(path.to_str()?).ok()?).ok()
+}
+
+/// The files of a directory that Terraform reads by itself, but for one.
+fn module_of(directory: &Path, but: Option<&OsStr>) -> Vec<(String, String)> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .take(MAX_FILES)
+        .filter(|entry| Some(entry.file_name().as_os_str()) != but)
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| {
+            let read_by_itself = name == "terraform.tfvars" || name.ends_with(".auto.tfvars");
+            read_by_itself || name.ends_with(".tf") || name.ends_with(".tofu")
+        })
+        .collect();
+    names.sort();
+    names.truncate(MAX_MODULE_FILES);
+    let mut left = MAX_MODULE_BYTES;
+    let mut files = Vec::new();
+    for name in names {
+        if let Some(text) = text_of(&directory.join(&name))
+            && text.len() <= left
+        {
+            left -= text.len();
+            files.push((name, text));
+        }
+    }
+    files
+}
+
+/// The directories from which a module is called where people keep them apart, and what it is named by
+/// there: the one above, the root of `modules/NAME`, and what stands beside `modules`, such as
+/// `environments/prod`.
+fn possible_callers(own: &Path) -> Vec<(PathBuf, String)> {
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    let (Some(own_name), Some(parent)) = (name(own), own.parent()) else {
+        return Vec::new();
+    };
+    let mut found = vec![(parent.to_owned(), format!("./{own_name}"))];
+    let (Some(folder), Some(above)) = (name(parent), parent.parent()) else {
+        return found;
+    };
+    found.push((above.to_owned(), format!("./{folder}/{own_name}")));
+    if !folder.contains("module") {
+        return found;
+    }
+    for sibling in directories(parent) {
+        found.push((sibling, format!("../{own_name}")));
+    }
+    for beside in directories(above) {
+        for inner in directories(&beside) {
+            found.push((inner, format!("../../{folder}/{own_name}")));
+        }
+        found.push((beside, format!("../{folder}/{own_name}")));
+    }
+    found
+}
+
+/// Those of a directory that are its own, by name.
+fn directories(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let own = entries.take(MAX_FILES).filter(|entry| {
+        let name = entry.file_name();
+        entry.file_type().is_ok_and(|kind| kind.is_dir()) && !FOREIGN.iter().any(|known| name == *known)
+    });
+    let mut paths: Vec<PathBuf> = own.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths.truncate(MAX_CALLERS);
+    paths
 }
 
 impl Source {

@@ -364,9 +364,9 @@ fn the_drain_is_what_is_known_to_work() {
         text.replace("111122223333.dkr.ecr.eu-central-1.amazonaws.com/app:1", image)
     };
     for (own, apart, together) in [
-        ("nginx:1.27", "quiet", "signal QUIT app"),
-        ("php:8.3-fpm", "quiet", "signal QUIT app"),
-        ("httpd:2.4", "quiet", "signal WINCH app"),
+        ("nginx:1.27", "quiet", "quiet, signal QUIT app"),
+        ("php:8.3-fpm", "quiet", "quiet, signal QUIT app"),
+        ("httpd:2.4", "quiet", "quiet, signal WINCH app"),
         ("redis:7", "sleep 5s", "signal TERM app"),
         ("mysql:8", "sleep 5s", "signal TERM app"),
         ("postgres:16", "sleep 5s", "signal INT app"),
@@ -629,6 +629,57 @@ fn on_spot_the_load_balancer_is_told_and_the_story_says_how() {
 }
 
 #[test]
+fn it_serves_on_for_as_long_as_others_take_to_look_away() {
+    let role = BALANCED.replace("FARGATE_SPOT", "FARGATE");
+    let network = role.replace("HealthCheckPath: /health\n", "Protocol: TCP\n");
+    assert_ne!(network, role);
+    let done = added("t.yaml", &network, &options("app")).unwrap();
+    assert!(
+        done.text
+            .contains("- Name: PRESTOP_SETTLE\n              Value: 30s"),
+        "{}",
+        done.text
+    );
+    assert!(
+        done.story
+            .contains("`TargetGroup` belongs to a Network Load Balancer"),
+        "{}",
+        done.story
+    );
+    let discovered = |ttl: &str| {
+        format!(
+            "{role}  Found:\n    Type: AWS::ServiceDiscovery::Service\n    Properties: {{DnsConfig: {{DnsRecords: [{{Type: A, TTL: {ttl}}}]}}}}\n  \
+             Also:\n    Type: AWS::ECS::Service\n    Properties: {{TaskDefinition: !Ref Task, LaunchType: FARGATE, ServiceRegistries: \
+             [{{RegistryArn: !GetAtt Found.Arn}}]}}\n"
+        )
+    };
+    let settle = |ttl: &str| {
+        let done = added("t.yaml", &discovered(ttl), &options("app")).unwrap();
+        let line = done
+            .text
+            .lines()
+            .skip_while(|line| !line.contains("PRESTOP_SETTLE"))
+            .nth(1);
+        (line.unwrap_or("").trim().to_owned(), done.story)
+    };
+    assert_eq!(settle("10").0, "Value: 10s");
+    assert_eq!(settle("5").0, "");
+    // Half of the time is the most; that it is too little is told and refuses nothing.
+    let (most, story) = settle("300");
+    assert!(
+        most.ends_with("44s") && story.contains("worth knowing:\n  PS058"),
+        "{most} {story}"
+    );
+}
+
+#[test]
+fn a_task_without_an_app_is_answered_with_what_to_say() {
+    let router = "{\"family\": \"t\", \"containerDefinitions\": [{\"name\": \"log-router\", \"image\": \"fluent-bit:3\"}]}";
+    let why = refusal("t.json", router, &options("log-router"));
+    assert!(why.contains("--drain"), "{why}");
+}
+
+#[test]
 fn on_demand_is_read_from_the_file() {
     let long = BALANCED.replace("StopTimeout: 20", "StopTimeout: 120");
     let why = refusal("t.yaml", &long, &options("app"));
@@ -651,6 +702,91 @@ fn on_demand_is_read_from_the_file() {
             "{part}"
         );
     }
+}
+
+#[test]
+fn protection_is_asked_for_with_the_policies_that_it_takes() {
+    let protect = AddOptions {
+        protect: true,
+        drain: Some("ack".to_owned()),
+        ..options("app")
+    };
+    let refused = refusal("task.json", PLAIN, &protect);
+    let with_role = PLAIN.replace(
+        "  \"cpu\"",
+        "  \"taskRoleArn\": \"arn:aws:iam::111122223333:role/web\",\n  \"cpu\"",
+    );
+    let done = added("task.json", &with_role, &protect).unwrap();
+    for policy in ["sidecar-protect.json", "sidecar-superseded.json"] {
+        let path = format!("task-definitions/iam/{policy}");
+        assert!(
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join(&path)
+                .is_file()
+        );
+        assert!(
+            refused.contains(&path) && done.story.contains(&path),
+            "{refused}\n{}",
+            done.story
+        );
+    }
+    let container = sidecar(&with_role, &protect);
+    assert_eq!(setting(&container, "PRESTOP_PROTECT").as_deref(), Some("true"));
+    assert_eq!(findings("task.json", &done.text), [""; 0]);
+    assert_eq!(added("task.json", &done.text, &protect).unwrap().text, done.text);
+    let without = done
+        .text
+        .replace("  \"taskRoleArn\": \"arn:aws:iam::111122223333:role/web\",\n", "");
+    let message = "PS044 PRESTOP_PROTECT needs a task role, and the task has none: it takes sidecar-protect.json and \
+                   sidecar-superseded.json";
+    assert_eq!(findings("task.json", &without), [message]);
+    let compose = "services:\n  app:\n    image: app:1\n";
+    assert!(refusal("compose.yaml", compose, &protect).contains("ECS"));
+}
+
+#[test]
+fn managed_instances_may_be_spot_until_their_capacity_provider_says_otherwise() {
+    let managed = PLAIN
+        .replace("FARGATE", "MANAGED_INSTANCES")
+        .replace("  \"networkMode\": \"awsvpc\",\n", "");
+    let done = added("task.json", &managed, &options("app")).unwrap();
+    assert!(
+        done.story.contains("managed instances may be Spot"),
+        "{}",
+        done.story
+    );
+    let container = sidecar(&managed, &options("app"));
+    // Without a word they have awsvpc, so `quiet` sees the app.
+    assert_eq!(setting(&container, "PRESTOP_DRAIN").as_deref(), Some("quiet"));
+    assert_eq!(setting(&container, "PRESTOP_CAPACITY"), None);
+    assert_eq!(container["restartPolicy"]["enabled"], true);
+    // Two minutes are shared with those that stop after it.
+    let slow = managed.replace("\"stopTimeout\": 25", "\"stopTimeout\": 60");
+    assert_eq!(sidecar(&slow, &options("app"))["stopTimeout"], 60);
+    let template = |kind: &str| {
+        let managed = TEMPLATE
+            .replace("CapacityProvider: FARGATE_SPOT", "CapacityProvider: !Ref Managed")
+            .replace("FARGATE", "MANAGED_INSTANCES");
+        format!(
+            "{managed}  Managed:\n    Type: AWS::ECS::CapacityProvider\n    Properties:\n      ManagedInstancesProvider:\n        \
+             InstanceLaunchTemplate: {{CapacityOptionType: {kind}}}\n"
+        )
+    };
+    let capacity = |kind: &str| {
+        let done = added("t.yaml", &template(kind), &options("app")).unwrap();
+        let line = done
+            .text
+            .lines()
+            .skip_while(|line| !line.contains("PRESTOP_CAPACITY"));
+        line.take(2).collect::<Vec<_>>().join(" ")
+    };
+    assert!(
+        capacity("ON_DEMAND").contains("on-demand"),
+        "{}",
+        capacity("ON_DEMAND")
+    );
+    assert!(capacity("SPOT").contains("spot"), "{}", capacity("SPOT"));
+    assert_eq!(capacity("!Ref Kind"), "");
 }
 
 #[test]

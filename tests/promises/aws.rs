@@ -3,6 +3,7 @@
 //! The real SDK against the stand-in's APIs, in memory and under a paused clock; `tests/python` plays the
 //! same against moto with the real binary.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ecs_prestop::core::lifecycle::Code;
@@ -175,6 +176,38 @@ async fn each_feature_does_what_it_says_where_aws_answers() {
         ends(&played).contains(&(AwsCall::StopTask, done)),
         "{:?}",
         ends(&played)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_a_quiet_step_targets_need_only_be_draining() {
+    let settings = [
+        ("AWS_ENDPOINT_URL", "http://169.254.170.9"),
+        ("AWS_ACCESS_KEY_ID", "none"),
+        ("AWS_SECRET_ACCESS_KEY", "none"),
+        ("PRESTOP_DEREGISTER", "true"),
+        ("PRESTOP_SETTLE", "3s"),
+    ];
+    let stand_in = task_at_an_address();
+    let (task, other) = ("10.0.2.106:8080", "10.0.2.107:8080");
+    stand_in.balance(
+        task.parse().unwrap(),
+        other.parse().unwrap(),
+        Duration::from_secs(300),
+    );
+    let play = Play::with(stand_in, &settings, &[]).connections(true, Arc::new(|_| Vec::new()));
+    let played = play.sigterm_at_2().await;
+    assert_eq!(played.code, Code::Drained, "{}", played.details());
+    let done = AwsOutcome::Done("1 target group has nothing new for this task".to_owned());
+    assert!(
+        ends(&played).contains(&(AwsCall::Deregister, done)),
+        "{:?}",
+        ends(&played)
+    );
+    assert_eq!(
+        played.first_step_ms(),
+        Some(3000),
+        "at the end of the settle time"
     );
 }
 

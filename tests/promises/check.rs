@@ -49,7 +49,7 @@ fn found(name: &str, text: &str) -> Vec<&'static str> {
 #[test]
 fn each_finding_reads_well_in_80_columns() {
     let mut all = String::new();
-    for rule in &RULES {
+    for rule in RULES {
         let text = rule.example.failing();
         let name = if text.starts_with('{') {
             "web.json"
@@ -95,6 +95,62 @@ fn the_document_of_rules_is_current() {
         written == rules_document(),
         "task-definitions/rules.md differs from the rules: run this test with UPDATE_RULES=1"
     );
+}
+
+#[cfg(feature = "laptop")]
+#[test]
+fn a_rules_page_is_laid_out_for_the_terminal() {
+    use ecs_prestop::tools::check::on_paper;
+    use ecs_prestop::tools::picture::terminal::Paper;
+    let paper = |width, colour| Paper {
+        width,
+        colour,
+        unicode: true,
+    };
+    for rule in RULES {
+        for width in [80, 200] {
+            let plain = on_paper(rule, paper(width, false));
+            let (words, example) = plain.split_once("Fails, and passes").unwrap();
+            for markdown in ["**", "##", "```"] {
+                assert!(!words.contains(markdown), "{}: {plain}", rule.id);
+            }
+            assert!(!example.contains("```"), "{}: {plain}", rule.id);
+            for line in words.lines() {
+                assert!(line.chars().count() <= width.min(100), "{}: {line}", rule.id);
+            }
+        }
+    }
+    let find = |id: &str| RULES.iter().find(|rule| rule.id == id).unwrap();
+    insta::assert_snapshot!(on_paper(find("PS056"), paper(80, false)));
+    let coloured = on_paper(find("PS010"), paper(80, true));
+    assert!(!coloured.contains('`'), "{coloured}");
+    // Colours end with their line.
+    for line in coloured.lines() {
+        assert_eq!(
+            line.matches("\u{1b}[0m").count() * 2,
+            line.matches('\u{1b}').count(),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn colours_are_where_they_were_asked_for() {
+    let file = Folder::new("colours");
+    file.write("a.json", RULES[0].example.failing());
+    let (code, always, _) = file.check(&["--color", "always", "a.json"]);
+    assert!(code == 1 && always.contains('\u{1b}'), "{always}");
+    for arguments in [
+        &["a.json"][..],
+        &["--color", "never", "a.json"],
+        &["--color", "auto", "a.json"],
+    ] {
+        let (_, plain, _) = file.check(arguments);
+        assert!(!plain.contains('\u{1b}'), "{plain}");
+    }
+    // A page that goes into a file is Markdown.
+    let (_, markdown, _) = file.check(&["--explain", "PS001"]);
+    assert!(markdown.starts_with("## PS001"), "{markdown}");
 }
 
 /// The files that the repository shows to its users.
@@ -454,12 +510,12 @@ fn each_way_to_break_them_is_found_and_nothing_else_is() {
         }
     }
     let of_templates = [
-        "PS023", "PS051", "PS052", "PS053", "PS054", "PS055", "PS056", "PS057", "PS058",
+        "PS023", "PS051", "PS052", "PS053", "PS054", "PS055", "PS056", "PS057", "PS058", "PS059", "PS062",
     ];
-    for rule in &RULES {
+    for rule in RULES {
         assert!(
             tried.contains_key(rule.id) || of_templates.contains(&rule.id),
-            "no file can be broken for {}",
+            "no file of this test can be broken for {}: give it an entry in BREAKAGES or of_templates",
             rule.id
         );
     }
@@ -530,6 +586,7 @@ fn each_way_to_break_the_template_is_found_and_nothing_else_is() {
             "",
         ),
         ("PS053", "MinimumHealthyPercent: 100", "MinimumHealthyPercent: 0"),
+        ("PS062", "Value: !Ref DeregistrationDelay", "Value: \"0\""),
         ("PS054", "Value: 0.0.0.0:9911", "Value: 127.0.0.1:9911"),
         (
             "PS056",
@@ -614,6 +671,103 @@ fn a_template_of_instances_alone_is_checked_too() {
     assert_eq!(found("t.yaml", &on_demand), [""; 0]);
     let no_ecs = template.replace("ECS_CLUSTER=web", "hello");
     assert_eq!(found("t.yaml", &no_ecs), [""; 0]);
+}
+
+#[test]
+fn an_agent_that_waits_longer_than_a_spot_host_lives_is_found() {
+    let template = |market: &str, timeout: &str| {
+        format!(
+            "Resources:\n  L:\n    Type: AWS::EC2::LaunchTemplate\n    Properties:\n      LaunchTemplateData:\n        \
+             InstanceMarketOptions: {{MarketType: {market}}}\n        UserData: 'ECS_CLUSTER=web \
+             ECS_ENABLE_SPOT_INSTANCE_DRAINING=true ECS_CONTAINER_STOP_TIMEOUT={timeout}'\n"
+        )
+    };
+    assert_eq!(found("t.yaml", &template("spot", "10m")), ["PS012"]);
+    assert_eq!(found("t.yaml", &template("spot", "2m")), [""; 0]);
+    assert_eq!(found("t.yaml", &template("capacity-block", "10m")), [""; 0]);
+}
+
+#[test]
+fn on_fargate_spot_everybody_is_told_of_an_app_without_a_stop_timeout_that_others_call() {
+    let template = |provider: &str, ports: &str| {
+        format!(
+            "Resources:\n  T:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      RequiresCompatibilities: [FARGATE]\n      \
+             ContainerDefinitions: [{{Name: app, Image: 'app:1'{ports}}}]\n  S:\n    Type: AWS::ECS::Service\n    Properties:\n      \
+             TaskDefinition: !Ref T\n      CapacityProviderStrategy: [{{CapacityProvider: {provider}, Weight: 1}}]\n"
+        )
+    };
+    let ports = ", PortMappings: [{ContainerPort: 80}]";
+    assert_eq!(
+        regular("t.yaml", &template("FARGATE_SPOT", ports)),
+        (vec!["PS010"], 0)
+    );
+    assert_eq!(regular("t.yaml", &template("FARGATE", ports)), (vec![], 1));
+    assert_eq!(regular("t.yaml", &template("FARGATE_SPOT", "")), (vec![], 1));
+}
+
+#[test]
+fn a_service_that_does_not_say_its_capacity_has_that_of_its_cluster() {
+    let template = |cluster: &str, service: &str| {
+        format!(
+            "Resources:\n  T:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      RequiresCompatibilities: [FARGATE]\n      \
+             ContainerDefinitions: [{{Name: app, Image: 'app:1', StopTimeout: 30, PortMappings: [{{ContainerPort: 80}}]}}]\n  {cluster}\n  \
+             S:\n    Type: AWS::ECS::Service\n    Properties:\n      TaskDefinition: !Ref T\n      Cluster: !Ref C\n      \
+             ServiceRegistries: [{{RegistryArn: x}}]\n{service}"
+        )
+    };
+    let strategy = "DefaultCapacityProviderStrategy: [{CapacityProvider: FARGATE_SPOT, Weight: 1}]";
+    let own = format!("C:\n    Type: AWS::ECS::Cluster\n    Properties: {{{strategy}}}");
+    let attached = format!(
+        "C:\n    Type: AWS::ECS::Cluster\n  A:\n    Type: AWS::ECS::ClusterCapacityProviderAssociations\n    Properties: {{Cluster: !Ref C, \
+         {strategy}}}"
+    );
+    assert_eq!(found("t.yaml", &template(&own, "")), ["PS056"]);
+    assert_eq!(found("t.yaml", &template(&attached, "")), ["PS056"]);
+    assert_eq!(
+        found("t.yaml", &template(&own, "      LaunchType: FARGATE\n")),
+        [""; 0]
+    );
+    let fargate = "      CapacityProviderStrategy: [{CapacityProvider: FARGATE, Weight: 1}]\n";
+    assert_eq!(found("t.yaml", &template(&own, fargate)), [""; 0]);
+    let terraform = |service: &str| {
+        format!(
+            "resource \"aws_ecs_task_definition\" \"t\" {{\n  requires_compatibilities = [\"FARGATE\"]\n  container_definitions = \
+             jsonencode([{{ name = \"app\", image = \"app:1\", stopTimeout = 30 }}])\n}}\nresource \"aws_ecs_cluster_capacity_providers\" \
+             \"c\" {{\n  cluster_name = aws_ecs_cluster.c.name\n  default_capacity_provider_strategy {{\n    capacity_provider = \
+             \"FARGATE_SPOT\"\n    weight = 1\n  }}\n}}\nresource \"aws_ecs_service\" \"s\" {{\n  cluster = aws_ecs_cluster.c.id\n  \
+             task_definition = aws_ecs_task_definition.t.arn\n  service_registries {{\n    registry_arn = \"x\"\n  }}\n{service}}}\n"
+        )
+    };
+    assert_eq!(found("main.tf", &terraform("")), ["PS056"]);
+    assert_eq!(
+        found("main.tf", &terraform("  launch_type = \"FARGATE\"\n")),
+        [""; 0]
+    );
+}
+
+#[test]
+fn a_settle_time_is_of_no_use_where_service_connect_alone_brings_calls() {
+    let template = |service: &str, spot: &str| {
+        format!(
+            "Resources:\n  T:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      RequiresCompatibilities: [FARGATE]\n      \
+             NetworkMode: awsvpc\n      Memory: 512\n      ContainerDefinitions:\n        - {{Name: app, Image: 'app:1', StopTimeout: 20}}\n        \
+             - {{Name: prestop, Image: ecs-prestop, Essential: false, StopTimeout: 90, ReadonlyRootFilesystem: true, \
+             DependsOn: [{{ContainerName: app, Condition: START}}], HealthCheck: {{Command: [CMD, /ecs-prestop, health]}}, \
+             Environment: [{{Name: PRESTOP_SETTLE, Value: 10s}}, {{Name: PRESTOP_STOP_TIMEOUT, Value: 90s}}, \
+             {{Name: PRESTOP_DRAIN, Value: 'http://app/d'}}, {{Name: PRESTOP_RESERVE, Value: 20s}}, {{Name: PRESTOP_CAPACITY, Value: {spot}}}]}}\n  \
+             S:\n    Type: AWS::ECS::Service\n    Properties:\n      TaskDefinition: !Ref T\n      {service}\n"
+        )
+    };
+    let connect = "ServiceConnectConfiguration: {Enabled: true, Services: [{PortName: http}]}";
+    assert_eq!(found("t.yaml", &template(connect, "spot")), ["PS059"]);
+    // Who only calls others by it is not called by it; who is called otherwise, too, needs the time.
+    let client = "ServiceConnectConfiguration: {Enabled: true}";
+    assert_eq!(found("t.yaml", &template(client, "spot")), [""; 0]);
+    let both = format!("{connect}\n      ServiceRegistries: [{{RegistryArn: x}}]");
+    assert_eq!(found("t.yaml", &template(&both, "spot")), [""; 0]);
+    // On EC2 Spot the notice comes before SIGTERM.
+    let on_ec2 = template(connect, "spot").replace("[FARGATE]", "[EC2]");
+    assert!(!found("t.yaml", &on_ec2).contains(&"PS059"));
 }
 
 #[test]
@@ -940,8 +1094,55 @@ fn what_an_image_starts_is_read_from_its_dockerfile_or_from_what_docker_says() {
             "{dockerfile}: {found}"
         );
     }
-    // Beside a task definition, for the one app whose image is one's own.
+    // What the image's own files tell its server, and the command that names another file.
+    for (dockerfile, file, text, part) in [
+        (
+            "FROM ruby:3\nCOPY . .\nCMD [\"bin/rails\", \"server\"]\n",
+            "config/puma.rb",
+            "workers 2\nworker_shutdown_timeout 45\n",
+            "Puma of `app` takes up to 45 s to finish (worker_shutdown_timeout in config/puma.rb)",
+        ),
+        (
+            "FROM ruby:3\nCOPY . .\nCMD [\"bundle\", \"exec\", \"puma\", \"-C\", \"other.rb\"]\n",
+            "config/puma.rb",
+            "worker_shutdown_timeout 45\n",
+            "",
+        ),
+        (
+            "FROM php:8-fpm\nCOPY docker/supervisord.conf /etc/\nCMD [\"supervisord\", \"-c\", \"/etc/supervisord.conf\"]\n",
+            "docker/supervisord.conf",
+            "[program:queue]\ncommand=php artisan queue:work\nstopwaitsecs=3600\n",
+            "Supervisor of `app` takes up to 3600 s to finish (stopwaitsecs in docker/supervisord.conf)",
+        ),
+        (
+            "FROM python:3\nCOPY supervisor.conf /etc/supervisor/conf.d/supervisord.conf\nCMD [\"supervisord\", \"-c\", \"/etc/supervisor/conf.d/supervisord.conf\"]\n",
+            "supervisor.conf",
+            "[program:api]\nstopwaitsecs=30\n",
+            "Supervisor of `app` takes up to 30 s to finish (stopwaitsecs in supervisor.conf)",
+        ),
+        (
+            "FROM python:3\nCMD [\"gunicorn\", \"--graceful-timeout\", \"90\", \"app:app\"]\n",
+            "unused",
+            "",
+            "Gunicorn of `app` takes up to 90 s to finish (--graceful-timeout)",
+        ),
+    ] {
+        write("web/app/Dockerfile", dockerfile);
+        let file = write(&format!("web/app/{file}"), text);
+        let found = said(&[&compose]);
+        assert!(
+            found.contains(part) && found.is_empty() == part.is_empty(),
+            "{dockerfile}: {found}"
+        );
+        std::fs::remove_file(file).unwrap();
+    }
+    // Beside a task definition, for the one app whose image is one's own, or above a folder of deployment.
     write("Dockerfile", "FROM python:3\nCMD python app.py\n");
+    let resource = write(
+        "terraform/ecs.tf",
+        "resource \"aws_ecs_task_definition\" \"a\" {\n  container_definitions = jsonencode([{ name = \"app\", image = var.image }])\n}\n",
+    );
+    assert!(said(&[&resource]).contains("(Dockerfile:2)"));
     let task = |image: &str| {
         format!(
             "{{\"family\": \"a\", \"containerDefinitions\": [{{\"name\": \"app\", \"image\": \"{image}\", \"stopTimeout\": 9}}]}}"

@@ -202,3 +202,80 @@ fn the_manual_has_every_setting_and_a_page_for_each_command() {
     assert_eq!(output.status.code(), Some(2));
     assert!(complaints(&output).contains("check"), "{}", complaints(&output));
 }
+
+#[test]
+fn each_scenario_of_a_rehearsal_names_where_it_is_written_that_aws_does_so() {
+    let output = run(&["rehearse", "--list"], &[]);
+    let list = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = list.lines().collect();
+    assert!(lines.len() >= 36, "{list}");
+    for pair in lines.chunks(2) {
+        let source = pair[1].trim_start();
+        assert!(
+            !pair[0].starts_with(' ') && source.starts_with("source: ") && source.len() > 20,
+            "{pair:?}"
+        );
+    }
+}
+
+/// What the program writes to a terminal of its own, with these variables.
+fn on_a_terminal(command: &str, variables: &[(&str, &str)]) -> Option<String> {
+    if !crate::process::is_here("script of util-linux", &["script", "--version"]) {
+        return None;
+    }
+    let command = format!("'{}' {command}", env!("CARGO_BIN_EXE_ecs-prestop"));
+    let output = std::process::Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .envs(variables.iter().copied())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn colours_are_where_a_terminal_has_them_and_nobody_has_said_otherwise() {
+    const PAINTED: &str = "\u{1b}[";
+    let picture = concat!("timeline ", env!("CARGO_MANIFEST_DIR"), "/.github/rehearsal.json");
+    // Refused for its port only after its log has begun; so it ends by itself.
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let sidecar = format!("run --listen {} --drain ack", holder.local_addr().unwrap());
+    for command in [picture, sidecar.as_str()] {
+        for (flag, variables, painted) in [
+            ("", &[("TERM", "xterm")][..], true),
+            ("--color auto", &[("TERM", "xterm")], true),
+            ("", &[("TERM", "dumb")], false),
+            ("", &[("TERM", "xterm"), ("NO_COLOR", "1")], false),
+            ("--color never", &[("TERM", "xterm")], false),
+            ("--color always", &[("TERM", "dumb"), ("NO_COLOR", "1")], true),
+        ] {
+            let Some(text) = on_a_terminal(&format!("{command} {flag}"), variables) else {
+                return;
+            };
+            assert!(text.len() > 20, "{command} {flag} {variables:?}: {text}");
+            assert_eq!(
+                text.contains(PAINTED),
+                painted,
+                "{command} {flag} {variables:?}: {text}"
+            );
+        }
+        // Not a terminal.
+        let arguments: Vec<&str> = command.split(' ').chain(["--color", "always"]).collect();
+        let output = run(&arguments, &[("PRESTOP_LOG_FORMAT", "text")]);
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains(PAINTED),
+            "{command}"
+        );
+        let output = run(
+            &arguments[..arguments.len() - 2],
+            &[("PRESTOP_LOG_FORMAT", "text"), ("TERM", "xterm")],
+        );
+        assert!(
+            !String::from_utf8_lossy(&output.stdout).contains(PAINTED),
+            "{command}"
+        );
+    }
+    assert_eq!(run(&["--color", "sometimes"], &[]).status.code(), Some(2));
+}

@@ -16,6 +16,7 @@ mod add;
 mod answers;
 mod aws;
 mod balancer;
+mod blind;
 mod caddy;
 mod check;
 mod command_line;

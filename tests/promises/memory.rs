@@ -161,6 +161,8 @@ struct World {
     /// The second from which on the app is gone from port 8080, connections and all.
     exits_at: Option<f64>,
     names: Arc<Mutex<Vec<(String, IpAddr)>>>,
+    /// When AWS was called, in seconds of the play: a connection a call.
+    aws_calls: Arc<Mutex<Vec<f64>>>,
     /// Where the app listens, if anywhere.
     listens: Option<SocketAddr>,
     connections: Connections,
@@ -195,6 +197,7 @@ impl Play {
                 lookups: Arc::default(),
                 exits_at: None,
                 names: Arc::default(),
+                aws_calls: Arc::default(),
                 listens: Some(SocketAddr::from(([0, 0, 0, 0], 8080))),
                 connections: Arc::new(|_| Vec::new()),
                 in_sight: false,
@@ -251,6 +254,11 @@ impl Play {
     /// The way to the app and the stand-in, for a part of the sidecar that is played by itself.
     pub(crate) fn network(&self) -> Network {
         Network::new(self.world.clone())
+    }
+
+    /// When AWS has been called so far, in seconds of the play.
+    pub(crate) fn aws_calls(&self) -> Vec<f64> {
+        self.world.aws_calls.lock().unwrap().clone()
     }
 
     /// Plays while `acts` does what it does with the mailbox, to the sidecar's end.
@@ -418,6 +426,10 @@ impl World {
         };
         let (ours, theirs) = duplex(64 * 1024);
         if let Some(target) = target {
+            if target == FaultTarget::Aws {
+                let at = self.start.elapsed().as_secs_f64();
+                self.aws_calls.lock().unwrap().push(at);
+            }
             if self.stand_in.refuses(target) {
                 return refused();
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ecs_prestop::config::Config;
 use ecs_prestop::core::leases::{AgentAnswer, LeaseAnswer, LeaseName};
 use ecs_prestop::core::lifecycle::{Code, Lifecycle, ShutdownState};
-use ecs_prestop::core::notice::{Notice, Reason};
+use ecs_prestop::core::notice::{Reason, ToldNotice};
 use ecs_prestop::sidecar::mailbox::Message;
 use ecs_prestop::sidecar::protection::{LeaseAction, ProtectionHandle, ProtectionLoop};
 use ecs_prestop::sidecar::status::Status;
@@ -97,7 +97,10 @@ impl Scene {
     fn stop(&self, state: ShutdownState) {
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
-            status.notice = Some(Notice::new(Reason::Manual));
+            status.notice = Some(ToldNotice {
+                reason: Reason::Manual,
+                action: None,
+            });
             status.report.state = state;
         });
     }

@@ -455,14 +455,16 @@ async fn over_two_thousand_plays_by_chance_it_is_never_early() {
 }
 
 /// A network namespace with a way to it from here.
-struct Namespace {
-    name: String,
-    inside: Ipv4Addr,
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+    pub(crate) inside: Ipv4Addr,
+    /// This side of the way.
+    pub(crate) outside: Ipv4Addr,
 }
 
 impl Namespace {
     /// `None` where this user may not make one.
-    fn new() -> Option<Namespace> {
+    pub(crate) fn new() -> Option<Namespace> {
         Namespace::numbered(0)
     }
 
@@ -475,7 +477,11 @@ impl Namespace {
             Ipv4Addr::new(10, 231, high, low + 1),
             Ipv4Addr::new(10, 231, high, low + 2),
         );
-        let namespace = Namespace { name, inside };
+        let namespace = Namespace {
+            name,
+            inside,
+            outside,
+        };
         let name = &namespace.name;
         for command in [
             format!("ip netns add {name}"),
@@ -534,7 +540,7 @@ impl Drop for Namespace {
 }
 
 /// The real sidecar in a namespace, with its log.
-struct Inside {
+pub(crate) struct Inside {
     process: Process,
     lines: Receiver<String>,
     told: Vec<String>,
@@ -542,7 +548,7 @@ struct Inside {
 
 impl Inside {
     /// Starts it in the namespace, behind the words of `wrapper`, which run it.
-    fn start(namespace: &Namespace, wrapper: &[&str], variables: &[(&str, &str)]) -> Inside {
+    pub(crate) fn start(namespace: &Namespace, wrapper: &[&str], variables: &[(&str, &str)]) -> Inside {
         let here = ["ip", "netns", "exec", &namespace.name];
         Inside::behind(&[&here, wrapper].concat(), variables)
     }
@@ -578,7 +584,7 @@ impl Inside {
     }
 
     /// Waits until its log has that, and returns all of it so far.
-    fn await_line(&mut self, what: &str) -> String {
+    pub(crate) fn await_line(&mut self, what: &str) -> String {
         await_that(what, || {
             self.told.extend(self.lines.try_iter());
             self.told.iter().any(|line| line.contains(what))

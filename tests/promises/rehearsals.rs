@@ -1,6 +1,6 @@
 //! The rehearsal, as people run it: what it shows can be believed, and nothing of it is left behind.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -220,23 +220,111 @@ fn a_worker_of_ones_own_is_drained_by_a_signal_and_needs_no_url() {
 }
 
 #[test]
-fn where_nothing_was_at_stake_that_is_a_failure_with_that_name() {
+fn an_app_that_answers_at_once_is_caught_with_a_request_in_flight() {
     let address = free_address().to_string();
-    // Answers at once, and is not asked any more when SIGTERM comes.
+    // Not asked any more when SIGTERM comes, and answers within a millisecond.
+    let url = format!("http://{address}/healthz");
     let arguments = [
         "fargate-spot",
         "--scale",
         "10",
         "--app",
-        &format!("http://{address}/healthz"),
+        &url,
+        "--start",
+        &own(&address),
     ];
-    let start = own(&address);
-    // By chance one of its answers is under way at the very moment; not five times.
-    let untested = (0..5).any(|_| {
-        let (record, code) = recorded(&[&arguments[..], &["--start", &start]].concat());
-        record.outcome == RehearsalOutcome::NothingTested && code == Some(1)
-    });
-    assert!(untested);
+    let (record, code) = recorded(&arguments);
+    assert_eq!(
+        (record.outcome, code),
+        (RehearsalOutcome::Passed, Some(0)),
+        "{}",
+        record.words
+    );
+    assert!(record.with().unwrap().at_stake > 0, "{}", record.words);
+}
+
+#[test]
+fn apps_of_ones_own_are_rehearsed_beside_each_other() {
+    let rehearsals: Vec<(String, Process)> = (0..3)
+        .map(|_| {
+            let address = free_address().to_string();
+            let url = format!("http://{address}/slow/1s");
+            let mut command = binary();
+            command
+                .args(["rehearse", "stop-task", "--scale", "10", "--format", "json"])
+                .args(["--app", &url, "--start", &own(&address)])
+                .envs([PATH])
+                .stdout(Stdio::piped());
+            (address, Process::start(&mut command))
+        })
+        .collect();
+    for (address, mut process) in rehearsals {
+        let lines: Vec<String> = process.lines().iter().collect();
+        assert_eq!(process.wait(), Some(0), "{lines:?}");
+        let record: Record = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(record.outcome, RehearsalOutcome::Passed, "{}", record.words);
+        assert!(TcpListener::bind(&address).is_ok(), "the port is free");
+    }
+}
+
+#[test]
+fn a_signal_step_finds_the_app_of_its_own_rehearsal_among_those_of_others() {
+    let started: Vec<Process> = (0..4)
+        .map(|_| {
+            let mut command = binary();
+            command
+                .args(["rehearse", "signal", "--format", "json"])
+                .envs([PATH])
+                .stdout(Stdio::piped());
+            Process::start(&mut command)
+        })
+        .collect();
+    for mut process in started {
+        let lines: Vec<String> = process.lines().iter().collect();
+        assert_eq!(process.wait(), Some(0), "{lines:?}");
+        let record: Record = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(record.outcome, RehearsalOutcome::Passed, "{}", record.words);
+    }
+}
+
+#[test]
+fn a_worker_that_acknowledges_finds_its_sidecar_or_the_rehearsal_is_refused() {
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = elsewhere.local_addr().unwrap().to_string();
+    let output = run(
+        &["rehearse", "--start", "sleep 60", "--drain", "ack"],
+        &[PATH, ("PRESTOP_LISTEN", &address)],
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.replace("\n  ", " ")
+            .contains(&format!("listens on {address} already")),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_the_sidecar_would_refuse_is_said_before_anything_is_started() {
+    let url = "http://127.0.0.1:1/";
+    for (arguments, part) in [
+        (
+            &["--app", url, "--start", "touch /nowhere/x", "--scale", "20"][..],
+            "--scale 20 makes 1.5 s of the stop timeout of 30 s, and the sidecar takes none below 2 s: --scale 15 at \
+             most",
+        ),
+        (&["--all", "--scale", "60"], "--scale 15 at most"),
+        (&["--stop-timeout", "3m"], "--stop-timeout is `3m`"),
+        (&["--start", "sleep 60", "--drain", "quit"], "--drain is `quit`"),
+    ] {
+        let output = rehearse(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(
+            complaints(&output).contains(part),
+            "{arguments:?}: {}",
+            complaints(&output)
+        );
+    }
 }
 
 #[test]
@@ -272,6 +360,10 @@ fn marked(mark: &str) -> Vec<String> {
 
 /// Starts a rehearsal, interrupts it after a while, and says what of it is left.
 fn interrupted(arguments: &[&str], after: Duration, signal: Signal) -> Vec<String> {
+    interrupted_at(arguments, after, signal, free_address())
+}
+
+fn interrupted_at(arguments: &[&str], after: Duration, signal: Signal, listen: SocketAddr) -> Vec<String> {
     let mark = format!(
         "REHEARSED_BY={}-{}-{}",
         std::process::id(),
@@ -279,7 +371,7 @@ fn interrupted(arguments: &[&str], after: Duration, signal: Signal) -> Vec<Strin
         signal.as_raw()
     );
     let (name, value) = mark.split_once('=').unwrap();
-    let listen = free_address().to_string();
+    let listen = listen.to_string();
     let mut command = binary();
     command
         .arg("rehearse")
@@ -329,6 +421,54 @@ fn whoever_interrupts_it_nothing_is_left_behind() {
     }
 }
 
+/// How often the test interrupts; `REHEARSALS_INTERRUPTED=100` does it a hundred times.
+const INTERRUPTED: u32 = 12;
+
+/// Numbers that look random and are the same each time (Steele and others, *SplitMix*).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % most
+    }
+}
+
+#[test]
+fn interrupted_at_any_moment_of_any_scenario_it_leaves_neither_processes_nor_ports() {
+    let listed = run(&["rehearse", "--list"], &[]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let names: Vec<&str> = listed
+        .lines()
+        .filter(|line| !line.starts_with(' '))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    let times = std::env::var("REHEARSALS_INTERRUPTED")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    let mut chance = Chance(17);
+    for _ in 0..times.unwrap_or(INTERRUPTED) {
+        let pick = |chance: &mut Chance, n: usize| usize::try_from(chance.below(n as u64)).unwrap();
+        let scenario = names[pick(&mut chance, names.len())];
+        let signals = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::KILL];
+        let signal = signals[pick(&mut chance, signals.len())];
+        let after = Duration::from_millis(chance.below(8000));
+        let told = format!("{signal:?} after {after:?} of {scenario}");
+        if std::env::var_os("REHEARSALS_INTERRUPTED").is_some() {
+            eprintln!("{told}");
+        }
+        let listen = free_address();
+        let left = interrupted_at(&[scenario], after, signal, listen);
+        assert_eq!(left, Vec::<String>::new(), "{told}");
+        assert!(
+            TcpListener::bind(listen).is_ok(),
+            "the sidecar's port is taken: {told}"
+        );
+    }
+}
+
 #[test]
 fn a_shell_that_forks_neither_hangs_the_rehearsal_nor_outlives_it() {
     let address = free_address().to_string();
@@ -345,4 +485,16 @@ fn a_shell_that_forks_neither_hangs_the_rehearsal_nor_outlives_it() {
     let (record, _) = recorded(&arguments);
     assert!(record.with().is_some(), "{}", record.words);
     assert!(TcpListener::bind(&address).is_ok(), "the port is free");
+}
+
+#[test]
+fn a_job_longer_than_any_stop_timeout_is_seen_through_in_a_deployment_and_cut_off_without_the_sidecar() {
+    let (record, code) = recorded(&["superseded"]);
+    assert_eq!(
+        (record.outcome, code),
+        (RehearsalOutcome::Passed, Some(0)),
+        "{}",
+        record.words
+    );
+    assert_eq!(lost(&record), [0, 1], "{}", record.words);
 }

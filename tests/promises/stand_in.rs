@@ -531,3 +531,153 @@ fn its_page_says_what_it_is_and_who_has_asked() {
         (&"GET".into(), &"/v4/nobody".into(), &404.into())
     );
 }
+
+/// Each kind of answer, header by header: what AEMM, EC2 and the agent are known to send. The differences that
+/// are left stand in docker/README.md, *Fidelity*.
+#[test]
+fn its_answers_are_those_of_the_agent_and_of_ec2_header_by_header() {
+    let ecs = simulate(&[]);
+    let token = ecs.token();
+    let ttl = "X-aws-ec2-metadata-token-ttl-seconds: 60\r\n";
+    let page = "x-content-type-options: nosniff";
+    for (method, path, headers, status, kind, more, body) in [
+        (
+            "PUT",
+            "/latest/api/token",
+            ttl,
+            200,
+            "text/plain",
+            "x-aws-ec2-metadata-token-ttl-seconds: 60",
+            "",
+        ),
+        (
+            "PUT",
+            "/latest/api/token",
+            "",
+            400,
+            "text/html",
+            "server: EC2ws",
+            "<?xml",
+        ),
+        (
+            "GET",
+            "/latest/meta-data/instance-id",
+            "",
+            401,
+            "text/html",
+            "server: EC2ws",
+            "<?xml",
+        ),
+        (
+            "GET",
+            "/latest/meta-data/instance-id",
+            &token,
+            200,
+            "text/plain",
+            "server: EC2ws",
+            "i-",
+        ),
+        (
+            "GET",
+            "/latest/meta-data/spot/instance-action",
+            &token,
+            404,
+            "text/html",
+            "date: ",
+            "<?xml",
+        ),
+        (
+            "GET",
+            "/latest/meta-data/iam/security-credentials/",
+            &token,
+            200,
+            "text/plain",
+            "server: EC2ws",
+            "simulated-role",
+        ),
+        (
+            "GET",
+            "/v4/web",
+            "",
+            200,
+            "application/json",
+            "date: ",
+            "{\"DockerId\":\"",
+        ),
+        (
+            "GET",
+            "/v4/web/task",
+            "",
+            200,
+            "application/json",
+            "date: ",
+            "{\"Cluster\":\"",
+        ),
+        (
+            "GET",
+            "/v4/none",
+            "",
+            404,
+            "application/json",
+            "date: ",
+            "\"V4 container metadata handler: ",
+        ),
+        (
+            "GET",
+            "/v4/none/task",
+            "",
+            404,
+            "application/json",
+            "date: ",
+            "\"V4 task metadata handler: ",
+        ),
+        (
+            "GET",
+            "/v4/none/task/stats",
+            "",
+            404,
+            "application/json",
+            "date: ",
+            "\"V4 task stats handler: ",
+        ),
+        (
+            "GET",
+            "/v4/web/nothing",
+            "",
+            404,
+            "text/plain; charset=utf-8",
+            page,
+            "404 page not found\n",
+        ),
+        (
+            "GET",
+            "/api/web/nothing",
+            "",
+            404,
+            "text/plain; charset=utf-8",
+            page,
+            "404 page not found\n",
+        ),
+        (
+            "GET",
+            "/api/web/task-protection/v1/state",
+            "",
+            200,
+            "application/json",
+            "date: ",
+            "{\"protection\":{\"ExpirationDate\":null,\"ProtectionEnabled\":false,\"TaskArn\":\"",
+        ),
+    ] {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        let (found, answer) = request(ecs.address, &head);
+        let (head, told) = answer.split_once("\r\n\r\n").unwrap();
+        assert_eq!(found, status, "{method} {path}: {answer}");
+        assert!(
+            head.contains(&format!("content-type: {kind}\r\n"))
+                || head.ends_with(&format!("content-type: {kind}")),
+            "{path}: {head}"
+        );
+        assert!(head.contains(more), "{path}: {head}");
+        assert!(told.starts_with(body), "{path}: {told}");
+    }
+}

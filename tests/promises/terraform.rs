@@ -1004,3 +1004,138 @@ fn only_what_the_file_says_itself_is_mended() {
         assert_eq!(fixes("main.tf", elsewhere), [], "{elsewhere}");
     }
 }
+
+#[test]
+fn what_count_and_for_each_leave_out_is_not_there() {
+    let module = |count: &str| {
+        let text = format!(
+            "variable \"on\" {{\n  default = false\n}}\nlocals {{\n  off = false\n}}\nresource \"aws_ecs_task_definition\" \"app\" {{\n  \
+             {count}\n  container_definitions = jsonencode([{{ name = \"web-${{count.index}}${{each.value}}\", image = \"app:1\", \
+             stopTimeout = 1000 }}])\n}}\n"
+        );
+        let source = alone("main.tf", &text);
+        let (root, _) = document::parse(&source.name, &source.text).unwrap();
+        // Without any it is a file of something else.
+        let tasks = model::tasks(&root).unwrap_or_default();
+        let names = tasks.iter().flat_map(|task| &task.containers);
+        names
+            .map(|container| container.name.text.to_string())
+            .collect::<Vec<_>>()
+    };
+    for gone in [
+        "count = 0",
+        "count = local.off ? 1 : 0",
+        "for_each = {}",
+        "for_each = toset([])",
+    ] {
+        assert_eq!(module(gone), [""; 0], "{gone}");
+    }
+    // What is off by default is on for somebody.
+    assert_eq!(module("count = var.on ? 1 : 0").len(), 1);
+    assert_eq!(module("count = var.more").len(), 1);
+    let named = |count: &str, unknown: &str| {
+        let text = format!(
+            "resource \"aws_ecs_task_definition\" \"app\" {{\n  {count}\n  container_definitions = jsonencode([{{ name = \"{unknown}\", \
+             image = \"app:1\" }}])\n}}\n"
+        );
+        read(&alone("main.tf", &text))
+    };
+    assert!(named("count = 1", "web-${count.index}").contains(": web-0 "));
+    assert!(named("for_each = toset([\"a\"])", "web-${each.key}").contains(": web-a "));
+    assert!(named("for_each = { a = { n = \"b\" } }", "web-${each.value.n}").contains(": web-b "));
+    assert!(!named("count = 2", "web-${count.index}").contains(": web-0 "));
+}
+
+#[test]
+fn what_a_module_nearby_gives_is_what_its_variables_hold() {
+    let own = "variable \"stop\" {\n  default = 30\n}\nvariable \"image\" {}\nresource \"aws_ecs_task_definition\" \"app\" {\n  \
+               requires_compatibilities = [\"FARGATE\"]\n  container_definitions = jsonencode([{ name = \"app\", image = var.image, \
+               stopTimeout = var.stop }])\n}\n";
+    let stop = |others: &[(&str, &str)]| {
+        let files: Vec<(&str, &str)> = [("modules/web/main.tf", own)]
+            .into_iter()
+            .chain(others.iter().copied())
+            .collect();
+        let module = Module::of(&files);
+        let text = read(&module.source("modules/web/main.tf"));
+        let line = text
+            .lines()
+            .find(|line| line.contains(": app "))
+            .unwrap()
+            .to_owned();
+        line.split(" image ")
+            .next()
+            .unwrap()
+            .trim()
+            .split_once(": ")
+            .unwrap()
+            .1
+            .to_owned()
+    };
+    assert_eq!(stop(&[]), "app ? stop Some(30.0) ports []");
+    let call = |path: &str, stop: &str| {
+        format!(
+            "locals {{\n  stop = 200\n}}\nmodule \"web\" {{\n  source = \"{path}\"\n  image = \"web:1\"\n  {stop}\n}}\n"
+        )
+    };
+    let root = call("./modules/web", "stop = local.stop");
+    assert_eq!(stop(&[("main.tf", &root)]), "app web:1 stop Some(200.0) ports []");
+    let elsewhere = call("./modules/other", "stop = local.stop");
+    assert_eq!(stop(&[("main.tf", &elsewhere)]), "app ? stop Some(30.0) ports []");
+    // Where callers differ, or only Terraform knows, the default does not hold either.
+    let prod = call("../../modules/web", "stop = 60");
+    let differ = [
+        ("main.tf", root.as_str()),
+        ("environments/prod/main.tf", prod.as_str()),
+    ];
+    assert_eq!(stop(&differ), "app web:1 stop None ports []");
+    let unknown = call("./modules/web", "stop = data.x.y.stop");
+    assert_eq!(stop(&[("main.tf", &unknown)]), "app web:1 stop None ports []");
+    let silent = call("./modules/web", "");
+    assert_eq!(
+        stop(&[("main.tf", &silent)]),
+        "app web:1 stop Some(30.0) ports []"
+    );
+    // A finding stands where the value is used.
+    let module = Module::of(&[("modules/web/main.tf", own), ("main.tf", &root)]);
+    let checked = check(module.source("modules/web/main.tf"), &Selection::default())
+        .unwrap()
+        .unwrap();
+    let findings: Vec<_> = checked
+        .findings
+        .iter()
+        .map(|finding| (finding.rule.id, finding.start.line, finding.fix.is_some()))
+        .collect();
+    assert_eq!(findings, [("PS011", 7, false)]);
+}
+
+#[test]
+fn managed_instances_and_hops_are_read_from_their_resources() {
+    let text = |kind: &str, provider: &str| {
+        format!(
+            "resource \"aws_ecs_task_definition\" \"app\" {{\n  container_definitions = jsonencode([{{ name = \"app\", image = \"app:1\" \
+             }}])\n}}\nresource \"aws_ecs_capacity_provider\" \"mine\" {{\n  name = \"mine\"\n  managed_instances_provider {{\n    \
+             instance_launch_template {{\n      {kind}\n    }}\n  }}\n}}\nresource \"aws_ecs_service\" \"app\" {{\n  task_definition = \
+             aws_ecs_task_definition.app.arn\n  capacity_provider_strategy {{\n    capacity_provider = {provider}\n    weight = 1\n  }}\n}}\n\
+             resource \"aws_launch_template\" \"l\" {{\n  metadata_options {{\n    http_put_response_hop_limit = 1\n  }}\n}}\n"
+        )
+    };
+    let told = |kind: &str, provider: &str| {
+        let source = alone("main.tf", &text(kind, provider));
+        let (root, _) = document::parse(&source.name, &source.text).unwrap();
+        let tasks = model::tasks(&root).unwrap();
+        let task = &tasks[0];
+        assert_eq!(task.short_hops.len(), 1);
+        let service = &task.services[0];
+        (
+            task.on_managed_instances(),
+            service.spot.is_some(),
+            service.on_demand,
+        )
+    };
+    let own = "aws_ecs_capacity_provider.mine.name";
+    assert_eq!(told("capacity_option_type = \"SPOT\"", own), (true, true, false));
+    assert_eq!(told("", own), (true, false, true));
+    assert_eq!(told("capacity_option_type = var.kind", own), (true, false, false));
+    assert_eq!(told("", "\"other\""), (false, false, false));
+}

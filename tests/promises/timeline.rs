@@ -134,6 +134,24 @@ fn mixed_tasks_are_a_fleet_with_the_worst_first() {
 }
 
 #[test]
+fn rehearsals_that_were_written_down_are_drawn_and_given_on_as_they_were() {
+    let record =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.github/rehearsal.json")).unwrap();
+    let written: Value = serde_json::from_str(&record).unwrap();
+    let two = format!("{written}\n{written}\n");
+    let document: Value = serde_json::from_str(&timeline("two", &two, &["--format", "json"])).unwrap();
+    assert_eq!(document["rehearsals"], json!([written, written]));
+    assert_eq!(document["shutdowns"], json!([]));
+    let text = timeline("two", &two, &[]);
+    assert_eq!(text.matches("With ecs-prestop").count(), 2, "{text}");
+    // Beside a real one they are kept, too.
+    let mixed = format!("{written}\n{}", log("abc", 0, 1234).join("\n"));
+    let document: Value = serde_json::from_str(&timeline("mixed", &mixed, &["--format", "json"])).unwrap();
+    assert_eq!(document["rehearsals"].as_array().unwrap().len(), 1);
+    assert_eq!(document["shutdowns"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_log_without_a_shutdown_is_2_and_says_what_is_expected() {
     use std::io::Write as _;
     let mut process = binary()

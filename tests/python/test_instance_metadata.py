@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import subprocess
 import time
 import urllib.request
@@ -85,3 +86,33 @@ def test_without_a_token_nothing_is_told(endpoint):
     with pytest.raises(URLError) as refused:
         urllib.request.urlopen(f"{endpoint}{INSTANCE_ID}", timeout=5)
     assert refused.value.code == 401
+
+
+def test_the_sidecars_sdk_finds_the_role_of_the_instance_profile(binary, endpoint):
+    """aws-config, which asks the instance metadata where neither environment nor agent has credentials."""
+    listen = FreePort()
+    environment = {
+        "ECS_CONTAINER_METADATA_URI_V4": f"{endpoint}v4/prestop",
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT": endpoint,
+        "AWS_ENDPOINT_URL": endpoint.rstrip("/"),
+        # It asks ECS at start.
+        "PRESTOP_STOP_TIMEOUT": "auto",
+        "PRESTOP_DRAIN": "sleep 10ms",
+        "PRESTOP_LISTEN": f"127.0.0.1:{listen.number}",
+    }
+    process = subprocess.Popen([binary.path, "run"], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        asked, deadline = [], time.monotonic() + STARTS_WITHIN_S
+        while not any(one["path"] == "/" for one in asked) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            with urllib.request.urlopen(f"{endpoint}_simulate/", timeout=5) as answer:
+                asked = json.load(answer)["requests"]
+        process.send_signal(signal.SIGTERM)
+        log, _ = process.communicate(timeout=STARTS_WITHIN_S)
+    finally:
+        process.kill()
+        process.wait()
+        listen.close()
+    wanted = {("PUT", "/latest/api/token", 200), ("POST", "/", 200)}
+    wanted |= {("GET", f"/latest/meta-data/iam/security-credentials/{role}", 200) for role in ("", "simulated-role")}
+    assert wanted <= {(one["method"], one["path"], one["status"]) for one in asked}, log

@@ -340,6 +340,7 @@ enum Act {
     Take(u8, u32),
     GiveBack(u8),
     Pass(u32),
+    Superseded(bool),
     Notice,
     Drained,
 }
@@ -360,6 +361,7 @@ fn acts() -> impl Strategy<Value = Vec<(Act, Mood, u16)>> {
         8 => (0..6_u8, prop_oneof![1..90_u32, 1..200_000_u32]).prop_map(|(name, s)| Act::Take(name, s)),
         5 => (0..6_u8).prop_map(Act::GiveBack),
         6 => prop_oneof![0..5_u32, 0..100_u32, 0..4000_u32].prop_map(Act::Pass),
+        2 => any::<bool>().prop_map(Act::Superseded),
         1 => Just(Act::Notice),
         1 => Just(Act::Drained),
     ];
@@ -387,6 +389,11 @@ struct PlayedEcs {
     answers: BTreeMap<RequestId, u32>,
     asked: RequestId,
     asked_at: BTreeMap<RequestId, Instant>,
+    /// Whether ECS wants the task gone, and whether anything else keeps a lease from being given.
+    superseded: bool,
+    stopping: bool,
+    /// Of requests for a lease: whether it was the renewal of one that runs.
+    renewals: BTreeMap<RequestId, bool>,
 }
 
 impl PlayedEcs {
@@ -414,6 +421,17 @@ impl PlayedEcs {
                     *self.answers.entry(request).or_default() += 1;
                     let waited = self.now - self.asked_at[&request];
                     assert!(waited <= MAX_WAIT, "an answer after {waited:?}");
+                    if answer == LeaseAnswer::Superseded {
+                        assert!(
+                            self.superseded && !self.stopping,
+                            "there is another reason, or none"
+                        );
+                        assert_eq!(
+                            self.renewals.get(&request),
+                            Some(&false),
+                            "a renewal is never refused"
+                        );
+                    }
                     if let LeaseAnswer::Granted(grant) = answer {
                         let protected = self.protected_until.is_some_and(|until| self.now < until);
                         assert!(protected, "granted only while ECS protects the task");
@@ -494,6 +512,9 @@ proptest! {
             answers: BTreeMap::new(),
             asked: 0,
             asked_at: BTreeMap::new(),
+            superseded: false,
+            stopping: false,
+            renewals: BTreeMap::new(),
         };
         for (act, mood, delay_ms) in acts {
             ecs.mood = (mood, Duration::from_millis(delay_ms.into()));
@@ -502,15 +523,32 @@ proptest! {
             match act {
                 Act::Take(n, s) => {
                     let (request, length) = (ecs.next_request(), Duration::from_secs(s.into()));
+                    let runs = ecs.protection.leases.get(&name(n)).is_some_and(|until| ecs.now < *until);
+                    ecs.renewals.insert(request, runs);
                     ecs.feed(LeaseEvent::Take { request, name: name(n), length });
+                    let answered = ecs.answers.contains_key(&request);
+                    let refused = ecs.superseded && !runs;
+                    prop_assert!(answered || !refused, "who may have no lease is told at once");
                 }
                 Act::GiveBack(n) => {
                     let request = ecs.next_request();
                     ecs.feed(LeaseEvent::GiveBack { request, name: name(n) });
                 }
                 Act::Pass(s) => ecs.pass(Duration::from_secs(s.into())),
-                Act::Notice => ecs.feed(LeaseEvent::Notice),
-                Act::Drained => ecs.feed(LeaseEvent::Drained),
+                Act::Superseded(superseded) => {
+                    ecs.superseded = superseded;
+                    let before = ecs.protection.leases.clone();
+                    ecs.feed(LeaseEvent::Superseded(superseded));
+                    prop_assert_eq!(&ecs.protection.leases, &before, "no lease that runs is touched");
+                }
+                Act::Notice => {
+                    ecs.stopping = true;
+                    ecs.feed(LeaseEvent::Notice);
+                }
+                Act::Drained => {
+                    ecs.stopping = true;
+                    ecs.feed(LeaseEvent::Drained);
+                }
             }
         }
         ecs.pass(MAX_WAIT);

@@ -2,95 +2,26 @@
 //!
 //! It owns all state that a notice changes and decides everything that the contract promises about
 //! time: which deadline holds, when the first step starts, which steps go together, when the process
-//! ends and with which code. It does no I/O and has no clock; see [`crate::sidecar::run`] for its hands.
+//! ends and with which code. It does no I/O and has no clock; [`crate::sidecar::run`] carries out what it wants done.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
-use crate::core::deadline::{CEILING, Limits, StopTimeout};
-use crate::core::notice::{Cause, HostEnd, Notice, Reason};
+use crate::core::deadline::{CEILING, StopTimeout};
+use crate::core::notice::{Cause, HostEnd, Notice, Reason, ToldNotice};
 use crate::core::plan::{Plan, PlanSource, PlannedStep};
 use crate::core::quiet::Owed;
-use crate::core::step::{MAX_STEPS, Step};
-use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, Sight, Timeline, What, millis};
+use crate::core::timeline::{AwsCall, AwsOutcome, Outcome, Timeline, What, millis};
+
+use steps::StepState;
 
 pub use crate::core::timeline::Code;
+pub use policy::{AfterDrain, AwsPolicy, Policy};
 pub use report::{Report, ShutdownState, StepReport, StepStatus};
 
 /// What the task metadata may delay the first step: its two calls answer from the agent's memory. A reading
 /// that takes longer goes on, and what it finds is still done.
 const LABELS_LIMIT: Duration = Duration::from_secs(1);
-
-/// What the settings say about the course of a shutdown.
-#[derive(Clone, Copy, Debug)]
-pub struct Policy {
-    /// Stop timeout and reserve.
-    pub limits: Limits,
-    /// How long to serve on before the first step.
-    pub settle: Duration,
-    /// The same where the plan has a `quiet` step; another only where the first is not set.
-    pub settle_before_quiet: Duration,
-    /// What follows a drain that no SIGTERM asked for.
-    pub after_drain: AfterDrain,
-    /// What AWS is asked for beside the drain.
-    pub aws: AwsPolicy,
-}
-
-impl Policy {
-    /// What of the plan's waits does not fit into what a SIGTERM leaves, in words.
-    pub fn too_long(&self, plan: &Plan) -> Option<String> {
-        let budget = self.limits.stop_timeout.budget();
-        let (settle, sleeps) = (self.settle_of(Some(plan)), plan.sleeps());
-        if settle > budget / 2 {
-            let half = budget / 2;
-            return Some(format!(
-                "PRESTOP_SETTLE is {settle:?}, but only {half:?} of it count: half of the {budget:?} that a SIGTERM \
-                 leaves; raise the stop timeout, here and in the task definition"
-            ));
-        }
-        (settle + sleeps > budget).then(|| {
-            format!(
-                "the `sleep` steps take {sleeps:?} after a settle time of {settle:?}, but a SIGTERM leaves {budget:?}: \
-                 the deadline would come first; shorten them, or raise the stop timeout, here and in the task definition"
-            )
-        })
-    }
-
-    /// How long to serve on before the first step of that plan.
-    pub fn settle_of(&self, plan: Option<&Plan>) -> Duration {
-        match plan {
-            Some(plan) if plan.quiets().next().is_some() => self.settle_before_quiet,
-            _ => self.settle,
-        }
-    }
-}
-
-/// What AWS is asked for beside the drain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AwsPolicy {
-    /// Take the task out of its target groups before the first step.
-    pub deregister: bool,
-    /// Set the container instance to DRAINING when its host is about to go.
-    pub drain_instance: bool,
-    /// Ask ECS why it stops the task.
-    pub ask_why: bool,
-    /// End the task's protection before the sidecar leaves by itself.
-    pub release_protection: bool,
-}
-
-/// Once drained with no SIGTERM yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AfterDrain {
-    /// Stay until SIGTERM comes, or until the host is about to end.
-    Wait,
-    /// Leave.
-    Exit,
-    /// Ask ECS to stop the task, and stay until it does.
-    #[serde(rename = "stop-task")]
-    StopTask,
-}
 
 /// What the shell tells the lifecycle.
 #[derive(Clone, Debug)]
@@ -152,8 +83,13 @@ pub enum Progress {
 pub enum Command {
     /// Read the labels again: ECS lists containers as it makes them, and there may be more by now.
     ReadLabels,
-    /// Start this step. An `ack` needs no hands and is never commanded.
-    Start(PlannedStep),
+    /// Start this step. An `ack` is only waited for, by the lifecycle itself, and never commanded.
+    Start {
+        /// Which.
+        step: PlannedStep,
+        /// Whether others wait behind it, which need time, too.
+        more_behind: bool,
+    },
     /// Ask AWS for this, beside everything else.
     Aws(AwsCall),
     /// Drop whatever runs: the end has come, with the code that [`Lifecycle::ended`] tells.
@@ -169,8 +105,8 @@ pub struct Lifecycle {
     phase: Phase,
     /// Set by the first notice; from then on there is a deadline.
     budget: Option<Budget>,
-    /// What became of each step of the plan, by number - 1; longer than the plan never.
-    steps: Vec<StepState>,
+    /// What became of the steps that do not wait for their turn any more, by number.
+    begun: BTreeMap<usize, StepState>,
     /// While the labels are read again: how long the first step waits for that at most.
     reading: Option<Instant>,
     /// Who posted to `/drained` while there was no plan yet.
@@ -215,25 +151,15 @@ struct AskedOfAws {
     answered: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum StepState {
-    Pending,
-    /// Posted to `/drained` before its turn came.
-    Acked,
-    Running(Instant),
-    Ended(Outcome),
-}
-
 impl Lifecycle {
     /// A lifecycle that watches. Without a plan it asks for one at the first notice.
     pub fn new(policy: Policy, plan: Option<Plan>) -> Lifecycle {
-        let steps = plan.as_ref().map_or(0, |plan| plan.steps().len());
         Lifecycle {
             policy,
             plan,
             phase: Phase::Watching,
             budget: None,
-            steps: vec![StepState::Pending; steps],
+            begun: BTreeMap::new(),
             reading: None,
             early_acks: Vec::new(),
             leaving: None,
@@ -308,7 +234,7 @@ impl Lifecycle {
                     }
                     return;
                 }
-                _ if now >= deadline => return self.strike(now, commands),
+                _ if now >= deadline => return self.reach_deadline(now, commands),
                 Phase::Settling { until } if now < self.first_step_at(until) => return,
                 Phase::Settling { .. } => match self.next_order() {
                     Some(order) => self.start(order, now, commands),
@@ -325,11 +251,7 @@ impl Lifecycle {
 
     fn merge(&mut self, notice: Notice, now: Instant, commands: &mut Vec<Command>) {
         let own = self.policy.limits.deadline(&notice, now);
-        let host_stays = Notice {
-            host_end: notice.host_end.if_host_stays(),
-            ..notice
-        };
-        let own_if_host_stays = self.policy.limits.deadline(&host_stays, now);
+        let own_if_host_stays = self.policy.limits.deadline(&notice.if_host_stays(), now);
         let first_notice = self.budget.is_none();
         let budget = self.budget.get_or_insert_with(|| Budget {
             first: now,
@@ -352,12 +274,15 @@ impl Lifecycle {
             now,
             What::Notice {
                 reason: notice.reason,
-                action: notice.action,
+                action: notice.action(),
                 deadline_in_ms: millis(left),
             },
         );
         if !known {
-            self.ask_aws_about(notice.reason, first_notice, now, commands);
+            if first_notice {
+                self.leave_target_groups(now, commands);
+            }
+            self.ask_aws_about(notice.reason, now, commands);
         }
         let settle = self.settle().min(left / 2);
         for wait in [&mut self.leaving, &mut self.reading].into_iter().flatten() {
@@ -379,167 +304,13 @@ impl Lifecycle {
         }
     }
 
-    fn begin_with(&mut self, plan: Plan, now: Instant) {
-        self.steps = vec![StepState::Pending; plan.steps().len()];
-        let before = self.settle();
-        self.plan = Some(plan);
-        if let (Phase::Settling { until }, Some(budget)) = (&mut self.phase, &self.budget) {
-            // Only now is it known whether there is a `quiet` step.
-            let most = budget.deadline.saturating_duration_since(budget.first) / 2;
-            let settle = self.policy.settle_of(self.plan.as_ref()).min(most);
-            if settle > before {
-                *until = budget.first + settle;
-                let for_ms = millis(until.saturating_duration_since(now));
-                self.timeline.record(now, What::Settle { for_ms });
-            }
-        }
-        for container in std::mem::take(&mut self.early_acks) {
-            self.acknowledge(container, now);
-        }
-    }
-
-    /// The first plan, or what a later reading adds to it.
-    fn adopt(&mut self, plan: Plan, now: Instant, commands: &mut Vec<Command>) {
-        let nothing_begun = self.steps.iter().all(|state| *state == StepState::Pending);
-        let known = match &mut self.plan {
-            Some(known) if known.source() != PlanSource::Default || !nothing_begun => known,
-            _ => return self.begin_with(plan, now),
-        };
-        if known.source() == PlanSource::Setting {
-            return;
-        }
-        let added = known.add_from(plan);
-        self.steps
-            .resize(self.steps.len() + added.len(), StepState::Pending);
-        match self.phase {
-            // Their turn would have been by now.
-            Phase::Draining { order } => {
-                for step in added.into_iter().filter(|step| step.order <= order) {
-                    self.start_step(step, now, commands);
-                }
-            }
-            Phase::Waiting if !added.is_empty() => {
-                let order = added.iter().map(|step| step.order).max().unwrap_or_default();
-                self.phase = Phase::Draining { order };
-                for step in added {
-                    self.start_step(step, now, commands);
-                }
-            }
-            _ => {}
-        }
-    }
-
     fn settle(&self) -> Duration {
         self.policy.settle_of(self.plan.as_ref())
     }
 
-    fn start(&mut self, order: i64, now: Instant, commands: &mut Vec<Command>) {
-        self.phase = Phase::Draining { order };
-        let Some(plan) = &self.plan else { return };
-        let group: Vec<PlannedStep> = plan
-            .steps()
-            .iter()
-            .filter(|step| {
-                step.order == order
-                    && !matches!(
-                        self.steps[step.number - 1],
-                        StepState::Running(_) | StepState::Ended(_)
-                    )
-            })
-            .cloned()
-            .collect();
-        for step in group {
-            self.start_step(step, now, commands);
-        }
-    }
-
-    fn start_step(&mut self, step: PlannedStep, now: Instant, commands: &mut Vec<Command>) {
-        let index = step.number - 1;
-        let acked = self.steps[index] == StepState::Acked;
-        self.steps[index] = StepState::Running(now);
-        self.timeline.record(
-            now,
-            What::StepStart {
-                step: step.number,
-                does: step.step.clone(),
-            },
-        );
-        match step.step {
-            Step::Ack if acked => self.end_step(step.number, acknowledged(), now),
-            Step::Ack => {}
-            Step::Quiet(_) | Step::Sleep(_) | Step::Call(_) | Step::Signal(_) => {
-                let more_behind = self.next_order().is_some();
-                commands.push(Command::Start(PlannedStep { more_behind, ..step }));
-            }
-        }
-    }
-
-    fn end_step(&mut self, number: usize, outcome: Outcome, now: Instant) {
-        let Some(StepState::Running(since)) = self.steps.get(number.wrapping_sub(1)) else {
-            return;
-        };
-        let took_ms = millis(now.saturating_duration_since(*since));
-        self.steps[number - 1] = StepState::Ended(outcome.clone());
-        let what = What::StepEnd {
-            step: number,
-            outcome,
-            took_ms,
-        };
-        self.timeline.record(now, what);
-    }
-
-    /// The ack step of that container, or the first that nobody has acknowledged yet.
-    fn acknowledge(&mut self, container: Option<String>, now: Instant) {
-        let Some(plan) = &self.plan else {
-            if self.early_acks.len() < MAX_STEPS {
-                self.early_acks.push(container);
-            }
-            return;
-        };
-        let awaited = plan.steps().iter().find(|step| {
-            step.step == Step::Ack
-                && (container.is_none() || step.container == container)
-                && matches!(
-                    self.steps[step.number - 1],
-                    StepState::Pending | StepState::Running(_)
-                )
-        });
-        let Some(number) = awaited.map(|step| step.number) else {
-            return;
-        };
-        if self.steps[number - 1] == StepState::Pending {
-            self.steps[number - 1] = StepState::Acked;
-        } else {
-            self.end_step(number, acknowledged(), now);
-        }
-    }
-
-    fn note_progress(&mut self, step: usize, progress: Progress, now: Instant) {
-        let what = match progress {
-            Progress::Looked { open, owing, owed } => What::StepCall {
-                step,
-                sight: Sight::Connections { open, owing, owed },
-            },
-            Progress::Called { call, status } => What::StepCall {
-                step,
-                sight: Sight::Answer { call, status },
-            },
-            Progress::Retrying { why, after } => What::StepRetry {
-                step,
-                why,
-                after_ms: millis(after),
-            },
-        };
-        self.timeline.record(now, what);
-    }
-
     /// The deadline has come first.
-    fn strike(&mut self, now: Instant, commands: &mut Vec<Command>) {
-        let unfinished = self
-            .steps
-            .iter()
-            .filter(|state| !matches!(state, StepState::Ended(_)))
-            .count();
+    fn reach_deadline(&mut self, now: Instant, commands: &mut Vec<Command>) {
+        let unfinished = self.unfinished();
         self.timeline.record(now, What::Deadline { unfinished });
         self.exit(Code::Deadline, now, commands);
     }
@@ -592,19 +363,23 @@ impl Lifecycle {
         plan.is_some_and(|plan| plan.source() == PlanSource::Setting)
     }
 
-    fn ask_aws_about(&mut self, reason: Reason, first: bool, now: Instant, commands: &mut Vec<Command>) {
+    fn leave_target_groups(&mut self, now: Instant, commands: &mut Vec<Command>) {
+        if !self.policy.aws.deregister {
+            return;
+        }
+        // Never more than half of what there is: the app must be told in time.
+        let left = self.deadline().map(|end| end.saturating_duration_since(now));
+        self.leaving = left.map(|left| now + left / 2);
+        self.ask_aws(AwsCall::Deregister, now, commands);
+    }
+
+    fn ask_aws_about(&mut self, reason: Reason, now: Instant, commands: &mut Vec<Command>) {
         let AwsPolicy {
-            deregister,
+            deregister: _,
             drain_instance,
             ask_why,
             release_protection: _,
         } = self.policy.aws;
-        if deregister && first {
-            // Never more than half of what there is: the app must be told in time.
-            let left = self.deadline().map(|end| end.saturating_duration_since(now));
-            self.leaving = left.map(|left| now + left / 2);
-            self.ask_aws(AwsCall::Deregister, now, commands);
-        }
         let host_goes = matches!(reason, Reason::SpotInterruption | Reason::RebalanceRecommendation);
         if drain_instance && host_goes {
             self.ask_aws(AwsCall::DrainInstance, now, commands);
@@ -684,28 +459,6 @@ impl Lifecycle {
             .iter()
             .any(|notice| notice.reason == Reason::Sigterm)
     }
-
-    fn any_runs(&self) -> bool {
-        let mut steps = self.steps.iter();
-        steps.any(|state| matches!(state, StepState::Running(_)))
-    }
-
-    /// The lowest order with a step that has not begun.
-    fn next_order(&self) -> Option<i64> {
-        let steps = self.plan.iter().flat_map(Plan::steps);
-        let waiting =
-            steps.filter(|step| matches!(self.steps[step.number - 1], StepState::Pending | StepState::Acked));
-        waiting.map(|step| step.order).min()
-    }
-
-    fn code_of_steps(&self) -> Code {
-        let failed = |state: &StepState| matches!(state, StepState::Ended(Outcome::Failed(_)));
-        if self.steps.iter().any(failed) {
-            Code::Failed
-        } else {
-            Code::Drained
-        }
-    }
 }
 
 /// What can be asked of it at any time.
@@ -720,11 +473,11 @@ impl Lifecycle {
         self.budget.as_ref().map_or(&[], |budget| &budget.notices)
     }
 
-    /// What the app is told: the first reason, and what EC2 will do where any notice says so.
-    pub fn notice(&self) -> Option<Notice> {
-        let first = *self.notices().first()?;
-        let action = self.notices().iter().find_map(|notice| notice.action);
-        Some(Notice { action, ..first })
+    /// What the app is told of them.
+    pub fn notice(&self) -> Option<ToldNotice> {
+        let reason = self.notices().first()?.reason;
+        let action = self.notices().iter().find_map(Notice::action);
+        Some(ToldNotice { reason, action })
     }
 
     /// When all must be over; `None` before the first notice.
@@ -762,10 +515,8 @@ impl Budget {
     }
 }
 
-fn acknowledged() -> Outcome {
-    Outcome::Drained("acknowledged by POST /drained".to_owned())
-}
-
+mod policy;
 mod report;
+mod steps;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lifecycle, Phase, StepState};
+use super::steps::StepState;
+use super::{Lifecycle, Phase};
 use crate::core::notice::Reason;
 use crate::core::plan::Plan;
 use crate::core::step::Step;
@@ -240,13 +241,15 @@ impl Lifecycle {
                 order: planned.order,
                 container: planned.container.clone(),
                 does: planned.step.clone(),
-                status: match &self.steps[planned.number - 1] {
-                    StepState::Ended(Outcome::Drained(how)) => StepStatus::Drained(how.clone()),
-                    StepState::Ended(Outcome::Failed(why)) => StepStatus::Failed(why.clone()),
-                    StepState::Running(_) if ended => StepStatus::Dropped(self.still_owed(planned.number)),
-                    StepState::Running(_) => StepStatus::Running,
-                    StepState::Pending | StepState::Acked if ended => StepStatus::NeverStarted,
-                    StepState::Pending | StepState::Acked => StepStatus::Pending,
+                status: match self.begun.get(&planned.number) {
+                    Some(StepState::Ended(Outcome::Drained(how))) => StepStatus::Drained(how.clone()),
+                    Some(StepState::Ended(Outcome::Failed(why))) => StepStatus::Failed(why.clone()),
+                    Some(StepState::Running(_)) if ended => {
+                        StepStatus::Dropped(self.still_owed(planned.number))
+                    }
+                    Some(StepState::Running(_)) => StepStatus::Running,
+                    None | Some(StepState::Acked) if ended => StepStatus::NeverStarted,
+                    None | Some(StepState::Acked) => StepStatus::Pending,
                 },
             })
             .collect()

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::deadline::{FLOOR, Reserve, StopTimeout};
+use crate::core::deadline::{FLOOR, Limits, Reserve, StopTimeout};
 use crate::core::notice::{Action, LaunchType};
 use crate::core::step::parse_steps;
 use crate::core::task::{Container, Task};
@@ -72,7 +72,7 @@ impl Play {
         for command in commands {
             match command {
                 Command::ReadLabels => words.push("read labels".to_owned()),
-                Command::Start(step) => words.push(format!("start {}", step.number)),
+                Command::Start { step, .. } => words.push(format!("start {}", step.number)),
                 Command::Aws(call) => words.push(format!("aws {call:?}")),
                 Command::DropSteps => {
                     let code = self.lifecycle.ended().unwrap();
@@ -84,10 +84,12 @@ impl Play {
     }
 
     fn notice(&mut self, t: f64, reason: Reason, host_ends: Option<f64>) -> Vec<String> {
-        let notice = Notice {
-            reason,
-            action: (reason == Reason::SpotInterruption).then_some(Action::Terminate),
-            host_end: host_ends.map_or(HostEnd::Unknown, |end| HostEnd::Known(self.t0 + secs(end))),
+        let notice = match host_ends.map(|end| self.t0 + secs(end)) {
+            None => Notice::new(reason),
+            Some(end) if reason == Reason::SpotInterruption => {
+                Notice::spot_interruption(Some(Action::Terminate), end)
+            }
+            Some(end) => Notice::host_ends_at(reason, end),
         };
         self.on(t, Event::Notice(notice))
     }
@@ -661,7 +663,9 @@ impl Seen {
         now: Instant,
     ) -> Result<(), TestCaseError> {
         for command in commands {
-            let Command::Start(step) = command else { continue };
+            let Command::Start { step, .. } = command else {
+                continue;
+            };
             prop_assert!(
                 self.started.iter().all(|s| s.number != step.number),
                 "step {} twice",
@@ -730,10 +734,9 @@ proptest! {
             now = target;
             let event = match happening {
                 Happening::Notice(reason, end) => {
-                    let notice = Notice {
-                        reason,
-                        action: None,
-                        host_end: end.map_or(HostEnd::Unknown, |ms| HostEnd::Known(shifted(now, ms))),
+                    let notice = match end {
+                        None => Notice::new(reason),
+                        Some(ms) => Notice::host_ends_at(reason, shifted(now, ms)),
                     };
                     if lifecycle.ended().is_none() {
                         first.get_or_insert(now);

@@ -14,6 +14,7 @@ use super::contained::contained;
 use super::ecs::{DESCRIBE_TASKS, Registration, TaskFacts};
 use super::failure::persist;
 use super::{Aws, Failure};
+use crate::core::task::RegisteredTarget;
 use crate::core::timeline::AwsOutcome;
 
 /// Between two looks at a target that is draining.
@@ -30,27 +31,18 @@ const DESCRIBE_ATTRIBUTES: &str = "elasticloadbalancing:DescribeTargetGroupAttri
 const DEREGISTER: &str = "elasticloadbalancing:DeregisterTargets";
 const DESCRIBE_HEALTH: &str = "elasticloadbalancing:DescribeTargetHealth";
 
-/// One registration of this task.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegisteredTarget {
-    /// The ARN of the target group.
-    pub group: String,
-    /// An address, or an EC2 instance.
-    pub id: String,
-    /// Its port.
-    pub port: i32,
+/// How far out of its target group a target has to be before the first step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It gets no new requests (`draining`): what it still owes, `quiet` waits for.
+    Draining,
+    /// The group has let go of it, after its deregistration delay.
+    Unused,
 }
 
-impl RegisteredTarget {
-    /// The group's name, for people.
-    pub fn group_name(&self) -> &str {
-        self.group.split('/').nth(1).unwrap_or(&self.group)
-    }
-
-    fn description(&self) -> TargetDescription {
-        let builder = TargetDescription::builder().id(&self.id).port(self.port);
-        builder.build()
-    }
+fn description(target: &RegisteredTarget) -> TargetDescription {
+    let builder = TargetDescription::builder().id(&target.id).port(target.port);
+    builder.build()
 }
 
 impl Aws {
@@ -104,11 +96,12 @@ impl Aws {
         Ok(seconds.map_or(DEFAULT_DELAY, Duration::from_secs))
     }
 
-    /// Takes this task out of all its groups at once, and waits until they have let go.
+    /// Takes this task out of all its groups at once, and waits until it is as far out of them as is wanted.
     pub async fn deregister(
         self: std::sync::Arc<Aws>,
         known: Option<Vec<RegisteredTarget>>,
         bridged: bool,
+        until: Departure,
         policy: &'static str,
     ) -> AwsOutcome {
         let targets = match known {
@@ -125,7 +118,7 @@ impl Aws {
         let mut leaving = JoinSet::new();
         for target in targets {
             let aws = std::sync::Arc::clone(&self);
-            leaving.spawn(contained(async move { aws.leave(&target).await }));
+            leaving.spawn(contained(async move { aws.leave(&target, until).await }));
         }
         let mut troubles = Vec::new();
         while let Some(left) = leaving.join_next().await {
@@ -143,15 +136,18 @@ impl Aws {
             } else {
                 "target groups have"
             };
-            AwsOutcome::Done(format!("{count} {groups} let go"))
+            AwsOutcome::Done(match until {
+                Departure::Draining => format!("{count} {groups} nothing new for this task"),
+                Departure::Unused => format!("{count} {groups} let go"),
+            })
         } else {
             AwsOutcome::Failed(troubles.join("; "))
         }
     }
 
-    async fn leave(&self, target: &RegisteredTarget) -> Result<(), Failure> {
+    async fn leave(&self, target: &RegisteredTarget, until: Departure) -> Result<(), Failure> {
         persist(|| self.take_out(target)).await?;
-        while !persist(|| self.has_let_go(target)).await? {
+        while !persist(|| self.is_out(target, until)).await? {
             sleep(LOOK_AGAIN).await;
         }
         Ok(())
@@ -160,7 +156,7 @@ impl Aws {
     async fn take_out(&self, target: &RegisteredTarget) -> Result<(), Failure> {
         let client = &self.clients().load_balancing;
         let call = client.deregister_targets().target_group_arn(&target.group);
-        match call.targets(target.description()).send().await {
+        match call.targets(description(target)).send().await {
             Ok(_) => Ok(()),
             Err(why) => {
                 let failure = Failure::of(DEREGISTER, &why);
@@ -169,11 +165,11 @@ impl Aws {
         }
     }
 
-    /// Unused, or known no more. In the first moment it may still be shown as healthy.
-    async fn has_let_go(&self, target: &RegisteredTarget) -> Result<bool, Failure> {
+    /// As far as that, or known no more. In the first moment it may still be shown as healthy.
+    async fn is_out(&self, target: &RegisteredTarget, until: Departure) -> Result<bool, Failure> {
         let client = &self.clients().load_balancing;
         let call = client.describe_target_health().target_group_arn(&target.group);
-        let answer = match call.targets(target.description()).send().await {
+        let answer = match call.targets(description(target)).send().await {
             Ok(answer) => answer,
             Err(why) => {
                 let failure = Failure::of(DESCRIBE_HEALTH, &why);
@@ -182,7 +178,13 @@ impl Aws {
         };
         let states = answer.target_health_descriptions().iter();
         let mut states = states.filter_map(|one| one.target_health()?.state());
-        Ok(states.all(|state| *state == TargetHealthStateEnum::Unused))
+        Ok(states.all(|state| match state {
+            TargetHealthStateEnum::Unused => true,
+            TargetHealthStateEnum::Draining | TargetHealthStateEnum::UnhealthyDraining => {
+                until == Departure::Draining
+            }
+            _ => false,
+        }))
     }
 }
 

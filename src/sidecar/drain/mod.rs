@@ -15,7 +15,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use crate::core::lifecycle::Progress;
-use crate::core::notice::Notice;
+use crate::core::notice::ToldNotice;
 use crate::core::plan::PlannedStep;
 use crate::core::step::Step;
 use crate::core::task::{Identity, Task};
@@ -30,8 +30,8 @@ const MAX_LOGGED: usize = 200;
 /// What the app is told with each call; it changes when a later notice brings the deadline forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Urgency {
-    /// The first notice.
-    pub notice: Notice,
+    /// All notices together.
+    pub notice: ToldNotice,
     /// When all must be over.
     pub deadline: Instant,
 }
@@ -51,6 +51,8 @@ pub struct Drain {
     pub metadata: Option<TaskMetadata>,
     /// For a `quiet` step: what is seen of the app's connections.
     pub looks: Option<quiet::Looks>,
+    /// Whether steps wait behind this one, which need time, too.
+    pub more_behind: bool,
     /// The first part of the idempotency key: the task's id, or one that this process made up.
     pub key: Arc<str>,
     /// Goes with each call as a bearer token.

@@ -137,14 +137,17 @@ impl Processes {
         Ok(Processes { own, others })
     }
 
-    /// The metadata URIs of other containers, each once.
+    /// The metadata URIs of other containers, each once. All containers of a task are told of the same server: what
+    /// leads elsewhere belongs to another task, as where several stand-ins run on one machine, and is not asked.
     pub fn metadata_uris(&self) -> Vec<String> {
         let own = self.own.metadata_uri.as_ref();
+        let server = |uri: &String| uri.rsplit_once('/').map(|(server, _)| server.to_owned());
+        let ours = own.and_then(server);
         let mut uris: Vec<String> = self
             .others
             .iter()
             .filter_map(|process| process.metadata_uri.clone())
-            .filter(|uri| Some(uri) != own)
+            .filter(|uri| Some(uri) != own && (ours.is_none() || server(uri) == ours))
             .collect();
         uris.sort();
         uris.dedup();
@@ -474,6 +477,31 @@ mod tests {
             pid_of(&all, None, None),
             Ok(21),
             "its only child, since nobody handles the signal"
+        );
+    }
+
+    #[test]
+    fn nobody_is_asked_but_the_server_that_knows_this_container() {
+        let with = |pid: u32, uri: &str| Process {
+            metadata_uri: Some(uri.to_owned()),
+            ..at(pid, 0, "app", None)
+        };
+        let others = || {
+            vec![
+                with(20, "http://127.0.0.1:1000/v4/app"),
+                with(30, "http://127.0.0.1:2000/v4/app"),
+            ]
+        };
+        let mut all = Processes {
+            own: with(7, "http://127.0.0.1:2000/v4/prestop"),
+            others: others(),
+        };
+        assert_eq!(all.metadata_uris(), ["http://127.0.0.1:2000/v4/app"]);
+        all.own.metadata_uri = None;
+        assert_eq!(
+            all.metadata_uris().len(),
+            2,
+            "where there is no own one, each may be it"
         );
     }
 

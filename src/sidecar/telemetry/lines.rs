@@ -22,7 +22,10 @@ use crate::core::timeline::What;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineFormat {
     /// One JSON object.
-    Json,
+    Json {
+        /// With CloudWatch's embedded metrics in the last one.
+        emf: bool,
+    },
     /// `12:00:00.000 info notice reason=sigterm`
     Text {
         /// With colours.
@@ -50,7 +53,7 @@ impl Lines {
     /// Writes one line.
     pub(super) fn tell(&self, at: Timestamp, level: Level, event: &str, members: &Members) {
         let line = match self.format {
-            LineFormat::Json => json(at, level, event, self.identity.get(), members),
+            LineFormat::Json { .. } => json(at, level, event, self.identity.get(), members),
             LineFormat::Text { colour } => text(at, level, event, members, colour),
         };
         if event == What::EXIT {

@@ -34,8 +34,8 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Logs to standard output from now on, with CloudWatch's embedded metrics where they are wanted. Called once.
-    pub fn start(format: LineFormat, filter: Targets, emf: bool) -> Telemetry {
+    /// Logs to standard output from now on. Called once.
+    pub fn start(format: LineFormat, filter: Targets) -> Telemetry {
         let writer = Writer::start(std::io::stdout());
         let identity = Arc::new(OnceLock::new());
         let lines = Lines::new(format, writer.clone(), Arc::clone(&identity));
@@ -55,8 +55,7 @@ impl Telemetry {
         Telemetry {
             writer: Some(writer),
             lines: Some(lines),
-            // They mean nothing in a line for people.
-            emf: emf && format == LineFormat::Json,
+            emf: format == LineFormat::Json { emf: true },
             identity,
         }
     }

@@ -53,6 +53,18 @@ pub enum Blind {
         /// How that shows.
         why: Trouble,
     },
+    /// The agent has blocked it for this task (amazon-ecs-cni-plugins, `plugins/eni/engine/nsclosure.go`; agent,
+    /// `ecs-agent/netlib/platform/cniconf_linux.go`).
+    #[error(
+        "the instance metadata at {url} is blocked for this task: its route is a black hole, as the ECS agent makes it \
+         for awsvpc tasks where ECS_AWSVPC_BLOCK_IMDS=true, and always on Managed Instances. No notice is seen before \
+         SIGTERM: set ECS_AWSVPC_BLOCK_IMDS=false on the instances, or, where SIGTERM is enough or this is Managed \
+         Instances, PRESTOP_WATCH=none"
+    )]
+    Blackhole {
+        /// The endpoint.
+        url: HttpUrl,
+    },
     /// Switched off for the instance or blocked for the task.
     #[error(
         "the instance metadata answers 403: it is switched off for this instance \
@@ -177,6 +189,7 @@ impl InstanceMetadata {
             why @ (Trouble::Refused | Trouble::NoName(_) | Trouble::Unreachable(_)) => {
                 Blind::Absent { url, why }
             }
+            Trouble::Blackhole => Blind::Blackhole { url },
             other => Blind::Broken(other),
         }
     }

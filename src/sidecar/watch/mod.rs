@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::core::deadline::CEILING;
-use crate::core::notice::{HostEnd, Notice};
+use crate::core::notice::Notice;
 use crate::core::watch_items::{MAINTENANCE_LEAD, Sighting, WatchItem};
 use crate::sidecar::clock::now;
 use crate::sidecar::mailbox::{Mailbox, Message, WatchState};
@@ -146,12 +146,10 @@ async fn ask(metadata: &mut InstanceMetadata, item: WatchItem) -> Result<Option<
     match item.parse(&reading.body, aws_now) {
         Sighting::Nothing => Ok(None),
         Sighting::Notice { action, host_ends } => Ok(Some(AnnouncedEnd {
-            notice: Notice {
-                reason: item.reason(),
-                action,
-                host_end: host_ends.map_or(HostEnd::Unknown, |end| {
-                    HostEnd::Known(now + until(end, aws_now).min(CEILING))
-                }),
+            notice: match host_ends.map(|end| now + until(end, aws_now).min(CEILING)) {
+                None => Notice::new(item.reason()),
+                Some(end) if item == WatchItem::Spot => Notice::spot_interruption(action, end),
+                Some(end) => Notice::host_ends_at(item.reason(), end),
             },
             at: host_ends.unwrap_or(Timestamp::MAX),
         })),

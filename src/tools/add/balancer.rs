@@ -1,7 +1,9 @@
 //! How the load balancer in front of a task learns that it is about to end, as far as a template tells.
 
+use crate::config::SETTLE_BEFORE_QUIET;
+use crate::core::deadline::CEILING;
 use crate::core::url::HttpUrl;
-use crate::tools::model::{ContainerDefinition, NetworkMode, TaskDefinition};
+use crate::tools::model::{ContainerDefinition, NetworkMode, Service, TaskDefinition};
 
 use super::definition::Times;
 use super::{AddOptions, NotAdded};
@@ -25,6 +27,67 @@ pub(super) fn balancer(
     options: &AddOptions,
     times: &Times,
 ) -> Result<Balancer, NotAdded> {
+    let mut balancer = told(task, app, options, times)?;
+    let Some((seconds, why)) = looked_away_after(task).filter(|_| options.settle_s.is_none()) else {
+        return Ok(balancer);
+    };
+    let settle = seconds.min(longest_settle(times));
+    let already = balancer.settle.as_deref().and_then(crate::config::duration);
+    if already.unwrap_or(SETTLE_BEFORE_QUIET).as_secs() < settle {
+        balancer.settle = Some(format!("{settle}s"));
+        let words = format!("it serves on for {settle} s before that, since {why}");
+        balancer.story = Some(match balancer.story {
+            Some(story) => format!("{story}; {words}"),
+            None => words,
+        });
+    }
+    Ok(balancer)
+}
+
+/// What a Network Load Balancer takes at least (aws/containers-roadmap #470).
+const NETWORK_S: u64 = 30;
+
+/// After how many seconds clients and load balancers have looked away that are not told at once, and why.
+fn looked_away_after(task: &TaskDefinition<'_>) -> Option<(u64, String)> {
+    let of_service = |service: &Service<'_>| {
+        let ttl = service.dns_ttl_s.map(|(seconds, _)| {
+            (
+                seconds,
+                format!("clients keep an address of `{}` for {seconds} s", service.name),
+            )
+        });
+        let network = service
+            .target_groups
+            .iter()
+            .find(|group| group.is_network())
+            .map(|group| {
+                let why = format!(
+                    "`{}` belongs to a Network Load Balancer, which sends for longer than that",
+                    group.name
+                );
+                (NETWORK_S, why)
+            });
+        ttl.into_iter().chain(network).max_by_key(|(seconds, _)| *seconds)
+    };
+    task.services
+        .iter()
+        .filter_map(of_service)
+        .max_by_key(|(seconds, _)| *seconds)
+}
+
+/// Half of the time at most goes to the settle.
+fn longest_settle(times: &Times) -> u64 {
+    let left = CEILING.as_secs().saturating_sub(times.reserve_s.unwrap_or(0));
+    times.stop_s.saturating_sub(1).min(left) / 2
+}
+
+/// How it learns of it at once.
+fn told(
+    task: &TaskDefinition<'_>,
+    app: &ContainerDefinition<'_>,
+    options: &AddOptions,
+    times: &Times,
+) -> Result<Balancer, NotAdded> {
     let groups = || task.services.iter().flat_map(|service| &service.target_groups);
     let asking =
         groups().find(|group| group.health_port.known().and_then(|port| port.parse().ok()) == Some(PORT));
@@ -35,8 +98,7 @@ pub(super) fn balancer(
     if let Some(group) = asking {
         balancer.asks_the_sidecar = true;
         balancer.ready_url = options.ready_url.clone().or(own_health(task, app));
-        // Half of the time at most goes to the settle.
-        let longest = times.stop_s.saturating_sub(1) / 2;
+        let longest = longest_settle(times);
         let settle = group.unhealthy_after_s().unwrap_or(longest).min(longest);
         balancer.settle.get_or_insert(format!("{settle}s"));
         let asks = match &balancer.ready_url {

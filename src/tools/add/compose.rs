@@ -24,6 +24,12 @@ pub(super) fn definition<'a>(
             "there is a service `{name}` already, and it is not the sidecar"
         )));
     }
+    if options.protect {
+        return Err(NotAdded::because(
+            "--protect asks ECS, which does not run this file: try it with `ecs-prestop simulate`, or add it to the task \
+             definition",
+        ));
+    }
     let drain = drain(app, options)?;
     let stop = format!("{}s", options.stop_timeout_s.unwrap_or(USUAL_STOP_S));
     let image = options.image.as_deref().unwrap_or(BUILT);

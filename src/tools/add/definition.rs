@@ -3,7 +3,10 @@
 use crate::core::deadline::{CEILING, MAX_RESERVE, Reserve};
 use crate::core::plan::DRAIN_LABEL;
 use crate::core::step::{Step, parse_steps};
-use crate::tools::model::{self, ContainerDefinition, Host, NetworkMode, TargetGroup, TaskDefinition, Value};
+use crate::tools::model::{
+    self, ContainerDefinition, Host, NetworkMode, PROTECT_POLICY, SUPERSEDED_POLICY, TargetGroup,
+    TaskDefinition, Value,
+};
 
 use super::balancer::{Balancer, balancer};
 use super::image::image;
@@ -36,12 +39,20 @@ pub(super) fn definition<'a>(
     let times = times(task, options)?;
     let steps = drain.steps();
     let balancer = balancer(task, app, options, &times)?;
-    let listen = listen(task, &steps, &balancer);
+    if options.protect && task.task_role.is_absent() {
+        return Err(NotAdded::because(format!(
+            "--protect asks ECS to protect the task, and `{}` has no role to ask as: give it one with the policies \
+             {IAM}/{PROTECT_POLICY} and {IAM}/{SUPERSEDED_POLICY}",
+            task.name
+        )));
+    }
+    let listen = listen(task, &steps, &balancer, options.protect);
     let image = image(app, options)?;
     let mut environment = Vec::new();
     let mut set = |name: &str, value: Option<Tree>| {
         environment.extend(value.map(|value| Tree::variable(name, value)));
     };
+    let may_be_spot = times.capacity.is_none() && task.on_managed_instances();
     let stop = format!("{}s", times.stop_s);
     set("PRESTOP_DRAIN", drain.setting);
     set("PRESTOP_STOP_TIMEOUT", Some(Tree::text(stop)));
@@ -52,6 +63,7 @@ pub(super) fn definition<'a>(
         "PRESTOP_DEREGISTER",
         balancer.deregisters.then(|| Tree::text("true")),
     );
+    set("PRESTOP_PROTECT", options.protect.then(|| Tree::text("true")));
     set("PRESTOP_LISTEN", listen.map(Tree::text));
     set("PRESTOP_READY_URL", balancer.ready_url.clone().map(Tree::text));
     let mut story = format!("`{name}` is wired in: {}", drain.story);
@@ -69,6 +81,18 @@ pub(super) fn definition<'a>(
             ", in the registry of the app (another: --image)"
         }
     ));
+    if options.protect {
+        story.push_str(&format!(
+            "; jobs protect the task by leases on `/protect`, for which its role needs {IAM}/{PROTECT_POLICY}, and \
+             {IAM}/{SUPERSEDED_POLICY} to learn that ECS wants the task gone"
+        ));
+    }
+    if may_be_spot {
+        story.push_str(
+            "; managed instances may be Spot, so it reckons with 120 s from SIGTERM on until ECS says that they are on demand \
+             (--capacity on-demand or spot says it at once)",
+        );
+    }
     for container in task
         .containers
         .iter()
@@ -96,7 +120,7 @@ pub(super) fn definition<'a>(
             Tree::Fields(vec![("command", Tree::texts(&["CMD", "/ecs-prestop", "health"]))]),
         ));
     }
-    if task.on_fargate() == Some(true) {
+    if task.on_fargate() == Some(true) || task.on_managed_instances() {
         // On EC2 it takes agent 1.86.0, and a task that asks for more than an agent has is placed nowhere.
         fields.push((
             "restartPolicy",
@@ -131,6 +155,9 @@ pub(super) fn definition<'a>(
     Ok((SidecarDefinition { name, body }, story))
 }
 
+/// Where the policies for settings stand.
+const IAM: &str = "task-definitions/iam";
+
 /// `PRESTOP_LISTEN` without endpoints.
 const OFF: &str = "off";
 
@@ -142,8 +169,13 @@ fn seconds(seconds: u64) -> Tree {
 }
 
 /// Who has to reach the sidecar's endpoints; `None` for its own task only.
-fn listen(task: &TaskDefinition<'_>, steps: &[Step], balancer: &Balancer) -> Option<&'static str> {
-    let waits = steps.contains(&Step::Ack);
+fn listen(
+    task: &TaskDefinition<'_>,
+    steps: &[Step],
+    balancer: &Balancer,
+    protects: bool,
+) -> Option<&'static str> {
+    let waits = protects || steps.contains(&Step::Ack);
     let on_host = task.network_mode.known().is_some_and(|mode| mode == "host");
     if balancer.asks_the_sidecar || (waits && task.network() == NetworkMode::Apart) {
         Some(EVERYWHERE)
@@ -235,23 +267,47 @@ fn drain(
     }
     let name = &app.name.text;
     let shares_processes = !task.pid_mode.is_absent();
-    if let Some(signal) = stop_signal(app).filter(|_| shares_processes && app.name.literal) {
-        let step = format!("signal {signal} {name}");
-        let story =
-            format!("it sends SIG{signal}, by which `{name}` finishes what it has, and waits for its end");
+    let signal = stop_signal(app).filter(|_| shares_processes && app.name.literal);
+    let Some(signal) = signal else {
+        return wait(task, app);
+    };
+    let step = format!("signal {signal} {name}");
+    let story =
+        format!("it sends SIG{signal}, by which `{name}` finishes what it has, and waits for its end");
+    if app.keeps_data() || !somebody_listens(task) {
         return Ok(DrainSetting::by(step, story));
     }
+    // At the signal it takes no more connections, and load balancers have to look away before that.
+    let (first, before) = wait_setting(task, app)?;
+    Ok(DrainSetting::by(
+        format!("{first}, {step}"),
+        format!("{before}; then {story}"),
+    ))
+}
+
+/// How the app is waited for by a sidecar that only looks on.
+fn wait(task: &TaskDefinition<'_>, app: &ContainerDefinition<'_>) -> Result<DrainSetting, NotAdded> {
+    let (setting, story) = wait_setting(task, app)?;
+    Ok(DrainSetting::by(setting, story))
+}
+
+fn wait_setting(
+    task: &TaskDefinition<'_>,
+    app: &ContainerDefinition<'_>,
+) -> Result<(String, String), NotAdded> {
+    let name = &app.name.text;
     if app.keeps_data() {
-        return Ok(DrainSetting::by(
-            SHORT_SLEEP,
+        return Ok((
+            SHORT_SLEEP.to_owned(),
             format!("it serves on for 5 s, since `{name}` is not asked by requests that could be waited for"),
         ));
     }
     if task.network() == NetworkMode::Apart {
-        return Ok(DrainSetting::by(
-            SLEEP,
+        return Ok((
+            SLEEP.to_owned(),
             "it serves on for 15 s, since under bridge networking it does not see the app's connections (with awsvpc it waits \
-             until no answer is owed)",
+             until no answer is owed)"
+                .to_owned(),
         ));
     }
     if task.network_mode.known().is_some_and(|mode| mode == "host") {
@@ -261,7 +317,7 @@ fn drain(
                  which port is the app's, such as `--drain 'quiet :8080'`"
             ))
         })?;
-        return Ok(DrainSetting::by(
+        return Ok((
             format!("quiet :{port}"),
             format!("it waits until no answer is owed on port {port}"),
         ));
@@ -278,14 +334,15 @@ fn drain(
             .iter()
             .flat_map(|service| &service.target_groups)
             .any(TargetGroup::speaks_http2);
-    Ok(if moves {
-        DrainSetting::by(
+    let (setting, story) = if moves {
+        (
             "quiet moves",
             "it waits until no byte moves on the app's connections any more",
         )
     } else {
-        DrainSetting::by("quiet", "it waits until the app owes nobody an answer")
-    })
+        ("quiet", "it waits until the app owes nobody an answer")
+    };
+    Ok((setting.to_owned(), story.to_owned()))
 }
 
 /// How long to serve on where connections are not in sight: what load balancers and clients need to look
@@ -313,15 +370,11 @@ fn stop_signal(app: &ContainerDefinition<'_>) -> Option<&'static str> {
 /// Whether some container of the task is there to be called.
 fn somebody_listens(task: &TaskDefinition<'_>) -> bool {
     let called = task.services.iter().any(|service| service.is_called);
-    let lists = |container: &ContainerDefinition<'_>| match container.ports.known() {
-        Some(ports) => !ports.is_empty(),
-        None => !container.ports.is_absent(),
-    };
     called
         || task
             .containers
             .iter()
-            .any(|container| !container.only_observes() && lists(container))
+            .any(|container| !container.only_observes() && container.may_be_called())
 }
 
 /// The seconds that the sidecar has, and what is kept for those after it.

@@ -46,6 +46,8 @@ pub struct AddOptions {
     pub settle_s: Option<u64>,
     /// `PRESTOP_READY_URL`
     pub ready_url: Option<String>,
+    /// `PRESTOP_PROTECT`
+    pub protect: bool,
 }
 
 /// What became of a document.
@@ -85,7 +87,10 @@ pub fn add(source: &Source, options: &AddOptions) -> Result<Added, NotAdded> {
         .map_err(|why| unreadable(why.at, why.message))?;
     let tasks = model::tasks(&root).map_err(|why| match why {
         NoTask::Foreign { message, at } => unreadable(at, message),
-        NoTask::Empty => unreadable(0, "there is no service in it".to_owned()),
+        NoTask::Empty => unreadable(
+            0,
+            "there is no task definition in it, and no service of compose".to_owned(),
+        ),
     })?;
     let (task, app) = find(&tasks, options)?;
     if let Some(sidecar) = task.sidecars().next() {
@@ -169,6 +174,12 @@ fn is_the_app(
         || container.needed_as().is_some()
         || task.is_proxy(container);
     let apps: Vec<_> = task.apps().collect();
+    if apps.is_empty() && options.drain.is_none() {
+        return Err(NotAdded::because(format!(
+            "`{}` has no container but what watches, feeds or prepares an app: say how `{}` drains by --drain",
+            task.name, container.name.text
+        )));
+    }
     if !is_helper || options.drain.is_some() || apps.iter().any(|app| std::ptr::eq(*app, container)) {
         return Ok(());
     }
@@ -249,6 +260,12 @@ fn already(
                 .as_deref()
                 .map(|wish| says("PRESTOP_READY_URL").is_some_and(|there| there == wish)),
         ),
+        (
+            "--protect",
+            options
+                .protect
+                .then(|| says("PRESTOP_PROTECT").is_some_and(|there| there == "true")),
+        ),
     ]
     .into_iter()
     .find(|(_, same)| *same == Some(false));
@@ -290,6 +307,10 @@ fn verify(source: &Source, text: &str, task: &TaskDefinition<'_>, name: &str) ->
         let one = |finding: &Located| format!("\n  {}: {}", finding.rule.id, finding.message);
         findings.iter().take(MAX_TOLD).map(one).collect()
     };
+    // What others would have to change is no fault of the sidecar.
+    let (worth_knowing, new): (Vec<_>, Vec<_>) = new
+        .into_iter()
+        .partition(|finding| finding.severity == Severity::Note);
     if !new.is_empty() {
         return Err(NotAdded::because(format!(
             "the sidecar would not be right in `{}`:{}",
@@ -312,10 +333,17 @@ fn verify(source: &Source, text: &str, task: &TaskDefinition<'_>, name: &str) ->
         .into_iter()
         .filter(|finding| finding.persona == Persona::Regular)
         .collect();
-    Ok(match regular.len() {
-        0 => String::new(),
-        _ => format!("\nwhat was found before is found still:{}", list(&regular)),
-    })
+    let mut rest = String::new();
+    if !worth_knowing.is_empty() {
+        rest.push_str(&format!("\nworth knowing:{}", list(&worth_knowing)));
+    }
+    if !regular.is_empty() {
+        rest.push_str(&format!(
+            "\nwhat was found before is found still:{}",
+            list(&regular)
+        ));
+    }
+    Ok(rest)
 }
 
 /// As many old findings as somebody reads; `check` has them all.
@@ -364,6 +392,7 @@ pub fn command() -> Command {
                 .value_parser(settle),
         )
         .arg(option("ready-url", "URL", "PRESTOP_READY_URL, where a health check asks the sidecar; else what the container's own health check asks"))
+        .arg(flag("protect", "PRESTOP_PROTECT=true: jobs hold off deployments and scale-in by leases on /protect, for workers"))
         .arg(flag("diff", "Prints what would change instead of the whole document"))
         .arg(flag("in-place", "Writes the file instead of printing it"))
         .after_help("Changes nothing but the sidecar. Exits 0 if it is wired in, 1 if that cannot be done right, 2 if the file cannot be read.")
@@ -399,6 +428,7 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
         capacity: text("capacity"),
         settle_s: matches.get_one::<u64>("settle").copied(),
         ready_url: text("ready-url"),
+        protect: matches.get_flag("protect"),
     };
     let path = text("file").unwrap_or_default();
     let done = Source::read(&path)

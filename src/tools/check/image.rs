@@ -5,8 +5,12 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use crate::tools::document::Node;
-use crate::tools::model::{ContainerDefinition, DocumentForm, ImageConfig, TaskDefinition, of_dockerfile};
+use crate::tools::model::{
+    ContainerDefinition, DocumentForm, ImageConfig, ImageFile, TaskDefinition, of_dockerfile,
+};
 use crate::tools::source::Source;
+
+use super::rules::own_limit;
 
 /// Longer ones are no Dockerfile and no entry point that somebody wrote.
 const MAX_BYTES: u64 = 128 * 1024;
@@ -65,7 +69,7 @@ fn built(service: &ContainerDefinition<'_>, folder: &Path) -> Option<ImageConfig
 }
 
 /// Folders of a repository that hold only how it is deployed.
-const OF_DEPLOYMENT: [&str; 7] = [
+const OF_DEPLOYMENT: [&str; 8] = [
     ".aws",
     "aws",
     "deploy",
@@ -73,6 +77,7 @@ const OF_DEPLOYMENT: [&str; 7] = [
     "ecs",
     "infra",
     "task-definitions",
+    "terraform",
 ];
 
 /// `Dockerfile` in the same folder, or above one such as `.aws`, which GitHub's workflow has.
@@ -106,25 +111,67 @@ fn dockerfile(context: &Path, file: &str, target: Option<&str>) -> Option<ImageC
     let text = read(&context.join(file))?;
     let mut image = of_dockerfile(file, &text, target)?;
     if let Some(name) = image.script_name().map(ToOwned::to_owned) {
-        image.script = script(context, &name, &image.copied).map(|text| (name, text));
+        image.script = script(context, &name, &image).map(|text| (name, text));
     }
+    image.files = files_of(context, &image);
     Some(image)
 }
 
-/// The script of this name, found where the Dockerfile copies it from.
-fn script(context: &Path, name: &str, copied: &[String]) -> Option<String> {
+/// The script of this name.
+fn script(context: &Path, name: &str, image: &ImageConfig) -> Option<String> {
+    in_context(context, name, image)
+        .map(|(_, text)| text)
+        .filter(|text| text.starts_with("#!") && text.lines().next().is_some_and(|line| line.contains("sh")))
+}
+
+/// The file of this name, found where the Dockerfile copies it from: its path there, and its text.
+fn in_context(context: &Path, name: &str, image: &ImageConfig) -> Option<(String, String)> {
     let base = name.rsplit('/').next()?;
+    let copied = &image.copied;
+    let renamed = image.renamed.iter();
+    let renamed = renamed.filter(|(target, _)| target.rsplit('/').next() == Some(base));
     let same = copied
         .iter()
         .find(|source| source.rsplit('/').next() == Some(base));
     let inside = name.trim_start_matches(['/', '.']);
     let folders = copied.iter().map(|source| format!("{source}/{base}"));
-    same.cloned()
-        .into_iter()
+    renamed
+        .map(|(_, source)| source.clone())
+        .chain(same.cloned())
         .chain([inside.to_owned(), base.to_owned()])
         .chain(folders)
-        .find_map(|path| read(&context.join(path.trim_start_matches('/'))))
-        .filter(|text| text.starts_with("#!") && text.lines().next().is_some_and(|line| line.contains("sh")))
+        .find_map(|path| {
+            let path = path.trim_start_matches('/');
+            Some((path.to_owned(), read(&context.join(path))?))
+        })
+}
+
+/// The files that may tell how long its program goes on: those of the known names, and those that its
+/// words name.
+fn files_of(context: &Path, image: &ImageConfig) -> Vec<ImageFile> {
+    /// As many as a command names.
+    const MAX_NAMED: usize = 4;
+    let words = image.entry_point.iter().chain(&image.command);
+    let named = words.flat_map(|word| word.split_whitespace()).filter(|word| {
+        [".conf", ".rb", ".py", ".yml"]
+            .iter()
+            .any(|ending| word.ends_with(ending))
+    });
+    let mut names: Vec<&str> = named.take(MAX_NAMED).collect();
+    for name in own_limit::files() {
+        names.push(name);
+    }
+    names
+        .into_iter()
+        .filter_map(|name| {
+            let (path, text) = in_context(context, name, image)?;
+            Some(ImageFile {
+                name: name.rsplit('/').next()?.to_owned(),
+                path,
+                text,
+            })
+        })
+        .collect()
 }
 
 fn read(path: &Path) -> Option<String> {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::colour::ColourChoice;
 use super::document::{self, Syntax};
 use super::model::{self, DocumentForm, ImageConfig, NoTask};
 use super::source::{self, FileProblem, LeftOut, Source};
@@ -21,6 +22,8 @@ mod settings;
 
 pub use finding::{Edit, Finding, Findings, Located};
 use output::OutputFormat;
+#[cfg(feature = "laptop")]
+pub use pages::on_paper;
 pub use pages::{document as rules_document, page};
 pub use rules::{RULES, Rule};
 pub use settings::{Baseline, Exceptions};
@@ -137,7 +140,7 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, F
     image::attach(&mut tasks, &source, &selection.images);
     let mut all = Vec::new();
     for task in &tasks {
-        for rule in &RULES {
+        for rule in RULES {
             if rule.applies_to(task.form) && !selection.ignored.contains(&rule.id) {
                 let mut findings = Findings::new(rule);
                 (rule.check)(task, &mut findings);
@@ -311,9 +314,30 @@ pub fn command() -> Command {
                 .long("explain")
                 .value_name("RULE")
                 .value_parser(|text: &str| rules::find(text).map(|rule| rule.id))
-                .help("Prints a rule's page, such as PS003"),
+                .help("Prints a rule's page, such as PS003; in Markdown where it goes to a file"),
         )
+        .arg(ColourChoice::argument())
         .after_help("Exits 0 if there is nothing to find, 1 with findings, 2 if a file cannot be read.")
+}
+
+/// A rule's page, laid out where somebody looks at it.
+#[cfg(feature = "laptop")]
+fn explained(rule: &Rule, colour: ColourChoice) -> String {
+    use std::io::IsTerminal as _;
+
+    use super::picture::terminal::Paper;
+
+    if std::io::stdout().is_terminal() || colour == ColourChoice::Always {
+        on_paper(rule, Paper::of_stdout(colour))
+    } else {
+        page(rule)
+    }
+}
+
+/// The image has no terminal.
+#[cfg(not(feature = "laptop"))]
+fn explained(rule: &Rule, _: ColourChoice) -> String {
+    page(rule)
 }
 
 /// Runs `check`.
@@ -323,7 +347,8 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
         out.write_all(pages::list().as_bytes())
             .map(|()| ExitCode::SUCCESS)
     } else if let Some(id) = matches.get_one::<&'static str>("explain") {
-        let page = rules::find(id).map(page).unwrap_or_default();
+        let page = rules::find(id).map(|rule| explained(rule, ColourChoice::of(matches)));
+        let page = page.unwrap_or_default();
         out.write_all(page.as_bytes()).map(|()| ExitCode::SUCCESS)
     } else {
         files(matches, &mut out)
@@ -419,7 +444,7 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
         return fix::fix(&checked, &problems, &selection, matches.get_flag("in-place"), out);
     }
     let format = OutputFormat::named(matches.get_one::<String>("format").map_or("text", String::as_str));
-    output::write(format, &checked, &problems, out)?;
+    output::write(format, &checked, &problems, ColourChoice::of(matches), out)?;
     out.flush()?;
     tell_not_read(&checked, &left_out);
     if problems.is_empty() && checked.is_empty() && !skips {

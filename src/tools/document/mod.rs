@@ -11,7 +11,7 @@ mod json;
 mod terraform_json;
 mod yaml;
 
-pub use hcl::{Alone, Beside, ELSEWHERE, EXPRESSION};
+pub use hcl::{Alone, Beside, Caller, ELSEWHERE, EXPRESSION};
 
 /// A task definition has at most 64 KiB (developer guide, *Service quotas*), a CloudFormation
 /// template 1 MB (user guide, *Understand CloudFormation quotas*), which is the larger.

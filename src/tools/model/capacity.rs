@@ -9,7 +9,8 @@ use super::{TaskDefinition, Value};
 pub enum Host<'a> {
     /// The file says that it runs on Spot, here.
     Goes(&'a Node<'a>),
-    /// The sidecar has to reckon with it: nobody told it otherwise.
+    /// It has to be reckoned with: ECS manages the instances, or there is a sidecar whom nobody told
+    /// otherwise.
     MayGo,
     /// The file says that it runs on demand.
     Stays,
@@ -40,7 +41,8 @@ impl<'a> TaskDefinition<'a> {
         if !self.services.is_empty() && self.services.iter().all(|service| service.on_demand) {
             return Host::Stays;
         }
-        match sidecars.is_empty() {
+        // Managed instances are on demand, Spot or reserved, as their capacity provider says.
+        match sidecars.is_empty() && !self.on_managed_instances() {
             true => Host::Unknown,
             false => Host::MayGo,
         }

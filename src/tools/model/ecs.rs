@@ -137,7 +137,13 @@ pub(super) fn container<'a>(form: DocumentForm, node: &'a Node<'a>) -> Container
                 .is_some_and(|word| matches!(word.as_ref(), "http2" | "grpc"))
         }),
         log: fields.object("logConfiguration").map(log),
-        firelens: fields.node("firelensConfiguration"),
+        // The AWS CLI's skeleton has an empty one.
+        firelens: fields.node("firelensConfiguration").filter(|node| {
+            Fields::of(form, node)
+                .text("type")
+                .known()
+                .is_none_or(|kind| !kind.is_empty())
+        }),
         health_check: match fields.object("healthCheck") {
             None => Value::Absent,
             Some(check) if is_expression(form, check.node) => Value::Unknown(check.node),

@@ -23,6 +23,21 @@ pub struct ImageConfig {
     pub script: Option<(String, String)>,
     /// What is copied into it: from where in the build context.
     pub copied: Vec<String>,
+    /// Files that are called otherwise in it: their paths there, and in the build context.
+    pub renamed: Vec<(String, String)>,
+    /// Files that may say how its program runs.
+    pub files: Vec<ImageFile>,
+}
+
+/// A file of an image, found in the build context.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageFile {
+    /// The last part of its path in the image.
+    pub name: String,
+    /// Where it stands in the build context, where it may be called otherwise.
+    pub path: String,
+    /// What it says.
+    pub text: String,
 }
 
 /// One instruction of a Dockerfile with its continuation lines.
@@ -94,6 +109,11 @@ pub fn of_dockerfile(name: &str, text: &str, target: Option<&str>) -> Option<Ima
                             .filter(|word| !word.starts_with("--"))
                             .collect();
                         let sources = words.split_last().map_or(&[][..], |(_, sources)| sources);
+                        if let ([source], Some(target)) = (sources, words.last())
+                            && !target.ends_with('/')
+                        {
+                            image.renamed.push(((*target).to_owned(), (*source).to_owned()));
+                        }
                         image
                             .copied
                             .extend(sources.iter().map(|source| (*source).to_owned()));

@@ -24,10 +24,10 @@ mod terraform;
 pub use capacity::Host;
 pub use fields::{reference, substitution};
 pub use forms::{NoTask, not_read, tasks};
-pub use image::{ImageConfig, of_dockerfile, of_inspect};
+pub use image::{ImageConfig, ImageFile, of_dockerfile, of_inspect};
 pub use placed::{DeclaredLaunchType, PortMapping};
-pub use sidecar::{SidecarContainer, Steps};
-pub use template::{Instances, Scheduled, Service, TargetGroup};
+pub use sidecar::{PROTECT_POLICY, SUPERSEDED_POLICY, SidecarContainer, Steps};
+pub use template::{Instances, Offer, Scheduled, Service, TargetGroup};
 pub use terraform::in_snake_case;
 
 /// More containers than any task may have: 10 (developer guide, *Service quotas*). What stands behind
@@ -315,6 +315,15 @@ impl<'a> TaskDefinition<'a> {
         }
     }
 
+    /// Whether the file says that it runs on instances that ECS manages.
+    pub fn on_managed_instances(&self) -> bool {
+        let listed = self
+            .compatibilities
+            .known()
+            .is_some_and(|list| list.iter().any(|word| word == "MANAGED_INSTANCES"));
+        listed || self.services.iter().any(|service| service.on_managed_instances)
+    }
+
     /// How its containers find each other.
     pub fn network(&self) -> NetworkMode {
         match &self.network_mode {
@@ -329,6 +338,9 @@ impl<'a> TaskDefinition<'a> {
             // reference, RegisterTaskDefinition, networkMode).
             Value::Absent => match self.on_fargate() {
                 Some(true) => NetworkMode::Shared,
+                // They have awsvpc and host (developer guide, task definition
+                // parameters for Amazon ECS Managed Instances, networkMode).
+                _ if self.on_managed_instances() => NetworkMode::Shared,
                 _ => NetworkMode::Apart,
             },
         }

@@ -29,12 +29,8 @@ pub struct PortMapping {
 impl<'a> TaskDefinition<'a> {
     /// On what it runs, as far as the file says.
     pub fn launch_type(&self) -> DeclaredLaunchType {
-        let managed = self
-            .compatibilities
-            .known()
-            .is_some_and(|list| list.iter().any(|word| word == "MANAGED_INSTANCES"));
         match self.on_fargate() {
-            _ if managed => DeclaredLaunchType::ManagedInstances,
+            _ if self.on_managed_instances() => DeclaredLaunchType::ManagedInstances,
             Some(true) => DeclaredLaunchType::Fargate,
             _ => DeclaredLaunchType::Ec2,
         }

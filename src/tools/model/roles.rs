@@ -232,6 +232,14 @@ impl<'a> ContainerDefinition<'a> {
         NO_REQUESTS.contains(&name)
     }
 
+    /// Whether it lists a port on which others may call it.
+    pub fn may_be_called(&self) -> bool {
+        match self.ports.known() {
+            Some(ports) => !ports.is_empty(),
+            None => !self.ports.is_absent(),
+        }
+    }
+
     /// What has something to finish, if that is known.
     pub fn finishes(&self) -> Option<&'static str> {
         if self.keeps_data() {
@@ -295,17 +303,14 @@ impl<'a> TaskDefinition<'a> {
         });
         let apps: Vec<_> = apps.collect();
         // What others are to reach is the app, be it a database, unless one beside it says that it needs it.
-        let called = |container: &ContainerDefinition<'_>| match container.ports.known() {
-            Some(ports) => !ports.is_empty(),
-            None => !container.ports.is_absent(),
-        };
-        let is_called = |container: &&ContainerDefinition<'_>| container.keeps_data() && called(container);
+        let is_called =
+            |container: &&ContainerDefinition<'_>| container.keeps_data() && container.may_be_called();
         let needs_it =
             |app: &ContainerDefinition<'_>| self.workers().filter(is_called).any(|data| app.mentions(data));
         let is_for_a_database = !apps.is_empty()
             && !apps
                 .iter()
-                .any(|app| called(app) || app.is_worker() || needs_it(app))
+                .any(|app| app.may_be_called() || app.is_worker() || needs_it(app))
             && self.workers().any(|container| is_called(&container));
         let all = if is_for_a_database {
             self.workers().filter(is_called).collect()

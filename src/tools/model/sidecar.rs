@@ -174,21 +174,42 @@ fn as_metadata(task: &TaskDefinition<'_>) -> task::Task {
     }
 }
 
-/// The settings that need to call AWS, and the values that ask for it.
-const AWS_FEATURES: [(&str, &str); 5] = [
-    ("PRESTOP_DEREGISTER", "true"),
-    ("PRESTOP_DRAIN_INSTANCE", "true"),
-    ("PRESTOP_AFTER_DRAIN", "stop-task"),
-    ("PRESTOP_STOP_TIMEOUT", "auto"),
-    ("PRESTOP_PROTECT", "true"),
+/// The settings that need to call AWS, the values that ask for it, and the policies of
+/// `task-definitions/iam` that allow it.
+const AWS_FEATURES: [(&str, &str, &str); 5] = [
+    ("PRESTOP_DEREGISTER", "true", "sidecar-deregister.json"),
+    ("PRESTOP_DRAIN_INSTANCE", "true", "sidecar-drain-instance.json"),
+    ("PRESTOP_AFTER_DRAIN", "stop-task", "sidecar-stop-task.json"),
+    ("PRESTOP_STOP_TIMEOUT", "auto", "sidecar-stop-timeout.json"),
+    ("PRESTOP_PROTECT", "true", PROTECT_POLICY),
 ];
 
+/// What protection takes.
+pub const PROTECT_POLICY: &str = "sidecar-protect.json";
+
+/// What it takes to learn that ECS wants the task gone, which is watched together with protection.
+pub const SUPERSEDED_POLICY: &str = "sidecar-superseded.json";
+
 impl SidecarContainer<'_, '_> {
-    /// The first setting that needs the task role.
-    pub fn aws_feature(&self) -> Option<&'static str> {
-        let wanted = AWS_FEATURES
-            .iter()
-            .find(|(variable, word)| self.says(variable, word));
-        wanted.map(|(variable, _)| *variable)
+    /// Its settings that need the task role, each with the policy that it takes.
+    pub fn aws_features(&self) -> Vec<(&'static str, &'static str)> {
+        let features = AWS_FEATURES.iter();
+        let mut wanted: Vec<_> = features
+            .filter(|(variable, word, _)| self.says(variable, word))
+            .map(|(variable, _, policy)| (*variable, *policy))
+            .collect();
+        let watches = match self.container.variable(WATCH) {
+            Some(watch) => {
+                let words = watch.value.known().map_or("", AsRef::as_ref);
+                words.split(',').any(|word| word.trim() == "superseded")
+            }
+            None => self.says("PRESTOP_PROTECT", "true"),
+        };
+        if watches {
+            wanted.push((WATCH, SUPERSEDED_POLICY));
+        }
+        wanted
     }
 }
+
+const WATCH: &str = "PRESTOP_WATCH";

@@ -20,10 +20,12 @@ pub struct Service<'a> {
     pub at: Span,
     /// Its properties.
     pub node: &'a Node<'a>,
-    /// Where it says that it runs on Fargate Spot.
+    /// Where it says that it runs on Fargate Spot, or on managed instances that are Spot.
     pub spot: Option<&'a Node<'a>>,
     /// Whether it says that it runs on Fargate.
     pub on_fargate: bool,
+    /// Whether it says that it runs on instances that ECS manages.
+    pub on_managed_instances: bool,
     /// Whether it says that all its capacity is on demand.
     pub on_demand: bool,
     /// Whether it says that none of it is.
@@ -34,6 +36,8 @@ pub struct Service<'a> {
     pub desired: Value<'a, u64>,
     /// Whether others call it: by a load balancer, by service discovery or Service Connect.
     pub is_called: bool,
+    /// Where it says that others call it by Service Connect, if they call it by nothing else.
+    pub only_by_connect: Option<&'a Node<'a>>,
     /// Whether each instance runs one task.
     pub is_daemon: bool,
     /// `DeploymentConfiguration.MinimumHealthyPercent`
@@ -82,6 +86,12 @@ impl TargetGroup<'_> {
         version.is_some_and(|version| matches!(version.as_ref(), "HTTP2" | "GRPC"))
     }
 
+    /// Whether it belongs to an Application Load Balancer.
+    pub fn is_application(&self) -> bool {
+        let protocol = self.protocol.known();
+        protocol.is_some_and(|protocol| matches!(protocol.as_ref(), "HTTP" | "HTTPS"))
+    }
+
     /// Whether it belongs to a Network Load Balancer.
     pub fn is_network(&self) -> bool {
         let protocol = self.protocol.known();
@@ -104,6 +114,65 @@ pub struct Instances<'a> {
     pub drains_on_spot: Option<bool>,
     /// `ECS_CONTAINER_STOP_TIMEOUT` of their agent, in seconds.
     pub stop_timeout_s: Option<f64>,
+}
+
+/// What a capacity provider of the same file offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Fargate.
+    Fargate {
+        /// Whether it is Spot.
+        spot: bool,
+    },
+    /// Instances that ECS manages.
+    Managed {
+        /// Whether they are Spot; `None` where the file does not tell.
+        spot: Option<bool>,
+    },
+}
+
+impl Offer {
+    fn named(name: &str) -> Option<Offer> {
+        match name {
+            "FARGATE" => Some(Offer::Fargate { spot: false }),
+            "FARGATE_SPOT" => Some(Offer::Fargate { spot: true }),
+            _ => None,
+        }
+    }
+
+    /// `None` where that is not known.
+    fn is_spot(self) -> Option<bool> {
+        match self {
+            Offer::Fargate { spot } => Some(spot),
+            Offer::Managed { spot } => spot,
+        }
+    }
+}
+
+/// What an `AWS::ECS::CapacityProvider` offers, if it is one of managed instances. They are on demand
+/// unless it says otherwise (API reference, InstanceLaunchTemplate, capacityOptionType).
+pub(super) fn managed<'a>(form: DocumentForm, properties: &'a Node<'a>) -> Option<Offer> {
+    let provider = Fields::of(form, properties).object("managedInstancesProvider")?;
+    let kind = provider
+        .object("instanceLaunchTemplate")
+        .map_or(Value::Absent, |template| template.text("capacityOptionType"));
+    let spot = match &kind {
+        Value::Absent => Some(false),
+        Value::Known(word, _) => Some(word == "SPOT"),
+        Value::Unknown(_) => None,
+    };
+    Some(Offer::Managed { spot })
+}
+
+/// How a service finds what it refers to: its target group, the TTL of its service of Cloud Map, its
+/// capacity provider, its cluster.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'f, 'a> {
+    pub(super) group: &'f dyn Fn(&'a Node<'a>) -> Option<TargetGroup<'a>>,
+    pub(super) ttl: &'f dyn Fn(&'a Node<'a>) -> Option<(u64, &'a Node<'a>)>,
+    pub(super) provider: &'f dyn Fn(&'a Node<'a>) -> Option<Offer>,
+    /// What says how the tasks of a cluster are placed that do not say it.
+    pub(super) cluster: &'f dyn Fn(&'a Node<'a>) -> Option<&'a Node<'a>>,
 }
 
 /// A rule or schedule that starts the task on Spot, and where it says so.
@@ -131,6 +200,38 @@ pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
         .filter_map(|(entry, properties)| Some((entry.key.as_ref(), longest_ttl(FORM, properties)?)))
         .collect();
     let find_ttl = |arn: &'a Node<'a>| ttls.get(reference(arn)?).copied();
+    let providers: Vec<(&str, Option<&str>, Offer)> = of("AWS::ECS::CapacityProvider")
+        .filter_map(|(entry, properties)| {
+            let name = properties.get("Name").and_then(Node::text);
+            Some((entry.key.as_ref(), name, managed(FORM, properties)?))
+        })
+        .collect();
+    let find_provider = |node: &'a Node<'a>| {
+        let found = providers.iter().find(|(id, name, _)| {
+            reference(node) == Some(*id)
+                || (name.is_some() && reference(node).is_none() && node.text() == *name)
+        });
+        found.map(|(_, _, offer)| *offer)
+    };
+    let clusters: Vec<(&str, &'a Node<'a>)> = of("AWS::ECS::Cluster")
+        .map(|(entry, properties)| (entry.key.as_ref(), properties))
+        .chain(
+            of("AWS::ECS::ClusterCapacityProviderAssociations").filter_map(|(_, properties)| {
+                Some((properties.get("Cluster").and_then(reference)?, properties))
+            }),
+        )
+        .filter(|(_, properties)| properties.get("DefaultCapacityProviderStrategy").is_some())
+        .collect();
+    let find_cluster = |node: &'a Node<'a>| {
+        let found = clusters.iter().find(|(id, _)| reference(node) == Some(*id));
+        found.map(|(_, properties)| *properties)
+    };
+    let around = Around {
+        cluster: &find_cluster,
+        group: &find,
+        ttl: &find_ttl,
+        provider: &find_provider,
+    };
     let mut services: BTreeMap<&str, Vec<Service<'a>>> = BTreeMap::new();
     for (entry, properties) in of("AWS::ECS::Service").chain(of("AWS::ECS::TaskSet")) {
         if let Some(task) = properties.get("TaskDefinition").and_then(reference) {
@@ -139,8 +240,7 @@ pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
                 &entry.key,
                 entry.key_span,
                 properties,
-                find,
-                find_ttl,
+                around,
             ));
         }
     }
@@ -156,7 +256,7 @@ pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
         }
     }
     let short_hops: Vec<_> = of("AWS::EC2::LaunchTemplate")
-        .filter_map(|(_, properties)| short_hop(properties))
+        .filter_map(|(_, properties)| short_hop(FORM, properties))
         .collect();
     let mixed: Vec<&str> = of("AWS::AutoScaling::AutoScalingGroup")
         .filter_map(|(_, properties)| reference(mixed_with_spot(FORM, properties)?))
@@ -313,60 +413,70 @@ pub(super) fn service<'a>(
     name: &'a str,
     at: Span,
     node: &'a Node<'a>,
-    group: impl Fn(&'a Node<'a>) -> Option<TargetGroup<'a>>,
-    ttl: impl Fn(&'a Node<'a>) -> Option<(u64, &'a Node<'a>)>,
+    around: Around<'_, 'a>,
 ) -> Service<'a> {
     let fields = Fields::of(form, node);
-    let (strategy, more_strategy) = fields.items("capacityProviderStrategy");
-    let providers: Vec<_> = strategy
-        .iter()
-        .map(|item| {
-            (
-                Fields::of(form, item).text("capacityProvider"),
-                weight(form, item),
-            )
-        })
-        .filter(|(_, weight)| *weight)
-        .map(|(provider, _)| provider)
-        .collect();
-    let named = |word: &str| {
-        providers
-            .iter()
-            .find(|provider| provider.known().is_some_and(|known| known == word))
-    };
     let launch_type = fields.text("launchType");
+    let (strategy, more_strategy) = match fields.node("capacityProviderStrategy") {
+        // Without a word of its own it has what its cluster says (API reference, CreateService).
+        None if launch_type.is_absent() => fields
+            .node("cluster")
+            .and_then(around.cluster)
+            .map(|cluster| Fields::of(form, cluster).items("defaultCapacityProviderStrategy"))
+            .unwrap_or_default(),
+        _ => fields.items("capacityProviderStrategy"),
+    };
+    let providers: Vec<(&'a Node<'a>, Option<Offer>)> = strategy
+        .iter()
+        .filter(|item| weight(form, item))
+        .filter_map(|item| {
+            let provider = Fields::of(form, item).text("capacityProvider");
+            let known = provider.known().and_then(|name| Offer::named(name));
+            let node = provider.node()?;
+            Some((node, known.or_else(|| (around.provider)(node))))
+        })
+        .collect();
+    let offers = || providers.iter().filter_map(|(_, offer)| *offer);
+    let all_are = |spot: bool| {
+        !more_strategy
+            && !providers.is_empty()
+            && providers
+                .iter()
+                .all(|(_, offer)| offer.and_then(Offer::is_spot) == Some(spot))
+    };
     let on_fargate_by_type = launch_type.known().is_some_and(|word| word == "FARGATE");
     let (balancers, _) = fields.possible_items("loadBalancers");
     let (registries, _) = fields.possible_items("serviceRegistries");
+    let by_address = ["loadBalancers", "serviceRegistries"]
+        .iter()
+        .any(|field| fields.node(field).is_some());
+    // Without services of its own a task only calls others by it.
+    let connected = fields.object("serviceConnectConfiguration").and_then(|connect| {
+        let unknown = is_expression(form, connect.node).then_some(connect.node);
+        unknown.or_else(|| connect.node("services"))
+    });
     Service {
         name,
         at,
         node,
-        spot: named("FARGATE_SPOT").and_then(Value::node),
-        on_fargate: on_fargate_by_type || named("FARGATE").is_some() || named("FARGATE_SPOT").is_some(),
-        only_spot: !more_strategy
-            && !providers.is_empty()
-            && providers
-                .iter()
-                .all(|provider| provider.known().is_some_and(|word| word == "FARGATE_SPOT")),
+        spot: providers
+            .iter()
+            .find(|(_, offer)| offer.and_then(Offer::is_spot) == Some(true))
+            .map(|(node, _)| *node),
+        on_fargate: on_fargate_by_type || offers().any(|offer| matches!(offer, Offer::Fargate { .. })),
+        on_managed_instances: launch_type
+            .known()
+            .is_some_and(|word| word == "MANAGED_INSTANCES")
+            || offers().any(|offer| matches!(offer, Offer::Managed { .. })),
+        only_spot: all_are(true),
         dns_ttl_s: registries
             .into_iter()
             .filter_map(|registry| Fields::of(form, registry).node("registryArn"))
-            .find_map(ttl),
-        on_demand: on_fargate_by_type
-            || (!more_strategy
-                && !providers.is_empty()
-                && providers
-                    .iter()
-                    .all(|provider| provider.known().is_some_and(|word| word == "FARGATE"))),
+            .find_map(around.ttl),
+        on_demand: on_fargate_by_type || all_are(false),
         desired: fields.whole("desiredCount"),
-        is_called: [
-            "loadBalancers",
-            "serviceRegistries",
-            "serviceConnectConfiguration",
-        ]
-        .iter()
-        .any(|field| fields.node(field).is_some()),
+        is_called: by_address || connected.is_some(),
+        only_by_connect: connected.filter(|_| !by_address),
         is_daemon: fields
             .text("schedulingStrategy")
             .known()
@@ -384,7 +494,7 @@ pub(super) fn service<'a>(
         target_groups: balancers
             .iter()
             .filter_map(|balancer| Fields::of(form, balancer).node("targetGroupArn"))
-            .filter_map(group)
+            .filter_map(around.group)
             .collect(),
     }
 }
@@ -439,8 +549,10 @@ pub(super) fn target_group<'a>(
     }
 }
 
-fn short_hop<'a>(properties: &'a Node<'a>) -> Option<&'a Node<'a>> {
-    let data = Fields::of(FORM, properties.get("LaunchTemplateData")?);
+/// Where a launch template says that instances answer IMDS with a hop limit of 1.
+pub(super) fn short_hop<'a>(form: DocumentForm, properties: &'a Node<'a>) -> Option<&'a Node<'a>> {
+    let fields = Fields::of(form, properties);
+    let data = fields.object("launchTemplateData").unwrap_or(fields);
     let limit = data.object("metadataOptions")?.whole("httpPutResponseHopLimit");
     limit.known().filter(|hops| **hops < 2)?;
     limit.node()

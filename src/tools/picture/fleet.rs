@@ -60,7 +60,8 @@ pub struct Summary {
 pub fn sum_up(members: &mut [FleetTask]) -> Summary {
     members.sort_by(|a, b| {
         let percent = |member: &FleetTask| std::cmp::Reverse(member.used_percent());
-        (a.tone, percent(a), &a.task).cmp(&(b.tone, percent(b), &b.task))
+        let used = |member: &FleetTask| std::cmp::Reverse(member.used_ms);
+        (a.tone, percent(a), used(a), &a.task).cmp(&(b.tone, percent(b), used(b), &b.task))
     });
     let mut percents: Vec<u64> = members.iter().filter_map(FleetTask::used_percent).collect();
     percents.sort_unstable();

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use super::axis::{Axis, as_f64};
 use super::{BarKind, Chart, MarkKind, Panel, Row, Tone, Traffic, words};
 
-/// All lengths are those of the view box; it scales to whatever holds it.
-const WIDTH: f64 = 760.0;
+/// All lengths are those of the view box; it scales to whatever holds it. On the screen of a phone it is still more
+/// than half as large.
+const WIDTH: f64 = 600.0;
 const MARGIN: f64 = 16.0;
 const PLOT_X: f64 = 168.0;
 const PLOT_WIDTH: f64 = WIDTH - PLOT_X - MARGIN;
@@ -20,7 +21,10 @@ const LINE: f64 = 17.0;
 const CHARACTER: f64 = 6.3;
 
 /// Columns of a line of text below the plot.
-const COLUMNS: usize = 104;
+const COLUMNS: usize = 80;
+
+/// Columns of a line of the title, whose letters are larger.
+const TITLE_COLUMNS: usize = 66;
 
 /// Colours that can be told apart on both backgrounds, also by those who see no red or no green. Viewers
 /// that know no preferred scheme show the light one.
@@ -107,8 +111,11 @@ struct Drawing {
 
 impl Drawing {
     fn head(&mut self, picture: &Chart) {
-        self.y += LINE - 4.0;
-        self.text(MARGIN, "t", &picture.title);
+        self.y -= 4.0;
+        for line in super::terminal::wrapped(&picture.title, TITLE_COLUMNS) {
+            self.y += LINE;
+            self.text(MARGIN, "t", &line);
+        }
         for about in &picture.about {
             for line in super::terminal::wrapped(about, COLUMNS) {
                 self.y += LINE;

@@ -1,10 +1,9 @@
 //! A picture in the terminal: each row begins with its name and its figure as text, so that it can be
 //! read aloud from top to bottom; the bars come after.
 
-use std::io::IsTerminal;
-
 use super::axis::Axis;
 use super::{BarKind, Chart, MarkKind, Panel, Row, Tone, Traffic, Verdict, words};
+use crate::tools::colour::ColourChoice;
 
 /// Narrower than this nobody's terminal is.
 pub const LEAST_WIDTH: usize = 80;
@@ -36,23 +35,10 @@ pub struct Paper {
     pub unicode: bool,
 }
 
-/// Whether there may be colours.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ColourChoice {
-    /// Where standard output is a terminal that has them, and NO_COLOR is not set.
-    #[default]
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
 impl Paper {
     /// What standard output is.
     pub fn of_stdout(choice: ColourChoice) -> Paper {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let terminal = std::io::stdout().is_terminal();
         let dumb = variable("TERM").as_deref() == Some("dumb");
         let locale = variable("LC_ALL").or(variable("LC_CTYPE")).or(variable("LANG"));
         let utf8 = locale.is_some_and(|name| {
@@ -67,11 +53,7 @@ impl Paper {
         });
         Paper {
             width: width.unwrap_or(LEAST_WIDTH).clamp(LEAST_WIDTH, MOST_WIDTH),
-            colour: match choice {
-                ColourChoice::Auto => terminal && !dumb && variable("NO_COLOR").is_none(),
-                ColourChoice::Always => true,
-                ColourChoice::Never => false,
-            },
+            colour: choice.on_stdout(),
             unicode: utf8 && !dumb,
         }
     }

@@ -2,11 +2,12 @@
 //! they are told to look away.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::core::url::HttpUrl;
 use crate::sidecar::http::{Ask, Network, Way};
@@ -14,6 +15,16 @@ use crate::sidecar::http::{Ask, Network, Way};
 /// Between two quick requests, and between two slow ones.
 const QUICK_EVERY: Duration = Duration::from_millis(50);
 const SLOW_EVERY: Duration = Duration::from_millis(400);
+
+/// How long clients come as fast as they are answered, before something happens to an app whose answers may
+/// take a millisecond: so that one of them is in flight when it does.
+pub(super) const RUSH: Duration = Duration::from_millis(200);
+
+/// What the rush lasts longer than that, on a busy machine.
+const RUSH_BEYOND: Duration = Duration::from_millis(50);
+
+/// How many requests are in flight then at least.
+const RUSHING: usize = 8;
 
 /// Between two health checks, and how many must fail in a row: a load balancer's, scaled down.
 const CHECK_EVERY: Duration = Duration::from_millis(200);
@@ -39,6 +50,7 @@ pub(super) struct Load {
     looked_away: Rc<Cell<Option<Instant>>>,
     in_flight: Rc<RefCell<JoinSet<Sent>>>,
     sent: Rc<RefCell<Vec<Sent>>>,
+    rush_until: Rc<Cell<Option<Instant>>>,
 }
 
 impl Load {
@@ -61,6 +73,20 @@ impl Load {
         self.in_flight.borrow().len()
     }
 
+    /// From now on, for a moment, each answer is followed by the next request.
+    pub(super) fn rush(&self) {
+        self.rush_until.set(Some(Instant::now() + RUSH + RUSH_BEYOND));
+    }
+
+    /// Waits until a request has ended.
+    async fn answered(&self) {
+        let next = poll_fn(|context| self.in_flight.borrow_mut().poll_join_next(context));
+        match next.await {
+            Some(done) => self.sent.borrow_mut().extend(done),
+            None => std::future::pending().await,
+        }
+    }
+
     /// Waits until no new requests are sent.
     pub(super) async fn until_looked_away(&self) {
         while self.looked_away.get().is_none() {
@@ -70,9 +96,17 @@ impl Load {
 
     /// Sends until the clients have looked away, then waits for the answers.
     pub(super) async fn send(&self, quick: &HttpUrl, slow: Option<&HttpUrl>) {
-        let mut next_slow = Instant::now();
+        let mut next_quick = Instant::now();
+        let mut next_slow = next_quick;
         while self.looked_away.get().is_none() {
-            self.request(quick);
+            if Instant::now() >= next_quick {
+                next_quick = Instant::now() + QUICK_EVERY;
+                self.request(quick);
+            }
+            let rushing = self.rush_until.get().is_some_and(|end| Instant::now() < end);
+            while rushing && self.waiting() < RUSHING {
+                self.request(quick);
+            }
             if let Some(slow) = slow
                 && Instant::now() >= next_slow
             {
@@ -80,7 +114,10 @@ impl Load {
                 self.request(slow);
             }
             self.count();
-            sleep(QUICK_EVERY).await;
+            tokio::select! {
+                () = sleep_until(next_quick) => {}
+                () = self.answered(), if rushing => {}
+            }
         }
         loop {
             self.count();

@@ -25,7 +25,7 @@ pub(super) struct Scenario {
     pub(super) title: &'static str,
     /// What a newcomer should know, in one or two sentences.
     pub(super) story: &'static str,
-    /// Where it is written that ECS does so; empty where it is about the app.
+    /// Where it is written that ECS or EC2 does so, or, where it is about the app, that it is stopped so.
     pub(super) source: &'static str,
     pub(super) app: AppKind,
     pub(super) opening: Opening,
@@ -63,6 +63,8 @@ pub(super) enum Opening {
     SpotSilent(u32),
     /// The service is scaled in: a task that is protected is left alone until it is not.
     ScaleIn,
+    /// A new version is deployed: a task that is protected is left alone until it is not, which ECS does not tell it.
+    Superseded,
     /// The instance metadata hangs; the task is stopped.
     NoInstanceMetadata,
     /// The app has crashed, and ECS does not know yet.
@@ -97,11 +99,11 @@ const BASE: Scenario = Scenario {
 /// A task that is stopped at once, for what is about the app.
 const STOPPED: Scenario = Scenario {
     opening: Opening::Stopped,
-    source: "",
+    source: "ECS API reference, StopTask",
     ..BASE
 };
 
-pub(super) const SCENARIOS: [Scenario; 18] = [
+pub(super) const SCENARIOS: [Scenario; 19] = [
     Scenario {
         name: DEFAULT,
         title: "a new version is deployed, with no Application Load Balancer in front",
@@ -119,7 +121,7 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         title: "somebody stops the task by hand",
         story: "StopTask sends SIGTERM while the load balancer still sends requests; ECS takes the task out of its \
                 target group at about the same time.",
-        source: "containers-roadmap issue 576",
+        source: "ECS API reference, StopTask; containers-roadmap issues 576 and 708",
         ..STOPPED
     },
     Scenario {
@@ -190,6 +192,7 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         name: "dead-app",
         title: "the app has crashed and nobody has noticed",
         story: "Nobody listens any more. The sidecar gives up after 5 s of real time: nothing is left to drain.",
+        source: "kernel: a connection to a port on which nobody listens is refused, tcp(7)",
         app: AppKind::Web,
         opening: Opening::AppCrashed,
         scale: 3,
@@ -200,6 +203,7 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
     Scenario {
         name: "refusing-app",
         title: "the app has no such endpoint",
+        source: "RFC 9110, 404 Not Found; ECS API reference, StopTask",
         story: "It answers 404: a mistake in the settings. The sidecar says so and leaves at once.",
         app: AppKind::Refusing,
         code: 4,
@@ -220,6 +224,7 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         name: "no-imds",
         title: "the instance metadata cannot be reached",
         story: "It hangs, as behind a hop limit of 1. The sidecar says so once; SIGTERM still drains the app.",
+        source: "EC2 user guide, Instance metadata options (hop limit); ECS API reference, StopTask",
         opening: Opening::NoInstanceMetadata,
         ..STOPPED
     },
@@ -243,8 +248,24 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         ..STOPPED
     },
     Scenario {
+        name: "superseded",
+        title: "a new version is deployed while a job longer than any stop timeout is in hand",
+        story: "A worker that only has its task protected is never told that ECS waits for it, and takes job after job. \
+                The sidecar asks ECS, gives no other lease, and sees the job through. It takes 50 s: ECS is asked every \
+                30 s of real time, and the job lasts longer than two looks.",
+        source: "ECS developer guide, Protect your Amazon ECS tasks from being terminated by scale-in events; \
+                 containers-roadmap issue 256",
+        app: AppKind::LongJob,
+        opening: Opening::Superseded,
+        stop_timeout_s: 120,
+        settle_s: 0,
+        ..STOPPED
+    },
+    Scenario {
         name: "signal",
         title: "the app ends gracefully on SIGQUIT only, behind a shell",
+        source: "kernel: the first process of a PID namespace gets no signal that it does not handle, \
+                 pid_namespaces(7); ECS API reference, StopTask",
         story: "Its shell swallows ECS's SIGTERM, so that the app runs on to its SIGKILL, and the deployment waits for \
                 that. The step `signal QUIT app` finds the process behind the shell.",
         app: AppKind::Quits,
@@ -254,6 +275,7 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
         name: "one-off",
         title: "a one-off task ends by itself",
         story: "The app is done and exits. ECS stops the rest, and the sidecar must not hold the task up.",
+        source: "ECS API reference, ContainerDefinition, essential",
         app: AppKind::OneOff,
         opening: Opening::AppEnds,
         settle_s: 0,

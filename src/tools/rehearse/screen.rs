@@ -119,9 +119,7 @@ impl Screen {
             self.line(&self.paper.paint(Ink::Strong, &line));
         }
         let mut about = vec![scenario.story.to_owned()];
-        if !scenario.source.is_empty() {
-            about.push(format!("Source: {}.", scenario.source));
-        }
+        about.push(format!("Source: {}.", scenario.source));
         about.push(about_time.to_owned());
         for line in about
             .iter()

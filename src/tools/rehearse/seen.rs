@@ -84,6 +84,11 @@ impl<'a> Witness<'a> {
         self.sidecar_is_up.get()
     }
 
+    /// Whether a job has begun and not ended.
+    pub(super) fn job_in_hand(&self) -> bool {
+        self.job.get().is_some()
+    }
+
     /// A line of the app.
     pub(super) fn app_says(&self, line: &str) {
         if !self.sample {
@@ -143,6 +148,13 @@ impl<'a> Witness<'a> {
         };
         if known.event == "start" {
             self.sidecar_is_up.set(true);
+        }
+        if known.event == "superseded" {
+            let message = known.message.unwrap_or_default();
+            let told = format!("superseded: {message}; no other lease");
+            return self
+                .screen
+                .say_at(known.timestamp, Turn::Begin, Who::Sidecar, &told);
         }
         let Ok(what) = serde_json::from_value::<What>(value.clone()) else {
             if let Some(message) = known.message.filter(|_| known.level != "info") {

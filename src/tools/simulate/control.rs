@@ -4,6 +4,7 @@ use hyper::Method;
 use serde_json::json;
 
 use super::World;
+use super::deployment::ServiceChange;
 use super::faults::Fault;
 use super::query::Query;
 use crate::core::notice::Action;
@@ -55,6 +56,18 @@ impl World {
                 metadata.autoscaling = on.then(|| state.to_owned());
             }
             "tokens" => metadata.expire_tokens(),
+            "service" => {
+                let change = query.get("change").filter(|_| on).unwrap_or("none");
+                self.aws.change = ServiceChange::named(change).ok_or_else(|| {
+                    let known = ServiceChange::ALL.map(|(name, _)| name);
+                    format!("change is `{change}`: allowed is {}", known.join(", "))
+                })?;
+            }
+            "instance" => match query.get("status").filter(|_| on).unwrap_or("ACTIVE") {
+                "DRAINING" => self.aws.draining_instance = true,
+                "ACTIVE" => self.aws.draining_instance = false,
+                other => return Err(format!("status is `{other}`: allowed is ACTIVE or DRAINING")),
+            },
             "container" => {
                 let name = query.get("name").ok_or("name is missing: which container?")?;
                 let known = match (query.get("id"), query.get("status")) {
@@ -72,7 +85,7 @@ impl World {
             "fault" => self.faults.clear(),
             other => {
                 return Err(format!(
-                    "`{other}` cannot be simulated: there are spot, rebalance, maintenance, autoscaling, tokens, container and fault"
+                    "`{other}` cannot be simulated: there are spot, rebalance, maintenance, autoscaling, tokens, service, instance, container and fault"
                 ));
             }
         }

@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
-use hyper::header::{DATE, HeaderValue};
+use hyper::header::{DATE, HeaderValue, SERVER};
 use hyper::{HeaderMap, Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{INSTANCE_ID, StandInReply, header, text, with_type};
+use super::INSTANCE_ID;
+use super::reply::{StandInReply, header, text, with_type};
 use crate::core::notice::Action;
 use crate::core::watch_items::WatchItem;
 
@@ -116,6 +117,10 @@ impl PlayedInstanceMetadata {
         if let Ok(date) = HeaderValue::try_from(date) {
             reply.headers_mut().insert(DATE, date);
         }
+        // By which some programs know where they are (jtblin/aws-mock-metadata, issue 3, has an answer of EC2).
+        reply
+            .headers_mut()
+            .insert(SERVER, HeaderValue::from_static("EC2ws"));
         reply
     }
 
@@ -149,7 +154,7 @@ impl PlayedInstanceMetadata {
         let token = format!("simulated-token-{}==", self.made);
         self.tokens
             .push((token.clone(), Instant::now() + Duration::from_secs(ttl)));
-        let mut reply = text(StatusCode::OK, &token);
+        let mut reply = with_type(StatusCode::OK, "text/plain", token);
         reply
             .headers_mut()
             .insert("x-aws-ec2-metadata-token-ttl-seconds", ttl.into());

@@ -11,8 +11,9 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::task_metadata::{Allowance, task_arn};
-use super::{StandInReply, json_reply, text, too_many_requests};
+use super::definition::task_arn;
+use super::reply::{StandInReply, json_reply, no_such_page, text, too_many_requests};
+use super::task_metadata::Allowance;
 
 /// Where nothing else is said: two hours.
 const DEFAULT_MINUTES: i64 = 120;
@@ -63,7 +64,7 @@ impl TaskProtection {
         }
         let rest = path.strip_prefix("/api/").and_then(|rest| rest.split_once('/'));
         let Some((name, "task-protection/v1/state")) = rest else {
-            return text(StatusCode::NOT_FOUND, "404 page not found\n");
+            return no_such_page();
         };
         if !names.iter().any(|known| known == name) {
             let why = "Failed to find a task for the request";

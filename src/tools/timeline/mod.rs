@@ -14,8 +14,9 @@ use serde_json::json;
 use crate::core::lifecycle::{Code, Report, StepStatus};
 use crate::core::notice::StopCode;
 use crate::core::timeline::What;
+use crate::tools::colour::ColourChoice;
 use crate::tools::picture::fleet::{FleetTask, Summary};
-use crate::tools::picture::terminal::{ColourChoice, Ink, Paper, wrapped};
+use crate::tools::picture::terminal::{Ink, Paper, wrapped};
 use crate::tools::picture::{Chart, Panel, Tone, Verdict, fleet, svg, terminal, words};
 use crate::tools::rehearse::record::Record;
 use crate::tools::say;
@@ -49,10 +50,10 @@ pub fn command() -> Command {
                 .default_value("text")
                 .help("text, or json for programs"),
         )
-        .arg(colour_argument())
+        .arg(ColourChoice::argument())
         .after_help(
             "LOG is what `docker logs` or `aws logs tail` prints, or `aws logs filter-log-events` as JSON or text. \
-             Other lines between are skipped, several tasks may be mixed. `rehearse --format json` is read as well. \
+             Other lines between are skipped, several tasks may be mixed. `rehearse --format json` is read as well, and drawn where nothing else is there. \
              The log must be JSON (PRESTOP_LOG_FORMAT=json, the default in containers): text lines do not carry the \
              timeline.",
         )
@@ -64,25 +65,6 @@ pub fn svg_argument() -> Arg {
         .long("svg")
         .value_name("FILE")
         .help("also write the picture as SVG")
-}
-
-/// `--color WHEN`, for everything that draws.
-pub fn colour_argument() -> Arg {
-    Arg::new("color")
-        .long("color")
-        .value_name("WHEN")
-        .value_parser(PossibleValuesParser::new(["auto", "always", "never"]))
-        .default_value("auto")
-        .help("auto: on a terminal, unless NO_COLOR is set or TERM is dumb")
-}
-
-/// What `--color` says.
-pub fn colour_choice(matches: &ArgMatches) -> ColourChoice {
-    match matches.get_one::<String>("color").map(String::as_str) {
-        Some("always") => ColourChoice::Always,
-        Some("never") => ColourChoice::Never,
-        _ => ColourChoice::Auto,
-    }
 }
 
 /// Exit code 0 if there was a shutdown to draw, 1 if the picture could not be written, 2 if not.
@@ -101,7 +83,14 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
         eprintln!("ecs-prestop timeline: {trouble}");
     }
     let (shutdowns, rehearsals) = (found.shutdowns(), found.rehearsals);
-    let paper = Paper::of_stdout(colour_choice(matches));
+    if !shutdowns.is_empty() && !rehearsals.is_empty() {
+        eprintln!(
+            "ecs-prestop timeline: rehearsals stand between real shutdowns ({}), and are not drawn: they are in a \
+             --format json",
+            rehearsals.len()
+        );
+    }
+    let paper = Paper::of_stdout(ColourChoice::of(matches));
     let as_json = matches
         .get_one::<String>("format")
         .is_some_and(|format| format == "json");
@@ -112,7 +101,16 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
                  told to stop has none",
             );
         }
-        ([], [rehearsal, ..]) => drawn(&rehearsal.picture(), &[], &paper),
+        ([], [.., last]) => {
+            let pictures = rehearsals
+                .iter()
+                .map(|one| terminal::draw(&one.picture(), &paper));
+            let blank = String::new();
+            Drawn {
+                lines: pictures.collect::<Vec<_>>().join(&blank),
+                svg: svg::draw(&last.picture()),
+            }
+        }
         ([one], _) => {
             let picture = picture(one);
             drawn(&picture, &story(one, &paper), &paper)
@@ -133,7 +131,7 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if as_json {
-        say(&document(&shutdowns));
+        say(&document(&shutdowns, &rehearsals));
     } else {
         for line in &drawn.lines {
             say(line);
@@ -310,8 +308,8 @@ fn story(shutdown: &Shutdown, paper: &Paper) -> Vec<String> {
     lines
 }
 
-/// `--format json`: every shutdown with its report, and what all have in common.
-fn document(shutdowns: &[Shutdown]) -> String {
+/// `--format json`: every shutdown with its report, what all have in common, and rehearsals as they were written.
+fn document(shutdowns: &[Shutdown], rehearsals: &[Record]) -> String {
     #[derive(Serialize)]
     struct One<'a> {
         #[serde(flatten)]
@@ -336,7 +334,8 @@ fn document(shutdowns: &[Shutdown]) -> String {
         })
         .collect();
     let summary: Summary = fleet::sum_up(&mut members);
-    json!({"schema": SCHEMA, "kind": "timeline", "summary": summary, "shutdowns": tasks}).to_string()
+    json!({"schema": SCHEMA, "kind": "timeline", "summary": summary, "shutdowns": tasks, "rehearsals": rehearsals})
+    .to_string()
 }
 
 impl Record {

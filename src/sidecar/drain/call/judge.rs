@@ -153,7 +153,9 @@ impl Course {
             (Trouble::Closed, Contact::Good(address)) => Judgement::AgainUnlessGone(why, address),
             (Trouble::Refused | Trouble::NoName(_), _) => Judgement::NobodyYet(why),
             // Perhaps the container is gone, and its address with it.
-            (Trouble::ConnectTimeout | Trouble::Unreachable(_), _) => Judgement::AgainUnlessStopped(why),
+            (Trouble::ConnectTimeout | Trouble::Unreachable(_) | Trouble::Blackhole, _) => {
+                Judgement::AgainUnlessStopped(why)
+            }
             _ => Judgement::Again(why, None),
         }
     }

@@ -83,7 +83,7 @@ pub(super) async fn carry_out(drain: &Drain, planned: &PlannedStep, step: &Quiet
     looks.again.notify_one();
     loop {
         let deadline = drain.urgency.borrow().deadline;
-        let end = limit(step, planned.more_behind, started, deadline);
+        let end = limit(step, drain.more_behind, started, deadline);
         let mut urgency = drain.urgency.clone();
         tokio::select! {
             changed = looks.seen.changed() => if changed.is_err() {
@@ -137,7 +137,7 @@ async fn at_the_end(
         ));
     }
     drain.tell(planned, looked(picture)).await;
-    if step.within.is_none() && !planned.more_behind {
+    if step.within.is_none() && !drain.more_behind {
         // The deadline itself is next, and tells what was told here.
         std::future::pending::<()>().await;
     }

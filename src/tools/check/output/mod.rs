@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::Checked;
+use crate::tools::colour::ColourChoice;
 use crate::tools::source::FileProblem;
 
 mod github;
@@ -47,10 +48,11 @@ pub fn write(
     format: OutputFormat,
     checked: &[Checked],
     problems: &[FileProblem],
+    colour: ColourChoice,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     match format {
-        OutputFormat::Text => text::write(checked, problems, text::Look::of_terminal(), out),
+        OutputFormat::Text => text::write(checked, problems, text::Look::of_terminal(colour), out),
         OutputFormat::Json => json::write(checked, problems, out),
         OutputFormat::Sarif => sarif::write(checked, problems, out),
         OutputFormat::Github => github::write(checked, problems, out),
@@ -72,7 +74,7 @@ pub fn text(checked: &[Checked], problems: &[FileProblem], colour: bool) -> Stri
 /// Any of the other forms as a text.
 pub fn document(format: OutputFormat, checked: &[Checked], problems: &[FileProblem]) -> String {
     let mut out = Vec::new();
-    let _ = write(format, checked, problems, &mut out);
+    let _ = write(format, checked, problems, ColourChoice::Never, &mut out);
     String::from_utf8_lossy(&out).into_owned()
 }
 

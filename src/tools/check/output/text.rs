@@ -1,11 +1,12 @@
 //! For people: what is wrong, where, and what to do, with the lines of the file.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use super::folded;
 use crate::tools::check::{Checked, Located, Severity};
+use crate::tools::colour::ColourChoice;
 use crate::tools::document::Span;
 use crate::tools::source::FileProblem;
 
@@ -32,11 +33,10 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// Colour on a terminal, unless `NO_COLOR` is set (no-color.org).
-    pub(super) fn of_terminal() -> Look {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    /// Of standard output.
+    pub(super) fn of_terminal(choice: ColourChoice) -> Look {
         Look {
-            colour: wanted && io::stdout().is_terminal(),
+            colour: choice.on_stdout(),
             columns: COLUMNS,
         }
     }

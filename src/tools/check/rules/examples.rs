@@ -190,6 +190,43 @@ pub(super) const COMPOSE: &str = "services:
     stop_signal: SIGQUIT
 ";
 
+/// A template with a service that others call by Service Connect only.
+pub(super) const CONNECTED: &str = r"Resources:
+  Task:
+    Type: AWS::ECS::TaskDefinition
+    Properties:
+      RequiresCompatibilities: [FARGATE]
+      NetworkMode: awsvpc
+      Cpu: 256
+      Memory: 512
+      ContainerDefinitions:
+        - Name: app
+          Image: !Ref Image
+          PortMappings: [{Name: http, ContainerPort: 8080}]
+          StopTimeout: 25
+        - Name: prestop
+          Image: ecs-prestop:0.1.0
+          Essential: false
+          DependsOn: [{ContainerName: app, Condition: START}]
+          StopTimeout: 90
+          Environment:
+            - {Name: PRESTOP_DRAIN, Value: 'quiet :8080'}
+            - {Name: PRESTOP_STOP_TIMEOUT, Value: 90s}
+            - {Name: PRESTOP_CAPACITY, Value: on-demand}
+            - {Name: PRESTOP_SETTLE, Value: 0s}
+          HealthCheck: {Command: [CMD, /ecs-prestop, health]}
+          ReadonlyRootFilesystem: true
+  Service:
+    Type: AWS::ECS::Service
+    Properties:
+      TaskDefinition: !Ref Task
+      DesiredCount: 2
+      LaunchType: FARGATE
+      ServiceConnectConfiguration:
+        Enabled: true
+        Services: [{PortName: http}]
+";
+
 /// A template with all that stands around a task.
 pub(super) const TEMPLATE: &str = r"Resources:
   Task:

@@ -16,6 +16,7 @@ mod surroundings;
 mod time;
 
 pub use examples::Example;
+pub(super) use time::own_limit;
 
 /// One thing that can be wrong with a task definition.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ impl Rule {
 }
 
 /// All of them, by their ids.
-pub static RULES: [Rule; 44] = [
+pub static RULES: &[Rule] = &[
     order::sidecar_before_app::RULE,
     order::app_before_sidecar::RULE,
     order::circle::RULE,
@@ -100,8 +101,10 @@ pub static RULES: [Rule; 44] = [
     surroundings::only_spot::RULE,
     surroundings::scheduled_on_spot::RULE,
     surroundings::slow_to_look_away::RULE,
+    surroundings::settle_behind_connect::RULE,
     surroundings::names::RULE,
     surroundings::types::RULE,
+    surroundings::no_delay::RULE,
 ];
 
 /// The rule of this id, in any case.
@@ -138,7 +141,7 @@ mod tests {
 
     #[test]
     fn each_rule_finds_its_failing_example_and_all_rules_pass_the_other() {
-        for rule in &RULES {
+        for rule in RULES {
             let failing = rule.example.failing();
             assert_ne!(failing, rule.example.passing, "{}: nothing is broken", rule.id);
             assert_eq!(found(rule.example.passing), [""; 0], "{} passing", rule.id);

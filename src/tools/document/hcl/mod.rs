@@ -12,11 +12,13 @@ use hcl_edit::{Span as _, parser};
 
 use super::{Member, Node, NodeKind, Span, Unreadable};
 
+mod callers;
 mod evaluate;
 mod functions;
 mod rendered;
 
-use evaluate::{Context, Evaluator};
+use callers::{GivenVariables, given};
+use evaluate::{Bindings, Context, Evaluator, Multiplicity};
 pub(super) use rendered::{Rendered, json_in};
 
 /// The tag of a value that the file does not tell; its text is the expression.
@@ -38,6 +40,20 @@ pub trait Beside {
 
     /// The text of the file at a path from there.
     fn file(&self, path: &str) -> Option<String>;
+
+    /// The modules nearby that may call this one.
+    fn callers(&self) -> Vec<Caller> {
+        Vec::new()
+    }
+}
+
+/// A module that may call another by a path.
+#[derive(Debug)]
+pub struct Caller {
+    /// What it would name the other by, such as `./modules/web`.
+    pub source: String,
+    /// Its files that Terraform reads by itself, by name.
+    pub files: Vec<(String, String)>,
 }
 
 /// No other files.
@@ -74,17 +90,18 @@ pub(super) fn parse(text: &str, beside: &dyn Beside) -> Result<Node<'static>, Un
         body: own,
         sets_variables: false,
     }];
-    for (name, text) in &others {
-        // What is wrong with it is told where it is checked itself.
-        if let Ok(body) = body(text) {
-            files.push(ModuleFile {
-                text,
-                body,
-                sets_variables: name.ends_with(".tfvars"),
-            });
-        }
-    }
-    let evaluator = Evaluator::new(&files, anchor.unwrap_or(Span { start: 0, end: 0 }), beside);
+    files.extend(module_files(&others));
+    let place = anchor.unwrap_or(Span { start: 0, end: 0 });
+    let has_variables = || {
+        files
+            .iter()
+            .any(|file| file.body.blocks().any(|block| block.ident.as_str() == "variable"))
+    };
+    let given = match anchor {
+        Some(place) if has_variables() => given(&beside.callers(), place),
+        _ => GivenVariables::new(),
+    };
+    let evaluator = Evaluator::new(&files, place, beside, given);
     // So that the tree tells whose it is, even if there is nothing in it.
     let mut root = vec![Member {
         key: Cow::Borrowed("resource"),
@@ -114,8 +131,19 @@ pub(super) fn expression(text: &str, place: Span, beside: &dyn Beside) -> Option
         body: Body::new(),
         sets_variables: false,
     }];
-    let evaluator = Evaluator::new(&files, place, beside);
+    let evaluator = Evaluator::new(&files, place, beside, GivenVariables::new());
     Some(evaluator.attribute(&parsed, Context::of(0).placed(place)))
+}
+
+/// Those that can be read. What is wrong with one is told where it is checked itself.
+fn module_files(files: &[(String, String)]) -> impl Iterator<Item = ModuleFile<'_>> {
+    files.iter().filter_map(|(name, text)| {
+        Some(ModuleFile {
+            text,
+            body: body(text).ok()?,
+            sets_variables: name.ends_with(".tfvars"),
+        })
+    })
 }
 
 fn body(text: &str) -> Result<Body, Unreadable> {
@@ -154,6 +182,15 @@ fn header(block: &Block) -> Option<Span> {
 
 /// Puts a block where its labels say.
 fn insert(root: &mut Vec<Member<'static>>, evaluator: &Evaluator<'_>, context: Context<'_>, block: &Block) {
+    let only;
+    let context = match evaluator.multiplicity(&block.body, context) {
+        Multiplicity::Never => return,
+        Multiplicity::Once(name, value) => {
+            only = Bindings::of(name, value);
+            context.within(&only)
+        }
+        Multiplicity::Unknown => context,
+    };
     let place = |span: Option<std::ops::Range<usize>>| evaluator.place(context, span);
     let mut path = vec![(block.ident.as_str(), place(block.ident.span()))];
     for label in &block.labels {

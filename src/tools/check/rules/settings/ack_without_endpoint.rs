@@ -15,7 +15,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     why: "An `ack` step waits until somebody posts to `/drained`. With `PRESTOP_LISTEN=off` there is no such endpoint, \
           and every drain takes until its deadline.",
     mend: "Take `PRESTOP_LISTEN=off` out, or drain with a call or a signal.",
-    source: "README, Local endpoints",
+    source: "task-definitions/reference.md, Local endpoints",
     example: Example {
         passing: APART,
         breaking: ("0.0.0.0:9911", "off"),

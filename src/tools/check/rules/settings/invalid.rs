@@ -13,7 +13,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     why: "The sidecar checks all its settings before it starts, and exits with 78 when one is unknown, out of bounds \
           or missing. A label that cannot be used is left out, and its container is not drained.",
     mend: "Do as the message says; `ecs-prestop run --help` lists every setting with its bounds.",
-    source: "README, Settings",
+    source: "task-definitions/reference.md, Settings",
     example: Example {
         passing: WEB,
         breaking: (

@@ -17,7 +17,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
           `network_mode: \"service:app\"`, and else finds nobody listening (4).",
     mend: "Use `awsvpc`; or name the app's port under `host` (`quiet :8080`); or set `pidMode: task` under `bridge`; or take \
            `sleep 15s`, which works everywhere.",
-    source: "README, Steps; network_namespaces(7)",
+    source: "task-definitions/reference.md, Steps; network_namespaces(7)",
     example: Example {
         passing: UNSHARED,
         breaking: ("sleep 15s", "quiet"),

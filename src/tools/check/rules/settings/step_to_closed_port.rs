@@ -14,7 +14,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
           the step fails 5 s after the notice and nothing is drained.",
     mend: "Write the port on which the app listens, or add it to `portMappings`; a port for administration that is \
            left out on purpose is a reason to `--ignore` this.",
-    source: "Amazon ECS API reference, PortMapping; README, The drain call",
+    source: "Amazon ECS API reference, PortMapping; task-definitions/app.md, A drain endpoint",
     example: Example {
         passing: WEB,
         breaking: ("http://app:8080/drain", "http://app:8081/drain"),

@@ -13,7 +13,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     why: "The host of a drain call, and the target of a signal, is the name of a container of the task. A name without \
           dots that is none of them resolves to nothing inside a task, so the step fails and nothing is drained.",
     mend: "Write the name of the container as it stands under `name`.",
-    source: "README, Steps",
+    source: "task-definitions/reference.md, Steps",
     example: Example {
         passing: WEB,
         breaking: ("http://app:8080/drain", "http://web:8080/drain"),

@@ -11,7 +11,9 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     compose: false,
     why: "Settings that ask AWS for something use the credentials of the task role. Without one those calls are \
           refused, and the sidecar drains without them.",
-    mend: "Give the task a `taskRoleArn` with the policies that `task-definitions/iam` has for each setting.",
+    mend: "Give the task a `taskRoleArn` with the policies that `task-definitions/iam` has for each setting: with \
+           `PRESTOP_PROTECT` that is `sidecar-superseded.json` besides `sidecar-protect.json`, so that a protected task learns \
+           that ECS wants it gone.",
     source: "Amazon ECS developer guide, Amazon ECS task IAM role",
     example: Example {
         passing: WEB,
@@ -25,11 +27,16 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
         return;
     }
     for sidecar in SidecarContainer::all(task) {
-        if let Some(setting) = sidecar.aws_feature() {
+        let features = sidecar.aws_features();
+        if let Some((setting, _)) = features.first() {
+            let policies: Vec<&str> = features.iter().map(|(_, policy)| *policy).collect();
             findings
                 .at(
                     sidecar.place(setting),
-                    format!("{setting} needs a task role, and the task has none"),
+                    format!(
+                        "{setting} needs a task role, and the task has none: it takes {}",
+                        policies.join(" and ")
+                    ),
                 )
                 .label("no taskRoleArn");
         }

@@ -12,7 +12,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     why: "A load balancer asks from outside of the task. A sidecar without `PRESTOP_LISTEN` listens on 127.0.0.1:9911, \
           where nobody outside can reach it: the target never becomes healthy, and the service never gets stable.",
     mend: "Set `PRESTOP_LISTEN=0.0.0.0:9911`, and allow that port in the security group of the task.",
-    source: "README, Local endpoints; Elastic Load Balancing user guide, Health checks for target groups",
+    source: "task-definitions/reference.md, Local endpoints; Elastic Load Balancing user guide, Health checks for target groups",
     example: Example {
         passing: TEMPLATE,
         breaking: ("'0.0.0.0:9911'", "'127.0.0.1:9911'"),

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use crate::core::deadline::CEILING;
-use crate::core::step::Step;
+use crate::core::plan::sleeps;
 use crate::tools::check::rules::examples::{Example, WEB};
 use crate::tools::check::rules::seconds;
 use crate::tools::check::{Findings, Persona, Rule, Severity};
@@ -20,7 +20,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     why: "A drain has what is left of the stop timeout, or of the 120 s of a Spot notice less PRESTOP_RESERVE, once \
           PRESTOP_SETTLE is over. The settle time is cut to half of that, and a `sleep` ends at the deadline.",
     mend: "Raise the stop timeout, or lower PRESTOP_SETTLE, PRESTOP_RESERVE or the `sleep`.",
-    source: "README, The deadline",
+    source: "task-definitions/reference.md, When it must be over",
     example: Example {
         passing: WEB,
         breaking: (
@@ -50,15 +50,7 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
         let Some(settle) = sidecar.settle(task) else {
             continue;
         };
-        let sleeps: Duration = sidecar
-            .steps
-            .known()
-            .iter()
-            .map(|planned| match planned.step {
-                Step::Sleep(length) => length,
-                _ => Duration::ZERO,
-            })
-            .sum();
+        let sleeps = sleeps(sidecar.steps.known());
         let left = (budget - settle.min(budget / 2)).saturating_sub(sleeps);
         let (place, message) = if settle > budget / 2 {
             (

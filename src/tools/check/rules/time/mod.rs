@@ -1,7 +1,7 @@
 //! Stop timeouts and what they add up to.
 
 pub(super) mod budget_eaten;
-pub(super) mod own_limit;
+pub(in crate::tools::check) mod own_limit;
 pub(super) mod stop_timeout_differs;
 pub(super) mod stop_timeout_missing;
 pub(super) mod stop_timeout_on_spot;

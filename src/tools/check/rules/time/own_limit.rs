@@ -2,7 +2,9 @@ use crate::tools::check::rules::examples::{Example, PLAIN};
 use crate::tools::check::rules::seconds;
 use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::document::Node;
-use crate::tools::model::{ContainerDefinition, DocumentForm, TaskDefinition, Value};
+use crate::tools::model::{
+    ContainerDefinition, DocumentForm, ImageConfig, ImageFile, TaskDefinition, Text, Value,
+};
 
 /// What the app was told and what the container was told do not fit.
 pub(in crate::tools::check) const RULE: Rule = Rule {
@@ -11,12 +13,13 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     severity: Severity::Warning,
     persona: Persona::Regular,
     compose: true,
-    why: "Servers and workers have a limit of their own for how long they finish what they have after SIGTERM. Where it \
-          is above `stopTimeout` (compose: `stop_grace_period`, 10 s unless said otherwise) the container is killed before \
+    why: "Servers and workers have a limit of their own for how long they finish what they have after SIGTERM, said by an \
+          argument, a variable or a file that the Dockerfile beside copies into the image. Where it is above `stopTimeout` (compose: `stop_grace_period`, 10 s unless said otherwise) the container is killed before \
           that, and what is left is lost: a Sidekiq that is killed pushes no job back.",
     mend: "Raise the stop timeout above the app's own limit by a few seconds, or lower the limit.",
     source: "Gunicorn, Settings, graceful_timeout; Uvicorn, Settings, Timeouts; Hypercorn, Configuring, graceful_timeout; \
-             Sidekiq wiki, Signals; Celery user guide, Workers; nginx, Core functionality, worker_shutdown_timeout; n8n, \
+             Puma, Puma::DSL, worker_shutdown_timeout and force_shutdown_after; Supervisor, Configuration File, \
+             stopwaitsecs; php-fpm, process_control_timeout; Sidekiq wiki, Signals; Celery user guide, Workers; nginx, Core functionality, worker_shutdown_timeout; n8n, \
              Environment variables, N8N_GRACEFUL_SHUTDOWN_TIMEOUT; Spring Boot reference, Graceful shutdown; ASP.NET Core, \
              Web host, Shutdown timeout; Traefik, EntryPoints, graceTimeOut",
     example: Example {
@@ -65,7 +68,7 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     }
 }
 
-/// How long a program goes on after SIGTERM at most.
+/// How long a program goes on after SIGTERM at most, and where to point.
 struct OwnLimit<'a> {
     program: &'static str,
     told_by: String,
@@ -77,24 +80,31 @@ struct OwnLimit<'a> {
 struct Known {
     /// How it is called in a message.
     name: &'static str,
-    /// Words of the command by which it is known; without one its variables are enough.
+    /// Words of the command by which it is known, two of them where they follow each other; without one
+    /// its variables are enough.
     words: &'static [&'static str],
     /// Options with the limit behind them or after `=`.
     options: &'static [&'static str],
     /// Variables that hold it.
     variables: &'static [&'static str],
+    /// Files of the build context that may say it, unless the command names another.
+    files: &'static [&'static str],
+    /// What it is called in them; the first that is there holds.
+    keys: &'static [&'static str],
     /// What it is where nothing is said, if work is lost by that.
     default_s: Option<f64>,
     /// What a bare number means.
     unit_s: f64,
 }
 
-const KNOWN: [Known; 10] = [
+const KNOWN: [Known; 12] = [
     Known {
         name: "Gunicorn",
         words: &["gunicorn"],
         options: &["--graceful-timeout"],
         variables: &[],
+        files: &["gunicorn.conf.py"],
+        keys: &["graceful_timeout"],
         default_s: None,
         unit_s: 1.0,
     },
@@ -103,6 +113,8 @@ const KNOWN: [Known; 10] = [
         words: &["uvicorn"],
         options: &["--timeout-graceful-shutdown"],
         variables: &["UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"],
+        files: &[],
+        keys: &[],
         default_s: None,
         unit_s: 1.0,
     },
@@ -111,6 +123,8 @@ const KNOWN: [Known; 10] = [
         words: &["hypercorn"],
         options: &["--graceful-timeout"],
         variables: &[],
+        files: &["hypercorn.toml"],
+        keys: &["graceful_timeout"],
         default_s: None,
         unit_s: 1.0,
     },
@@ -119,6 +133,8 @@ const KNOWN: [Known; 10] = [
         words: &["sidekiq"],
         options: &["-t", "--timeout"],
         variables: &[],
+        files: &["config/sidekiq.yml"],
+        keys: &["timeout"],
         default_s: Some(25.0),
         unit_s: 1.0,
     },
@@ -128,6 +144,8 @@ const KNOWN: [Known; 10] = [
         words: &["celery"],
         options: &["--time-limit", "--soft-time-limit"],
         variables: &[],
+        files: &[],
+        keys: &[],
         default_s: None,
         unit_s: 1.0,
     },
@@ -136,6 +154,8 @@ const KNOWN: [Known; 10] = [
         words: &["nginx"],
         options: &["worker_shutdown_timeout"],
         variables: &["NGINX_WORKER_SHUTDOWN_TIMEOUT"],
+        files: &["nginx.conf"],
+        keys: &["worker_shutdown_timeout"],
         default_s: None,
         unit_s: 1.0,
     },
@@ -144,6 +164,8 @@ const KNOWN: [Known; 10] = [
         words: &[],
         options: &[],
         variables: &["N8N_GRACEFUL_SHUTDOWN_TIMEOUT"],
+        files: &[],
+        keys: &[],
         default_s: None,
         unit_s: 1.0,
     },
@@ -158,6 +180,8 @@ const KNOWN: [Known; 10] = [
             "SPRING_LIFECYCLE_TIMEOUT_PER_SHUTDOWN_PHASE",
             "SPRING_LIFECYCLE_TIMEOUTPERSHUTDOWNPHASE",
         ],
+        files: &[],
+        keys: &[],
         default_s: None,
         unit_s: 0.001,
     },
@@ -169,14 +193,40 @@ const KNOWN: [Known; 10] = [
             "ASPNETCORE_SHUTDOWNTIMEOUTSECONDS",
             "DOTNET_SHUTDOWNTIMEOUTSECONDS",
         ],
+        files: &[],
+        keys: &[],
         default_s: None,
         unit_s: 1.0,
     },
     Known {
         name: "php-fpm",
-        words: &[],
+        words: &["php-fpm"],
         options: &[],
         variables: &["PHP_FPM_PROCESS_CONTROL_TIMEOUT", "FPM_PROCESS_CONTROL_TIMEOUT"],
+        files: &["php-fpm.conf", "www.conf"],
+        keys: &["process_control_timeout"],
+        default_s: None,
+        unit_s: 1.0,
+    },
+    // It has no option for it. Rails starts it as its server.
+    Known {
+        name: "Puma",
+        words: &["puma", "rails server", "rails s"],
+        options: &[],
+        variables: &[],
+        files: &["config/puma.rb"],
+        keys: &["worker_shutdown_timeout", "force_shutdown_after"],
+        default_s: None,
+        unit_s: 1.0,
+    },
+    // What it waits for each of its programs.
+    Known {
+        name: "Supervisor",
+        words: &["supervisord"],
+        options: &[],
+        variables: &[],
+        files: &["supervisord.conf"],
+        keys: &["stopwaitsecs"],
         default_s: None,
         unit_s: 1.0,
     },
@@ -202,26 +252,13 @@ fn of_program<'a>(known: &Known, container: &ContainerDefinition<'a>) -> Option<
             return Some(limit((*name).to_owned(), seconds, variable.node));
         }
     }
-    // A word of the list may be a whole script.
-    let parts = [&container.entry_point, &container.command]
-        .into_iter()
-        .filter_map(|part| match part {
-            Value::Known(words, node) => Some((words.as_slice(), *node)),
-            Value::Absent | Value::Unknown(_) => None,
-        });
-    let words: Vec<(&str, &'a Node<'a>)> = parts
-        .flat_map(|(words, node)| {
-            words.iter().enumerate().flat_map(move |(index, word)| {
-                let place = node.items().get(index).unwrap_or(node);
-                word.split_whitespace().map(move |word| (word, place))
-            })
-        })
-        .collect();
-    let runs = |(word, _): &(&str, &Node<'_>)| {
-        let base = word.rsplit('/').next().unwrap_or(word);
-        known.words.contains(&base)
-    };
-    let started = words.iter().find(|word| runs(word)).map(|(_, node)| *node);
+    let words = words(container);
+    let started = words
+        .windows(2)
+        .map(|pair| (pair[0], Some(pair[1].0)))
+        .chain(words.last().map(|last| (*last, None)))
+        .find(|((word, _), next)| known.words.iter().any(|known| runs(known, word, *next)))
+        .map(|((_, node), _)| node);
     let held = container.environment.iter().filter(|variable| {
         ARGUMENT_VARIABLES.contains(&variable.name.as_ref())
             && known
@@ -249,8 +286,97 @@ fn of_program<'a>(known: &Known, container: &ContainerDefinition<'a>) -> Option<
             }
         }
     }
+    if let Some((told_by, seconds)) = in_a_file(known, container, &all) {
+        return Some(limit(told_by, seconds?, start));
+    }
     let default = known.default_s.filter(|_| !container.more_environment)?;
     Some(limit("its default".to_owned(), default, start))
+}
+
+/// The words that start it, those of its image where the file has none of its own, and where to point. A
+/// word of the list may be a whole script.
+fn words<'t, 'a>(container: &'t ContainerDefinition<'a>) -> Vec<(&'t str, &'a Node<'a>)> {
+    let own = |part: &'t Value<'a, Vec<Text<'a>>>| {
+        let (words, node) = match part {
+            Value::Known(words, node) => (words.as_slice(), Some(*node)),
+            Value::Absent | Value::Unknown(_) => (&[][..], None),
+        };
+        words.iter().enumerate().filter_map(move |(index, word)| {
+            let node = node?;
+            Some((word.as_ref(), node.items().get(index).unwrap_or(node)))
+        })
+    };
+    let image = container
+        .starts
+        .as_ref()
+        .filter(|_| container.entry_point.is_absent());
+    let of_image = |words: fn(&'t ImageConfig) -> &'t [String], part: &Value<'a, Vec<Text<'a>>>| {
+        let words = image.filter(|_| part.is_absent()).map_or(&[][..], words);
+        words.iter().map(|word| (word.as_str(), container.name.node))
+    };
+    let entry_point =
+        own(&container.entry_point).chain(of_image(|image| &image.entry_point, &container.entry_point));
+    let command = own(&container.command).chain(of_image(|image| &image.command, &container.command));
+    entry_point
+        .chain(command)
+        .flat_map(|(word, node)| word.split_whitespace().map(move |word| (word, node)))
+        .collect()
+}
+
+/// Whether a word, or two of them, is what a program is known by.
+fn runs(known: &str, word: &str, next: Option<&str>) -> bool {
+    let base = word.rsplit('/').next().unwrap_or(word);
+    match known.split_once(' ') {
+        None => base == known,
+        Some((first, second)) => base == first && next == Some(second),
+    }
+}
+
+/// What a file of the build context says, and of how many seconds; `None` within where that is not told.
+fn in_a_file(
+    known: &Known,
+    container: &ContainerDefinition<'_>,
+    words: &[(&str, &Node<'_>)],
+) -> Option<(String, Option<f64>)> {
+    let image = container.starts.as_ref()?;
+    let base = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    // The command names its file behind `-c`, `-C` or `--config`.
+    let named = words
+        .windows(2)
+        .find(|pair| ["-c", "-C", "--config", "--configuration"].contains(&pair[0].0))
+        .map(|pair| base(pair[1].0.trim_start_matches("python:")));
+    let wanted = |file: &&ImageFile| match &named {
+        Some(name) => file.name == *name,
+        None => known.files.iter().any(|known| base(known) == file.name),
+    };
+    let ImageFile { path, text, .. } = image.files.iter().find(wanted)?;
+    known.keys.iter().find_map(|key| {
+        let values = values_of(text, key, known.unit_s);
+        // Those that it waits for may stop together; the longest counts.
+        let longest = values.iter().copied().flatten().max_by(f64::total_cmp);
+        (!values.is_empty()).then(|| (format!("{key} in {path}"), longest))
+    })
+}
+
+/// The values that a file of settings has for a name: `name value`, `name = value`, `name: value`,
+/// `name(value)`, whatever it is written for.
+fn values_of(text: &str, key: &str, unit_s: f64) -> Vec<Option<f64>> {
+    /// Deeper ones belong to something else.
+    const MAX_INDENT: usize = 8;
+    let of_line = |line: &str| {
+        let indent = line.len() - line.trim_start().len();
+        let rest = line.trim().trim_start_matches(':').strip_prefix(key)?;
+        let value = rest.trim_start_matches([' ', '\t', '=', ':', '(']);
+        (indent <= MAX_INDENT && value.len() < rest.len()).then_some(())?;
+        let value = value.split(['#', ';', ')', ' ']).next().unwrap_or("");
+        Some(in_seconds(value, unit_s))
+    };
+    text.lines().filter_map(of_line).collect()
+}
+
+/// The files in which programs are told their limit, for who looks for them in a build context.
+pub(in crate::tools::check) fn files() -> impl Iterator<Item = &'static str> {
+    KNOWN.iter().flat_map(|known| known.files).copied()
 }
 
 /// `30`, `30s`, `1m`, `PT30S`; a bare number is of the program's own unit.
@@ -273,7 +399,47 @@ fn in_seconds(text: &str, unit_s: f64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::in_seconds;
+    use super::{in_seconds, values_of};
+
+    #[test]
+    fn settings_are_read_as_each_program_writes_them() {
+        for (text, key, values) in [
+            (
+                "workers 2\nworker_shutdown_timeout 60\n",
+                "worker_shutdown_timeout",
+                vec![Some(60.0)],
+            ),
+            (
+                "  force_shutdown_after(45) # why\n",
+                "force_shutdown_after",
+                vec![Some(45.0)],
+            ),
+            (
+                "force_shutdown_after :forever\n",
+                "force_shutdown_after",
+                vec![None],
+            ),
+            (
+                "# stopwaitsecs=9\nstopwaitsecs = 3600 ; long\nstopwaitsecs=5\n",
+                "stopwaitsecs",
+                vec![Some(3600.0), Some(5.0)],
+            ),
+            (":timeout: 30\ntimeouts: 5\n", "timeout", vec![Some(30.0)]),
+            (
+                "worker_shutdown_timeout 2m;\n",
+                "worker_shutdown_timeout",
+                vec![Some(120.0)],
+            ),
+            (
+                "graceful_timeout = int(os.environ['T'])\n",
+                "graceful_timeout",
+                vec![None],
+            ),
+            ("", "timeout", vec![]),
+        ] {
+            assert_eq!(values_of(text, key, 1.0), values, "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_read_as_each_program_writes_them() {

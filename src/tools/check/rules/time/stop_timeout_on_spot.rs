@@ -12,10 +12,11 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     severity: Severity::Warning,
     persona: Persona::Regular,
     compose: false,
-    why: "The host of a Spot task is gone 120 s after the notice, whatever the `stopTimeout` says.",
+    why: "The host of a Spot task is gone 120 s after the notice, whatever the `stopTimeout` says, or the \
+          `ECS_CONTAINER_STOP_TIMEOUT` of the agent, which holds where a container has none.",
     mend: "Choose a `stopTimeout` of less than 120, or run this task on demand and say so: \
            `PRESTOP_CAPACITY=on-demand`.",
-    source: "Amazon EC2 user guide, Spot Instance interruption notices",
+    source: "Amazon EC2 user guide, Spot Instance interruption notices; Amazon ECS container agent, ECS_CONTAINER_STOP_TIMEOUT",
     example: Example {
         passing: APART,
         breaking: (
@@ -27,6 +28,24 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
 };
 
 fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
+    for instances in &task.instances {
+        if let Some(given) = instances
+            .stop_timeout_s
+            .filter(|given| instances.spot && *given > HOST_S)
+        {
+            findings
+                .at_span(
+                    instances.at,
+                    instances.node,
+                    format!(
+                        "ECS_CONTAINER_STOP_TIMEOUT of `{}` is {}, but a Spot host is gone 120 s after its notice",
+                        instances.name,
+                        seconds(given)
+                    ),
+                )
+                .label("longer than the host lives");
+        }
+    }
     let fargate = task.on_fargate() == Some(true);
     if fargate || !matches!(task.host(), Host::Goes(_) | Host::MayGo) {
         return;

@@ -17,11 +17,11 @@ use crate::core::deadline::CEILING;
 use crate::core::lifecycle::{Code, Command, Event, Lifecycle, Report};
 use crate::core::notice::{Notice, Reason};
 use crate::core::plan::{Plan, PlannedStep};
-use crate::core::step::QuietStep;
 use crate::core::superseded::Superseded;
 use crate::core::task::Task;
-use crate::core::timeline::{Outcome, millis};
-use crate::sidecar::aws_side::{AwsSide, Circumstances, LookUp};
+use crate::core::timeline::Outcome;
+use crate::sidecar::aws::load_balancing::Departure;
+use crate::sidecar::aws_side::{AwsSide, Circumstances};
 use crate::sidecar::clock::{now, wall_clock};
 use crate::sidecar::drain::quiet::sockets::Sockets;
 use crate::sidecar::drain::quiet::{self, ConnectionView, Looks};
@@ -31,14 +31,9 @@ use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{Mailbox, Message, Signal, WatchState};
 use crate::sidecar::protection::{ProtectionHandle, ProtectionLoop};
 use crate::sidecar::status::{Status, SupersededReport};
-use crate::sidecar::superseded::Askers;
 use crate::sidecar::task_metadata::TaskMetadata;
 use crate::sidecar::telemetry::Telemetry;
 use crate::sidecar::watch::instance_metadata::InstanceMetadata;
-
-/// The task metadata is asked again this often at most while it cannot be read.
-const LONGEST_READ_PAUSE: Duration = Duration::from_secs(10);
-const FIRST_READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the log is behind what happens: formatting it takes longer than sending the drain call.
 const LOG_LAG: Duration = Duration::from_millis(1);
@@ -247,69 +242,6 @@ impl Sidecar {
         self.protection = Some(handle);
     }
 
-    fn log_start(&mut self) {
-        if std::mem::replace(&mut self.log_started, true) {
-            return;
-        }
-        let Config {
-            watch,
-            stop_timeout_auto,
-            ..
-        } = &self.config;
-        let policy = self.lifecycle.policy();
-        let steps: Vec<String> = self.lifecycle.plan().map_or_else(Vec::new, |plan| {
-            plan.steps()
-                .iter()
-                .map(|planned| planned.step.to_string())
-                .collect()
-        });
-        let items = watch.iter().map(|item| item.name());
-        let watch: Vec<&str> = items
-            .chain(self.config.watch_superseded.then_some("superseded"))
-            .collect();
-        let listen = self
-            .config
-            .listen
-            .map_or_else(|| "off".to_owned(), |address| address.to_string());
-        let local = self.metadata.is_none();
-        tracing::info!(
-            event = "start",
-            version = env!("CARGO_PKG_VERSION"),
-            mode = if local { "local" } else { "ecs" },
-            drain = if steps.is_empty() {
-                "from docker labels".to_owned()
-            } else {
-                steps.join(", ")
-            },
-            // Not known yet where ECS is asked for it; the answer has a line of its own.
-            stop_timeout_ms = (!stop_timeout_auto).then(|| millis(policy.limits.stop_timeout.get())),
-            stop_timeout = stop_timeout_auto.then_some("auto"),
-            reserve_ms = millis(policy.limits.reserve.get()),
-            settle_ms = millis(policy.settle_of(self.lifecycle.plan())),
-            watch = if watch.is_empty() {
-                "signals only".to_owned()
-            } else {
-                watch.join(",")
-            },
-            listen,
-        );
-        if local {
-            tracing::info!(
-                event = "watch",
-                watch = "task",
-                message =
-                    "ECS_CONTAINER_METADATA_URI_V4 is not set: running in local mode, without task metadata"
-            );
-            if self.config.protect && self.config.agent.is_none() {
-                tracing::warn!(
-                    event = "watch",
-                    watch = "protection",
-                    message = "PRESTOP_PROTECT is true and ECS_AGENT_URI is not set: there is nobody to ask for protection"
-                );
-            }
-        }
-    }
-
     /// Translates a message for the lifecycle; what only concerns the shell is done here.
     fn receive(&mut self, message: Message) -> Option<Event> {
         match message {
@@ -341,11 +273,11 @@ impl Sidecar {
 
     /// SIGTERM says nothing of the host; the capacity may.
     fn sigterm(&self) -> Notice {
-        let fargate = self.task.as_deref().is_some_and(Task::on_fargate);
+        let may_be_spot = self.task.as_deref().is_some_and(Task::may_be_spot);
         let host_may_end = match self.config.capacity {
             Capacity::Spot => true,
             Capacity::OnDemand => false,
-            Capacity::Auto => fargate,
+            Capacity::Auto => may_be_spot,
         };
         if host_may_end {
             let end = now() + CEILING;
@@ -377,140 +309,6 @@ impl Sidecar {
         self.watches.push(state);
     }
 
-    /// The first answer also decides what is watched, and may bring the plan.
-    fn note_task(&mut self, read: Result<Task, String>) -> Option<Event> {
-        let task = match read {
-            Ok(task) => task,
-            Err(why) => {
-                self.log_start();
-                if self.task_trouble.is_none() {
-                    tracing::warn!(
-                        event = "watch",
-                        watch = "task",
-                        message = format!("{why}; asking again")
-                    );
-                }
-                self.task_trouble = Some(why);
-                self.watch_instance();
-                return None;
-            }
-        };
-        self.telemetry.identify(&task.identity);
-        self.log_start();
-        let before = self.task.as_deref();
-        let (first, news) = (
-            before.is_none(),
-            before.is_none_or(|before| before.names() != task.names()),
-        );
-        if news || self.task_trouble.is_some() {
-            tracing::info!(
-                event = "watch",
-                watch = "task",
-                message = "task metadata read",
-                containers = task.names().join(","),
-                launch_type = task.launch_type.as_deref().unwrap_or("unknown"),
-            );
-        }
-        self.task_trouble = None;
-        self.task = Some(Arc::new(task.clone()));
-        self.fresh = self.lifecycle.deadline().is_some();
-        self.watch_instance();
-        let wanted = LookUp {
-            policy: *self.lifecycle.policy(),
-            stop_timeout: self.config.stop_timeout_auto,
-        };
-        self.aws_side.look_up(&task, wanted);
-        if first && self.config.watch_superseded {
-            self.aws_side.watch_superseded(Askers {
-                protection: self.protection.clone(),
-                questions: self.questions.subscribe(),
-            });
-        }
-        if first {
-            self.announce_balancer();
-        }
-        let labels = self.labels_of(&task, news);
-        if first && task.stopping && self.lifecycle.deadline().is_none() {
-            tracing::info!(
-                event = "watch",
-                watch = "task",
-                message =
-                    "ECS wants this task STOPPED already: its SIGTERM came before this process could see it"
-            );
-            labels.into_iter().for_each(|event| self.apply(event));
-            return Some(Event::Notice(self.sigterm()));
-        }
-        labels
-    }
-
-    /// What the labels bring, where there is no setting. Before a notice nothing wrong is let pass, but only a
-    /// task that is complete can be known to have no step.
-    fn labels_of(&mut self, task: &Task, news: bool) -> Option<Event> {
-        if self.config.drain.is_empty() {
-            return self.plan_of_labels(task, news);
-        }
-        let plan = self.lifecycle.plan()?.clone();
-        if self.lifecycle.deadline().is_none() {
-            match self.cannot_be_quiet(&plan, task) {
-                Some(complaint) => self.refuse(vec![complaint]),
-                None => self.announce_plan(Some(&plan)),
-            }
-        }
-        None
-    }
-
-    /// Before a notice nothing wrong is let pass, but only a task that is complete can be known to have no label.
-    fn plan_of_labels(&mut self, task: &Task, news: bool) -> Option<Event> {
-        let (plan, errors) = Plan::from_labels(task);
-        let before_notice = self.lifecycle.deadline().is_none();
-        let mut complaints: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        // A label that is wrong is no reason to do something else than what it says.
-        let complete = !task.starting && (errors.is_empty() || !before_notice);
-        let plan = plan.or_else(|| (complete && !self.lifecycle.has_plan()).then(Plan::without_settings));
-        if let Some(plan) = &plan {
-            complaints.extend(self.cannot_be_quiet(plan, task));
-            complaints.extend(self.config.refuses(plan).map(|problem| problem.to_string()));
-        }
-        if before_notice && !complaints.is_empty() {
-            self.refuse(complaints);
-            return None;
-        }
-        if news {
-            // After a notice it is too late to be strict: what can be done is done.
-            log_complaints(&complaints);
-            self.announce_plan(plan.as_ref());
-        }
-        Some(Event::Labels(plan))
-    }
-
-    /// Why a `quiet` step of that plan would see nothing of the app, or too much, and what to set.
-    fn cannot_be_quiet(&self, plan: &Plan, task: &Task) -> Option<String> {
-        let apart = task.is_bridged() && !self.view.look_at_others();
-        let (planned, _) = plan
-            .quiets()
-            .find(|(_, step)| apart || (task.on_host_network && step.ports.is_empty()))?;
-        let step = &planned.step;
-        Some(if apart {
-            format!(
-                "`{step}` cannot work under bridge networking, where the app's connections are in a network namespace of \
-                 its own, unless its processes are in sight: set \"pidMode\": \"task\" in the task definition (every open \
-                 connection counts as owing then), or its networkMode to awsvpc, or set PRESTOP_DRAIN to a URL or \
-                 `sleep 15s`"
-            )
-        } else {
-            format!(
-                "`{step}` cannot work under host networking without a port, since the network namespace is the whole \
-                 instance's: set PRESTOP_DRAIN='quiet :PORT' with the port of the app"
-            )
-        })
-    }
-
-    fn refuse(&mut self, complaints: Vec<String>) {
-        log_complaints(&complaints);
-        self.complaints = complaints;
-        self.apply(Event::Refuse(Code::Settings));
-    }
-
     /// Begins to watch the instance metadata, once, unless there is none.
     fn watch_instance(&mut self) {
         if std::mem::replace(&mut self.watching_instance, true) || self.config.watch.is_empty() {
@@ -536,26 +334,6 @@ impl Sidecar {
         ));
     }
 
-    /// Reads the task metadata until that succeeds and ECS has made all containers.
-    fn read_task(&mut self) {
-        let Some(metadata) = self.metadata.clone() else {
-            return;
-        };
-        let mailbox = self.mailbox.clone();
-        self.companions.spawn(async move {
-            let mut pause = FIRST_READ_PAUSE;
-            loop {
-                let read = metadata.read().await.map_err(|why| why.to_string());
-                let done = read.as_ref().is_ok_and(|task| !task.starting);
-                if mailbox.send(Message::Task(read)).await.is_err() || done {
-                    return;
-                }
-                sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_READ_PAUSE);
-            }
-        });
-    }
-
     fn apply(&mut self, event: Event) {
         let commands = self.lifecycle.on(event, now());
         self.spread_urgency();
@@ -565,7 +343,7 @@ impl Sidecar {
                 // Outside of ECS there are none.
                 Command::ReadLabels if self.metadata.is_none() => self.apply(Event::Labels(None)),
                 Command::ReadLabels => self.read_task(),
-                Command::Start(step) => self.start_step(step),
+                Command::Start { step, more_behind } => self.start_step(step, more_behind),
                 Command::Aws(call) => {
                     let circumstances = self.circumstances();
                     self.aws_side.ask(call, circumstances);
@@ -575,14 +353,17 @@ impl Sidecar {
         }
     }
 
-    fn start_step(&mut self, step: PlannedStep) {
+    fn start_step(&mut self, step: PlannedStep, more_behind: bool) {
         let number = step.number;
         let Some(urgency) = self.urgency.as_ref().map(watch::Sender::subscribe) else {
             // Nothing is started before a notice; were it otherwise, nobody must take it for drained.
             let why = format!("{}: there is no notice to drain for", step.step);
             return self.apply(Event::StepEnded(number, Outcome::Failed(why)));
         };
-        let drain = self.drain(number, urgency);
+        let drain = Drain {
+            more_behind,
+            ..self.drain(number, urgency)
+        };
         self.steps
             .spawn(async move { (number, drain.carry_out(step).await) });
     }
@@ -594,6 +375,10 @@ impl Sidecar {
                 .notice()
                 .map_or("", |notice| notice.reason.as_str()),
             bridged: self.task.as_deref().is_some_and(Task::is_bridged),
+            departure: match self.lifecycle.plan() {
+                Some(plan) if plan.quiets().next().is_some() => Departure::Draining,
+                _ => Departure::Unused,
+            },
             protection: self.protection.clone(),
         }
     }
@@ -611,43 +396,6 @@ impl Sidecar {
             self.looks.insert(planned.number, looks);
             self.companions.spawn(looking);
         }
-    }
-
-    /// Says what of the plan does not fit and, soon after the start, whether a `quiet` step would see anybody.
-    fn announce_plan(&mut self, plan: Option<&Plan>) {
-        let too_long = plan.and_then(|plan| self.lifecycle.policy().too_long(plan));
-        if let Some(message) = too_long.filter(|_| !self.config.stop_timeout_auto) {
-            tracing::warn!(event = "watch", watch = "time", message);
-        }
-        let steps: Vec<QuietStep> = plan
-            .into_iter()
-            .flat_map(Plan::quiets)
-            .map(|(_, step)| step.clone())
-            .collect();
-        if !steps.is_empty() {
-            let announced = quiet::announce(self.view.clone(), steps, self.mailbox.clone());
-            self.companions.spawn(announced);
-        }
-    }
-
-    /// Says who tells a load balancer to look away: where nobody does, waiting gains nothing.
-    fn announce_balancer(&self) {
-        let policy = self.lifecycle.policy();
-        let asks_ready = self.config.ready_url.is_some()
-            || self
-                .config
-                .listen
-                .is_some_and(|address| !address.ip().is_loopback());
-        let message = if policy.aws.deregister {
-            "PRESTOP_DEREGISTER takes this task out of its load balancer at a notice"
-        } else if asks_ready {
-            "a load balancer looks away where its health check asks /ready; PRESTOP_SETTLE has to last until it does"
-        } else {
-            "nothing here tells a load balancer to look away. ECS does before its SIGTERM in deployments, at scale-in \
-             and on Fargate Spot; for EC2 Spot and StopTask set PRESTOP_DEREGISTER=true, or let the health check ask \
-             /ready"
-        };
-        tracing::info!(event = "watch", watch = "load-balancer", message);
     }
 
     /// What running steps tell the app.
@@ -673,6 +421,7 @@ impl Sidecar {
             fresh: self.fresh,
             metadata: self.metadata.clone(),
             looks: self.looks.remove(&number),
+            more_behind: false,
             key: task_id.unwrap_or(&self.local_key).into(),
             token: self.config.token.clone(),
             mailbox: self.mailbox.clone(),
@@ -714,17 +463,6 @@ impl Sidecar {
         }));
     }
 
-    /// A watcher that cannot see now is not dead: it goes on trying, and says so elsewhere.
-    fn unhealthy(&self) -> Option<String> {
-        if self.lifecycle.has_plan() {
-            return None;
-        }
-        let why = self.task_trouble.as_deref()?;
-        Some(format!(
-            "no step is known yet, since PRESTOP_DRAIN is not set and the labels cannot be read: {why}"
-        ))
-    }
-
     fn ending(self) -> Ending {
         Ending {
             code: self.lifecycle.ended().unwrap_or(Code::Fault),
@@ -735,8 +473,5 @@ impl Sidecar {
     }
 }
 
-fn log_complaints(complaints: &[String]) {
-    for complaint in complaints {
-        tracing::error!(event = "watch", watch = "task", message = complaint.as_str());
-    }
-}
+mod announce;
+mod labels;

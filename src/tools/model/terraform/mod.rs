@@ -9,12 +9,20 @@ use std::collections::BTreeMap;
 
 use crate::tools::document::{ELSEWHERE, Member, Node, NodeKind, Span};
 
-use super::fields::{Fields, is_expression, text};
+use super::fields::is_expression;
 use super::template::{
-    Instances, Scheduled, TargetGroup, instances, longest_ttl, mixed_with_spot, service, started_on_spot,
-    target_group, with_instances,
+    Around, Instances, Offer, Scheduled, TargetGroup, instances, longest_ttl, managed, mixed_with_spot,
+    service, short_hop, started_on_spot, target_group, with_instances,
 };
-use super::{DocumentForm, MAX_CONTAINERS, NAMELESS, Name, TaskDefinition, Value, Variable, ecs};
+use super::{DocumentForm, MAX_CONTAINERS, NAMELESS, Name, TaskDefinition, ecs};
+
+mod modules;
+mod printed;
+
+use modules::{
+    defaults_of_module, is_container_module, is_of_terraform_aws_modules, of_module, variables_by_name,
+};
+use printed::of_printed;
 
 const FORM: DocumentForm = DocumentForm::Terraform;
 
@@ -37,7 +45,7 @@ const BLOCKS: [&str; 13] = [
 
 /// Names that differ by more than the case from those of the API: in the resources, in cloudposse's
 /// modules, in those of terraform-aws-modules.
-const NAMES: [(&str, &[&str]); 18] = [
+const NAMES: [(&str, &[&str]); 19] = [
     ("TTL", &["ttl"]),
     (
         "capacityProviderStrategy",
@@ -65,6 +73,7 @@ const NAMES: [(&str, &[&str]); 18] = [
         ],
     ),
     ("name", &["container_name", "name"]),
+    ("services", &["service", "services"]),
     ("taskRoleArn", &["task_role_arn", "tasks_iam_role_arn"]),
     ("minimumHealthyPercent", &["deployment_minimum_healthy_percent"]),
     (
@@ -194,6 +203,32 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
         .filter_map(|part| Some((part.name, longest_ttl(FORM, part.body)?)))
         .collect();
     let find_ttl = |arn: &'a Node<'a>| ttls.get(referred(arn, CLOUD_MAP)?).copied();
+    let providers: BTreeMap<&str, Offer> = parts(root, &["resource", PROVIDER])
+        .into_iter()
+        .filter_map(|part| Some((part.name, managed(FORM, part.body)?)))
+        .collect();
+    let find_provider = |name: &'a Node<'a>| providers.get(referred(name, PROVIDER)?).copied();
+    let clusters: Vec<(&str, &'a Node<'a>)> =
+        parts(root, &["resource", "aws_ecs_cluster_capacity_providers"])
+            .into_iter()
+            .filter_map(|part| Some((referred(part.body.get("cluster_name")?, CLUSTER)?, part.body)))
+            .collect();
+    let find_cluster = |id: &'a Node<'a>| {
+        let name = referred(id, CLUSTER)?;
+        let found = clusters.iter().find(|(known, _)| *known == name);
+        found.map(|(_, body)| *body)
+    };
+    let around = Around {
+        cluster: &find_cluster,
+        group: &find,
+        ttl: &find_ttl,
+        provider: &find_provider,
+    };
+    let short_hops: Vec<&'a Node<'a>> = parts(root, &["resource", "aws_launch_template"])
+        .into_iter()
+        .filter(|part| part.body.tag.as_deref() != Some(ELSEWHERE))
+        .filter_map(|part| short_hop(FORM, part.body))
+        .collect();
     let starters: Vec<Part<'a>> = STARTERS
         .iter()
         .flat_map(|kind| parts(root, &["resource", kind]))
@@ -220,7 +255,7 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
                     references(definition, "aws_ecs_task_definition").any(|name| name == part.name)
                 })
             })
-            .map(|runner| service(FORM, runner.name, runner.at, runner.body, find, find_ttl))
+            .map(|runner| service(FORM, runner.name, runner.at, runner.body, around))
             .collect();
         task.scheduled_on_spot = starters
             .iter()
@@ -236,10 +271,11 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
         all.push(task);
     }
     for part in modules.iter().filter(|part| here(part)) {
-        all.extend(of_module(part, &modules, find, find_ttl));
+        all.extend(of_module(part, &modules, around));
     }
     for task in &mut all {
         task.agent_stop_timeout_s = stop_timeout_s;
+        task.short_hops = short_hops.clone();
     }
     // Those of other files are told where they stand.
     let own = instances.into_iter().filter(|(here, _)| *here);
@@ -249,6 +285,12 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
 
 /// A service of Cloud Map.
 const CLOUD_MAP: &str = "aws_service_discovery_service";
+
+/// A cluster.
+const CLUSTER: &str = "aws_ecs_cluster";
+
+/// A capacity provider.
+const PROVIDER: &str = "aws_ecs_capacity_provider";
 
 /// What starts tasks by the clock or by an event.
 const STARTERS: [&str; 2] = ["aws_cloudwatch_event_target", "aws_scheduler_schedule"];
@@ -268,79 +310,6 @@ fn all_instances<'a>(root: &'a Node<'a>) -> Vec<(bool, Instances<'a>)> {
             (part.body.tag.as_deref() != Some(ELSEWHERE), found)
         })
         .collect()
-}
-
-/// A module that makes a task definition and its service.
-fn of_module<'a>(
-    part: &Part<'a>,
-    modules: &[Part<'a>],
-    find: impl Fn(&'a Node<'a>) -> Option<TargetGroup<'a>> + Copy,
-    find_ttl: impl Fn(&'a Node<'a>) -> Option<(u64, &'a Node<'a>)> + Copy,
-) -> Vec<TaskDefinition<'a>> {
-    let source = part.body.get("source").and_then(Node::text).unwrap_or("");
-    let made = |part: &Part<'a>, list: &'a Node<'a>| {
-        let mut task = task(part, part.body, list, modules);
-        let mut runner = service(FORM, part.name, part.at, part.body, find, find_ttl);
-        let fields = Fields::of(FORM, part.body);
-        // What both modules take where nothing is said: Fargate with awsvpc, and a task role of their own.
-        if fields.node("launchType").is_none() && fields.node("capacityProviderStrategy").is_none() {
-            runner.on_fargate = true;
-            runner.on_demand = true;
-        }
-        if task.compatibilities.is_absent() {
-            task.compatibilities = match fields.text("launchType") {
-                Value::Absent => Value::Known(vec![Cow::Borrowed("FARGATE")], part.body),
-                Value::Known(word, node) => Value::Known(vec![word], node),
-                Value::Unknown(node) => Value::Unknown(node),
-            };
-        }
-        if task.network_mode.is_absent() {
-            task.network_mode = Value::Known(Cow::Borrowed("awsvpc"), part.body);
-        }
-        if task.task_role.is_absent() {
-            task.task_role = Value::Known((), part.body);
-        }
-        // Both give the task a size.
-        if task.memory_mib.is_absent() {
-            task.memory_mib = Value::Unknown(part.body);
-        }
-        task.services = vec![runner];
-        task
-    };
-    if source.contains("cloudposse/") && source.contains("ecs-alb-service-task") {
-        let list = part.body.get("container_definition_json");
-        return list.map(|list| made(part, list)).into_iter().collect();
-    }
-    if !is_of_terraform_aws_modules(source) {
-        return Vec::new();
-    }
-    if source.contains("//modules/service") {
-        let list = part.body.get("container_definitions");
-        return list.map(|list| made(part, list)).into_iter().collect();
-    }
-    let services = part.body.get("services").map_or(&[][..], Node::entries);
-    services
-        .iter()
-        .filter_map(|entry| {
-            let part = Part {
-                name: &entry.key,
-                at: entry.key_span,
-                body: &entry.value,
-            };
-            Some(made(&part, entry.value.get("container_definitions")?))
-        })
-        .collect()
-}
-
-fn is_of_terraform_aws_modules(source: &str) -> bool {
-    source.contains("terraform-aws-modules/ecs/aws")
-        || source.contains("terraform-aws-modules/terraform-aws-ecs")
-}
-
-fn is_container_module(part: &Part<'_>) -> bool {
-    let source = part.body.get("source").and_then(Node::text).unwrap_or("");
-    (source.contains("cloudposse/") && source.contains("ecs-container-definition"))
-        || (is_of_terraform_aws_modules(source) && source.contains("//modules/container-definition"))
 }
 
 /// `body` holds the fields, `list` the containers: a list of them, a module's map, or the output of a
@@ -394,154 +363,4 @@ fn task<'a>(
         task.containers.push(container);
     }
     task
-}
-
-/// cloudposse's `map_environment`.
-fn variables_by_name<'a>(container: &mut super::ContainerDefinition<'a>, body: &'a Node<'a>) {
-    let Some(map) = body.get("map_environment") else {
-        return;
-    };
-    container.more_environment |= is_expression(FORM, map);
-    for entry in map.entries() {
-        container.environment.push(Variable {
-            name: Cow::Borrowed(&entry.key),
-            value: text(FORM, &entry.value),
-            node: &entry.value,
-        });
-    }
-}
-
-/// terraform-aws-modules/ecs gives a container 120 s to stop, and some of the rest by its version
-/// (modules/container-definition/variables.tf, `stop_timeout`).
-fn defaults_of_module<'a>(container: &mut super::ContainerDefinition<'a>, body: &'a Node<'a>) {
-    if container.stop_timeout_s.is_absent() {
-        container.stop_timeout_s = Value::Known(120.0, body);
-    }
-    if container.read_only.is_absent() {
-        container.read_only = Value::Unknown(body);
-    }
-    if container.restarts.is_absent() {
-        container.restarts = Value::Unknown(body);
-    }
-}
-
-/// A module of `terraform show -json`, and the part of the configuration that it was made from.
-fn of_printed<'a>(
-    module: &'a Node<'a>,
-    configuration: Option<&'a Node<'a>>,
-    all: &mut Vec<TaskDefinition<'a>>,
-) {
-    /// More than anybody reads findings of.
-    const MAX_TASKS: usize = 1_000;
-    let resources = module.get("resources").map_or(&[][..], Node::items);
-    let of = |kind: &'static str| {
-        resources.iter().filter_map(move |resource| {
-            let word = |field: &str| resource.get(field).and_then(Node::text);
-            (word("type")? == kind && word("mode").unwrap_or("managed") == "managed").then_some(())?;
-            let name_entry = resource.entries().iter().find(|entry| entry.key == "name")?;
-            let part = Part {
-                name: name_entry.value.text()?,
-                at: name_entry.value.span,
-                body: resource.get("values")?,
-            };
-            Some((word("address").unwrap_or(""), part))
-        })
-    };
-    let expression = |kind: &str, name: &str, path: &[&str]| {
-        let items = configuration
-            .and_then(|module| module.get("resources"))
-            .map_or(&[][..], Node::items);
-        let word = |item: &'a Node<'a>, field: &str| item.get(field).and_then(Node::text);
-        let resource = items
-            .iter()
-            .find(|item| word(item, "type") == Some(kind) && word(item, "name") == Some(name))?;
-        let start = resource.get("expressions")?;
-        path.iter()
-            .try_fold(start, |node, key| only_block(FORM, node).get(key))?
-            .get("references")
-    };
-    let named = |references: Option<&'a Node<'a>>, kind: &'static str| {
-        let items = references.map_or(&[][..], Node::items);
-        items
-            .iter()
-            .find_map(move |item| referred(item, kind))
-            .unwrap_or("")
-    };
-    let groups: Vec<(&'a str, TargetGroup<'a>)> = ["aws_lb_target_group", "aws_alb_target_group"]
-        .into_iter()
-        .flat_map(of)
-        .map(|(_, part)| (part.name, target_group(FORM, part.name, part.at, part.body)))
-        .collect();
-    for (address, part) in of("aws_ecs_task_definition") {
-        if all.len() >= MAX_TASKS {
-            return;
-        }
-        // Without it Terraform knows the containers only once it has applied something.
-        let list = part.body.get("container_definitions").unwrap_or(part.body);
-        let mut task = if std::ptr::eq(list, part.body) {
-            let mut task = ecs::task(FORM, String::new(), part.at, part.body, list);
-            task.containers.clear();
-            task.more_containers = true;
-            task
-        } else {
-            self::task(&part, part.body, list, &[])
-        };
-        task.name = address.to_owned();
-        let own_arn = part.body.get("arn").and_then(Node::text);
-        for (_, runner) in of("aws_ecs_service") {
-            let arn = runner.body.get("task_definition").and_then(Node::text);
-            let by_arn = arn.is_some() && arn == own_arn;
-            let by_name = || {
-                let references = expression("aws_ecs_service", runner.name, &["task_definition"]);
-                named(references, "aws_ecs_task_definition") == part.name
-            };
-            if by_arn || by_name() {
-                let balanced = expression(
-                    "aws_ecs_service",
-                    runner.name,
-                    &["load_balancer", "target_group_arn"],
-                );
-                let group = ["aws_lb_target_group", "aws_alb_target_group"]
-                    .into_iter()
-                    .map(|kind| named(balanced, kind))
-                    .find(|name| !name.is_empty());
-                let find = |arn: &'a Node<'a>| {
-                    let is_it = |(name, candidate): &&(&str, TargetGroup<'a>)| {
-                        Some(*name) == group
-                            || (arn.text().is_some()
-                                && candidate.node.get("arn").and_then(Node::text) == arn.text())
-                    };
-                    groups.iter().find(is_it).map(|(_, group)| group.clone())
-                };
-                let discovered = expression(
-                    "aws_ecs_service",
-                    runner.name,
-                    &["service_registries", "registry_arn"],
-                );
-                let registry = named(discovered, CLOUD_MAP);
-                let ttl = of(CLOUD_MAP)
-                    .find(|(_, part)| part.name == registry)
-                    .and_then(|(_, part)| longest_ttl(FORM, part.body));
-                let mut found = service(FORM, runner.name, runner.at, runner.body, find, |_| None);
-                found.dns_ttl_s = ttl;
-                if found.target_groups.is_empty() {
-                    // The ARN is not in a plan of what is still to be made.
-                    found.target_groups = groups
-                        .iter()
-                        .filter(|(name, _)| Some(*name) == group)
-                        .map(|(_, group)| group.clone())
-                        .collect();
-                }
-                task.services.push(found);
-            }
-        }
-        all.push(task);
-    }
-    for child in module.get("child_modules").map_or(&[][..], Node::items) {
-        let address = child.get("address").and_then(Node::text).unwrap_or("");
-        let own = address.rsplit("module.").next().unwrap_or("");
-        let name = own.split('[').next().unwrap_or(own);
-        let call = configuration.and_then(|module| module.get("module_calls")?.get(name)?.get("module"));
-        of_printed(child, call, all);
-    }
 }

@@ -26,6 +26,8 @@ use tokio::time::timeout;
 
 use crate::core::url::HttpUrl;
 
+pub use regular::{Regular, Whole};
+
 /// Finding the address and connecting. A container of the task answers within a millisecond; two
 /// seconds are for a slow DNS server and leave room for another try within the least stop timeout.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -69,6 +71,9 @@ pub enum Trouble {
     /// No way there, or no means to go: no route, no file descriptors.
     #[error("cannot connect ({0})")]
     Unreachable(String),
+    /// The route there is a black hole, which nobody has by chance.
+    #[error("its route is a black hole")]
+    Blackhole,
     /// No connection within [`CONNECT_LIMIT`].
     #[error("no connection within {} s", CONNECT_LIMIT.as_secs())]
     ConnectTimeout,
@@ -308,6 +313,8 @@ enum Failed {
     /// This host has no way to use such an address, as in a namespace without IPv6.
     Unusable(String),
     Refused,
+    /// Blocked by its route.
+    Blackhole,
     /// No way there, or no means to go.
     Unreachable(String),
     /// Taken, and reset at once.
@@ -328,6 +335,8 @@ impl Failed {
             _ if why.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
                 Failed::Unusable(why.to_string())
             }
+            // ip-route(8): packets are dropped, and local senders get EINVAL.
+            _ if why.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => Failed::Blackhole,
             _ => Failed::Unreachable(why.to_string()),
         }
     }
@@ -337,6 +346,7 @@ impl Failed {
             Failed::NoAddress => Trouble::NoName(format!("the name `{host}` has no address")),
             Failed::Unusable(why) | Failed::Unreachable(why) => Trouble::Unreachable(why),
             Failed::Refused => Trouble::Refused,
+            Failed::Blackhole => Trouble::Blackhole,
             Failed::Reset => Trouble::Closed,
             Failed::Silent => Trouble::ConnectTimeout,
         }
@@ -390,79 +400,6 @@ impl Connection {
     }
 }
 
-/// A server that is asked again and again over one connection, each time for a small answer within
-/// a time limit.
-pub struct Regular {
-    network: Network,
-    connection: Option<Connection>,
-    limit: Duration,
-    max_body: usize,
-}
-
-/// A small answer, complete.
-#[derive(Clone, Debug)]
-pub struct Whole {
-    /// The status.
-    pub status: StatusCode,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The body.
-    pub body: String,
-}
-
-impl Regular {
-    /// `limit` is for a whole call, `max_body` for its answer.
-    pub fn new(network: Network, limit: Duration, max_body: usize) -> Regular {
-        Regular {
-            network,
-            connection: None,
-            limit,
-            max_body,
-        }
-    }
-
-    /// Asks over the kept connection, or a new one where it has gone.
-    ///
-    /// # Errors
-    /// See [`Trouble`].
-    pub async fn ask(&mut self, ask: Ask<'_>) -> Result<Whole, Trouble> {
-        // Taken out, so that a call that is dropped or fails leaves no half-used connection.
-        let kept = self.connection.take();
-        let limit = self.limit;
-        let (whole, connection) = timeout(limit, self.ask_over(kept, ask))
-            .await
-            .map_err(|_| Trouble::TimedOut(limit))??;
-        self.connection = Some(connection);
-        Ok(whole)
-    }
-
-    async fn ask_over(&self, kept: Option<Connection>, ask: Ask<'_>) -> Result<(Whole, Connection), Trouble> {
-        let mut kept = kept;
-        if let Some(connection) = &mut kept
-            && connection.sender.ready().await.is_err()
-        {
-            kept = None;
-        }
-        let mut connection = match kept {
-            Some(connection) => connection,
-            None => {
-                let way = &mut Way::default();
-                let (stream, _) = self.network.stream(ask.url.host(), ask.url.port(), way).await?;
-                Connection::open(stream).await?
-            }
-        };
-        let mut response = connection.send(ask).await?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = text(response.body_mut(), self.max_body).await?;
-        let whole = Whole {
-            status,
-            headers,
-            body,
-        };
-        Ok((whole, connection))
-    }
-}
-
 struct System {
     lookups: Arc<Semaphore>,
 }
@@ -511,3 +448,5 @@ fn trouble(why: &hyper::Error) -> Trouble {
         Trouble::Closed
     }
 }
+
+mod regular;

@@ -5,17 +5,21 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use hcl_edit::expr::{
-    BinaryOperator, Expression, ForExpr, Object, ObjectKey, Traversal, TraversalOperator, UnaryOperator,
-};
+use hcl_edit::expr::{Expression, ForExpr, Object, ObjectKey, Traversal, TraversalOperator, UnaryOperator};
 use hcl_edit::structure::{BlockLabel, Body};
-use hcl_edit::template::{Directive, Element, Template};
 use hcl_edit::{Decorated, Span as _};
 
 use crate::tools::document::{MAX_VALUES, Member, Node, NodeKind, Span};
 
 use super::rendered::{Rendered, json_in};
-use super::{Beside, EXPRESSION, ModuleFile};
+use super::{Beside, EXPRESSION, GivenVariables, ModuleFile};
+
+mod template;
+mod values;
+
+use template::{Escapes, only_interpolation};
+pub(super) use values::known_word;
+use values::{binary, pairs};
 
 /// The tag of a text that is the JSON of what the node holds.
 pub(super) const JSON: &str = "json";
@@ -76,6 +80,21 @@ impl<'c> Context<'c> {
     pub(super) fn placed(self, at: Span) -> Context<'c> {
         Context { at: Some(at), ..self }
     }
+
+    pub(super) fn within(self, scope: &'c Bindings<'c>) -> Context<'c> {
+        Context {
+            scope: Some(scope),
+            ..self
+        }
+    }
+}
+
+/// How often a block is there, as far as its module tells.
+pub(super) enum Multiplicity {
+    Never,
+    /// `count.index` or `each.key` and `each.value` are known: the name, and what it holds.
+    Once(&'static str, Node<'static>),
+    Unknown,
 }
 
 /// Names that a `for` or a call of `templatefile` brings.
@@ -83,6 +102,16 @@ pub(super) struct Bindings<'c> {
     name: &'c str,
     value: Node<'static>,
     outer: Option<&'c Bindings<'c>>,
+}
+
+impl<'c> Bindings<'c> {
+    pub(super) fn of(name: &'c str, value: Node<'static>) -> Bindings<'c> {
+        Bindings {
+            name,
+            value,
+            outer: None,
+        }
+    }
 }
 
 /// Works out expressions of one module.
@@ -94,11 +123,19 @@ pub(super) struct Evaluator<'m> {
     defaults: HashMap<&'m str, (usize, &'m Expression)>,
     settings: HashMap<&'m str, (usize, &'m Expression)>,
     templates: HashMap<&'m str, (usize, &'m Body)>,
+    given: GivenVariables,
     left: Cell<usize>,
+    /// Whether a default is no answer, since a caller may say something else.
+    without_defaults: Cell<bool>,
 }
 
 impl<'m> Evaluator<'m> {
-    pub(super) fn new(files: &'m [ModuleFile<'m>], anchor: Span, beside: &'m dyn Beside) -> Evaluator<'m> {
+    pub(super) fn new(
+        files: &'m [ModuleFile<'m>],
+        anchor: Span,
+        beside: &'m dyn Beside,
+        given: GivenVariables,
+    ) -> Evaluator<'m> {
         let mut evaluator = Evaluator {
             files,
             anchor,
@@ -107,7 +144,9 @@ impl<'m> Evaluator<'m> {
             defaults: HashMap::new(),
             settings: HashMap::new(),
             templates: HashMap::new(),
+            given,
             left: Cell::new(MAX_VALUES),
+            without_defaults: Cell::new(false),
         };
         for (index, file) in files.iter().enumerate() {
             if file.sets_variables {
@@ -164,6 +203,58 @@ impl<'m> Evaluator<'m> {
         if node.tag.as_deref() == Some(JSON) {
             node.tag = None;
         }
+        node
+    }
+
+    /// How often a block is there by its `count` or `for_each`. That there is none of it is believed only
+    /// without defaults: what is off by default is there for somebody.
+    pub(super) fn multiplicity(&self, body: &Body, context: Context<'_>) -> Multiplicity {
+        let span = self.place(context, None);
+        let held = |names: [&'static str; 2], values: [Node<'static>; 2]| {
+            let entries = names.into_iter().zip(values).map(|(name, value)| Member {
+                key: Cow::Borrowed(name),
+                key_span: span,
+                value,
+            });
+            Node::new(NodeKind::Map(entries.collect()), span)
+        };
+        let argument = |name: &str| body.get_attribute(name).map(|attribute| &attribute.value);
+        if let Some(count) = argument("count") {
+            let zero = matches!(&self.firmly(count, context).kind, NodeKind::Number(number) if number == "0");
+            let node = self.node(count, context);
+            return match &node.kind {
+                _ if zero => Multiplicity::Never,
+                NodeKind::Number(number) if number == "1" => {
+                    let index = Node::new(NodeKind::Number(Cow::Borrowed("0")), span);
+                    Multiplicity::Once("count", held(["index", ""], [index.clone(), index]))
+                }
+                _ => Multiplicity::Unknown,
+            };
+        }
+        if let Some(each) = argument("for_each") {
+            let none = pairs(&self.firmly(each, context)).is_some_and(|pairs| pairs.is_empty());
+            let node = self.node(each, context);
+            // The keys of a set are its values.
+            let is_set = matches!(node.kind, NodeKind::List(_));
+            return match pairs(&node).unwrap_or_default().as_slice() {
+                _ if none => Multiplicity::Never,
+                [(_, value)] if is_set => {
+                    Multiplicity::Once("each", held(["key", "value"], [value.clone(), value.clone()]))
+                }
+                [(key, value)] => {
+                    Multiplicity::Once("each", held(["key", "value"], [key.clone(), value.clone()]))
+                }
+                _ => Multiplicity::Unknown,
+            };
+        }
+        Multiplicity::Unknown
+    }
+
+    /// The value that holds whatever a caller says.
+    fn firmly(&self, expression: &Expression, context: Context<'_>) -> Node<'static> {
+        self.without_defaults.set(true);
+        let node = self.node(expression, context);
+        self.without_defaults.set(false);
         node
     }
 
@@ -367,13 +458,16 @@ impl<'m> Evaluator<'m> {
         Some(value)
     }
 
-    /// What is set in a `.tfvars`, else the default. One that is empty is a place for what the caller
-    /// gives.
+    /// What is set in a `.tfvars`, what a module nearby gives, else the default. A default that is empty is
+    /// a place for what a caller gives.
     fn variable(&self, name: &str, context: Context<'_>, span: Span) -> Option<Evaluated> {
         if let Some((file, expression)) = self.settings.get(name) {
             return Some(self.elsewhere(*file, expression, context, span));
         }
-        let (file, expression) = self.defaults.get(name)?;
+        if let Some(given) = self.given.get(name) {
+            return given.clone().map(Evaluated::Node);
+        }
+        let (file, expression) = self.defaults.get(name).filter(|_| !self.without_defaults.get())?;
         let value = self.elsewhere(*file, expression, context, span);
         let empty = match &value {
             Evaluated::Text(text) => text.text.is_empty(),
@@ -404,170 +498,6 @@ impl<'m> Evaluator<'m> {
             scope: None,
         };
         self.value(expression, there)
-    }
-
-    fn template_file(&self, name: &str, context: Context<'_>, span: Span) -> Option<Evaluated> {
-        let (file, body) = self.templates.get(name)?;
-        let there = Context {
-            file: *file,
-            text: None,
-            at: Some(span),
-            depth: context.depth,
-            scope: None,
-        };
-        let template = self.node(&body.get_attribute("template")?.value, there);
-        let variables = body
-            .get_attribute("vars")
-            .map(|attribute| self.node(&attribute.value, there))
-            .or_else(|| {
-                let block = body.get_blocks("vars").next()?;
-                Some(super::block(self, there, block))
-            });
-        let entries = variables.as_ref().map_or(&[][..], |node| node.entries());
-        self.rendered(template.text()?, entries, there, span)
-    }
-
-    /// A template from a text, with these names in it.
-    pub(super) fn rendered(
-        &self,
-        text: &str,
-        variables: &[Member<'static>],
-        context: Context<'_>,
-        span: Span,
-    ) -> Option<Evaluated> {
-        super::bounded(text).then_some(())?;
-        let template = hcl_edit::parser::parse_template(text).ok()?;
-        self.with_names(variables, None, &mut |scope| {
-            let inside = Context {
-                text: Some(text),
-                at: Some(span),
-                scope,
-                ..context
-            };
-            self.template(&template, inside, span, Escapes::None)
-        })
-    }
-
-    /// Calls with a scope that has all these names.
-    fn with_names(
-        &self,
-        names: &[Member<'static>],
-        outer: Option<&Bindings<'_>>,
-        then: &mut dyn FnMut(Option<&Bindings<'_>>) -> Evaluated,
-    ) -> Option<Evaluated> {
-        /// Nobody gives a template more.
-        const MAX_NAMES: usize = 200;
-        match names.split_first() {
-            None => Some(then(outer)),
-            Some(_) if names.len() > MAX_NAMES => None,
-            Some((entry, rest)) => {
-                let scope = Bindings {
-                    name: &entry.key,
-                    value: entry.value.clone(),
-                    outer,
-                };
-                self.with_names(rest, Some(&scope), then)
-            }
-        }
-    }
-
-    fn template(&self, template: &Template, context: Context<'_>, span: Span, escapes: Escapes) -> Evaluated {
-        let mut text = Rendered::new(span);
-        self.elements(&mut text, template, context, escapes);
-        Evaluated::Text(text)
-    }
-
-    fn elements(&self, text: &mut Rendered, template: &Template, context: Context<'_>, escapes: Escapes) {
-        for element in template.iter() {
-            let range = element.span();
-            let span = self.place(context, range.clone());
-            match element {
-                Element::Literal(literal) => match self.raw(context, range) {
-                    Some(raw) => self.literal(text, raw, span.start, context, escapes),
-                    None => {
-                        self.spend(literal.len() / BYTES_A_VALUE);
-                        text.push_at(literal, span);
-                    }
-                },
-                Element::Interpolation(interpolation) => {
-                    let value = self.value(&interpolation.expr, context);
-                    self.push(text, value, span);
-                }
-                Element::Directive(directive) => {
-                    if !self.directive(text, directive, context, escapes) {
-                        // In a list of JSON the commas of what it may put in are still needed.
-                        let (before, after) = commas(directive);
-                        text.push_at(before, span);
-                        text.push_hole(self.unknown(context, range, "%{…}"));
-                        text.push_at(after, span);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Puts a value into a text.
-    pub(super) fn push(&self, text: &mut Rendered, value: Evaluated, span: Span) {
-        match value {
-            Evaluated::Text(inner) => {
-                let affordable = self.spend(inner.text.len() / BYTES_A_VALUE);
-                if affordable && inner.span == span {
-                    text.append(inner);
-                } else if affordable {
-                    text.append(inner.placed(span));
-                }
-            }
-            Evaluated::Node(mut node) => match (node.tag.is_some(), node.word()) {
-                (false, Some(word)) => text.push_at(&word, span),
-                _ => {
-                    if !matches!(node.kind, NodeKind::List(_) | NodeKind::Map(_)) {
-                        node.span = span;
-                    }
-                    text.push_hole(node);
-                }
-            },
-        }
-    }
-
-    fn directive(
-        &self,
-        text: &mut Rendered,
-        directive: &Directive,
-        context: Context<'_>,
-        escapes: Escapes,
-    ) -> bool {
-        let context = Context {
-            depth: context.depth + 1,
-            ..context
-        };
-        match directive {
-            Directive::If(choice) => match self.node(&choice.if_expr.cond_expr, context).kind {
-                NodeKind::Bool(true) => self.elements(text, &choice.if_expr.template, context, escapes),
-                NodeKind::Bool(false) => {
-                    if let Some(other) = &choice.else_expr {
-                        self.elements(text, &other.template, context, escapes);
-                    }
-                }
-                _ => return false,
-            },
-            Directive::For(each) => {
-                let intro = &each.for_expr;
-                let collection = self.node(&intro.collection_expr, context);
-                let Some(pairs) = pairs(&collection) else {
-                    return false;
-                };
-                let key = intro.key_var.as_ref().map(|name| name.as_str());
-                for (index, value) in pairs {
-                    if !self.spend(1) {
-                        return false;
-                    }
-                    in_turn(context, key, intro.value_var.as_str(), index, value, |context| {
-                        self.elements(text, &intro.template, context, escapes);
-                    });
-                }
-            }
-        }
-        true
     }
 
     fn for_each(&self, each: &ForExpr, context: Context<'_>, span: Span) -> Option<NodeKind<'static>> {
@@ -614,87 +544,6 @@ impl<'m> Evaluator<'m> {
             Some(_) => NodeKind::Map(entries),
         })
     }
-
-    /// A piece of the source, with what its escapes stand for.
-    fn literal(&self, text: &mut Rendered, raw: &str, start: usize, context: Context<'_>, escapes: Escapes) {
-        self.spend(raw.len() / BYTES_A_VALUE);
-        let mut done = 0;
-        let mut at = 0;
-        while let Some(rest) = raw.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some((length, stands_for)) = escape(rest, escapes) else {
-                at += rest.chars().next().map_or(1, char::len_utf8);
-                continue;
-            };
-            text.push_along(raw.get(done..at).unwrap_or(""), start + done);
-            let span = Span {
-                start: start + at,
-                end: start + at + length,
-            };
-            text.push_at(&stands_for, context.at.unwrap_or(span));
-            at += length;
-            done = at;
-        }
-        text.push_along(raw.get(done..).unwrap_or(""), start + done);
-    }
-}
-
-/// Which escapes a text has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Escapes {
-    /// Those of a text in quotes.
-    Quoted,
-    /// Only `$${` and `%%{`, as in a heredoc.
-    None,
-}
-
-/// The length of the escape at the start of a text, and what it stands for.
-fn escape(rest: &str, escapes: Escapes) -> Option<(usize, Cow<'static, str>)> {
-    if rest.starts_with("$${") {
-        return Some((3, Cow::Borrowed("${")));
-    }
-    if rest.starts_with("%%{") {
-        return Some((3, Cow::Borrowed("%{")));
-    }
-    let escaped = rest.strip_prefix('\\').filter(|_| escapes == Escapes::Quoted)?;
-    let first = escaped.chars().next()?;
-    let digits = match first {
-        'n' => return Some((2, Cow::Borrowed("\n"))),
-        'r' => return Some((2, Cow::Borrowed("\r"))),
-        't' => return Some((2, Cow::Borrowed("\t"))),
-        'u' => 4,
-        'U' => 8,
-        other => return Some((1 + other.len_utf8(), Cow::Owned(other.to_string()))),
-    };
-    let code = escaped
-        .get(1..=digits)
-        .and_then(|code| u32::from_str_radix(code, 16).ok())?;
-    let character = char::from_u32(code)?;
-    Some((2 + digits, Cow::Owned(character.to_string())))
-}
-
-/// Whether what a directive puts in starts with a comma, and ends with one.
-fn commas(directive: &Directive) -> (&'static str, &'static str) {
-    let template = match directive {
-        Directive::If(choice) => &choice.if_expr.template,
-        Directive::For(each) => &each.for_expr.template,
-    };
-    let literal = |element: Option<&Element>| match element {
-        Some(Element::Literal(text)) => text.trim().to_owned(),
-        _ => String::new(),
-    };
-    let comma = |there: bool| if there { "," } else { "" };
-    (
-        comma(literal(template.get(0)).starts_with(',')),
-        comma(literal(template.iter().last()).ends_with(',')),
-    )
-}
-
-/// `"${…}"` is the value itself, not its text.
-fn only_interpolation(template: &Template) -> Option<&Expression> {
-    match template.as_single_element()? {
-        Element::Interpolation(interpolation) => Some(&interpolation.expr),
-        _ => None,
-    }
 }
 
 fn lookup<'c>(mut scope: Option<&'c Bindings<'c>>, name: &str) -> Option<&'c Node<'static>> {
@@ -705,46 +554,6 @@ fn lookup<'c>(mut scope: Option<&'c Bindings<'c>>, name: &str) -> Option<&'c Nod
         scope = inner.outer;
     }
     None
-}
-
-/// The text of a word that is known to its end.
-pub(super) fn known_word(node: &Node<'_>) -> Option<String> {
-    if node.tag.is_some() {
-        return None;
-    }
-    node.word()
-        .filter(|word| !word.contains("${"))
-        .map(Cow::into_owned)
-}
-
-/// Keys and values of a list or an object.
-fn pairs(collection: &Node<'static>) -> Option<Vec<(Node<'static>, Node<'static>)>> {
-    if collection.tag.is_some() {
-        return None;
-    }
-    let span = collection.span;
-    match &collection.kind {
-        NodeKind::List(items) => Some(
-            items
-                .iter()
-                .enumerate()
-                .map(|(index, item)| {
-                    let index = NodeKind::Number(Cow::Owned(index.to_string()));
-                    (Node::new(index, span), item.clone())
-                })
-                .collect(),
-        ),
-        NodeKind::Map(entries) => Some(
-            entries
-                .iter()
-                .map(|entry| {
-                    let key = NodeKind::String(entry.key.clone());
-                    (Node::new(key, entry.key_span), entry.value.clone())
-                })
-                .collect(),
-        ),
-        _ => None,
-    }
 }
 
 /// Calls with the two names of a `for` set.
@@ -770,36 +579,4 @@ fn in_turn(
         scope: Some(&scope),
         ..context
     });
-}
-
-fn binary(left: &Node<'_>, operator: BinaryOperator, right: &Node<'_>) -> Option<NodeKind<'static>> {
-    if let (NodeKind::Bool(a), NodeKind::Bool(b)) = (&left.kind, &right.kind) {
-        match operator {
-            BinaryOperator::And => return Some(NodeKind::Bool(*a && *b)),
-            BinaryOperator::Or => return Some(NodeKind::Bool(*a || *b)),
-            _ => {}
-        }
-    }
-    let equal = || Some(known_word(left)? == known_word(right)?);
-    let numbers = || -> Option<(f64, f64)> {
-        Some((known_word(left)?.parse().ok()?, known_word(right)?.parse().ok()?))
-    };
-    let number = |value: f64| {
-        value
-            .is_finite()
-            .then(|| NodeKind::Number(Cow::Owned(value.to_string())))
-    };
-    match operator {
-        BinaryOperator::Eq => Some(NodeKind::Bool(equal()?)),
-        BinaryOperator::NotEq => Some(NodeKind::Bool(!equal()?)),
-        BinaryOperator::Plus => number(numbers().map(|(a, b)| a + b)?),
-        BinaryOperator::Minus => number(numbers().map(|(a, b)| a - b)?),
-        BinaryOperator::Mul => number(numbers().map(|(a, b)| a * b)?),
-        BinaryOperator::Div => number(numbers().map(|(a, b)| a / b)?),
-        BinaryOperator::Less => Some(NodeKind::Bool(numbers().map(|(a, b)| a < b)?)),
-        BinaryOperator::LessEq => Some(NodeKind::Bool(numbers().map(|(a, b)| a <= b)?)),
-        BinaryOperator::Greater => Some(NodeKind::Bool(numbers().map(|(a, b)| a > b)?)),
-        BinaryOperator::GreaterEq => Some(NodeKind::Bool(numbers().map(|(a, b)| a >= b)?)),
-        _ => None,
-    }
 }
