@@ -138,7 +138,7 @@ impl Values {
     }
 }
 
-/// All of them, in the order of docs/reference.md.
+/// All of them, in the order of task-definitions/reference.md.
 pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "DRAIN",

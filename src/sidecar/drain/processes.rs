@@ -484,7 +484,7 @@ mod tests {
     fn nobody_is_asked_but_the_server_that_knows_this_container() {
         let with = |pid: u32, uri: &str| Process {
             metadata_uri: Some(uri.to_owned()),
-            ..at(pid, 0, "app", None)
+            ..process(pid, 0, "app")
         };
         let others = || {
             vec![
