@@ -197,6 +197,7 @@ pub struct Judge {
 struct Memory {
     bytes_in: u64,
     bytes_out: u64,
+    since_out: Duration,
     bare: Bare,
     /// The same at the last look before the last byte moved, where there was one.
     before_move: Option<Bare>,
@@ -232,8 +233,10 @@ enum Claim {
 }
 
 impl Tickets {
-    fn first_seen(traffic: &Counters, by_last_byte: Claim) -> Tickets {
-        if by_last_byte == Claim::Rests && traffic.packets_in > 1 {
+    /// `direction`: whose byte was the last, whatever lies in a queue: tickets that are not acknowledged yet have
+    /// gone out.
+    fn first_seen(traffic: &Counters, direction: Claim) -> Tickets {
+        if direction == Claim::Rests && traffic.packets_in > 1 {
             Tickets::MaybeSent
         } else {
             Tickets::Due
@@ -242,15 +245,16 @@ impl Tickets {
 }
 
 impl Memory {
-    fn tickets_since(&self, traffic: &Counters, by_last_byte: Claim) -> Tickets {
+    fn tickets_since(&self, traffic: &Counters, direction: Claim) -> Tickets {
         let more_in = traffic.bytes_in > self.bytes_in;
         let more_out = traffic.bytes_out > self.bytes_out;
-        match self.tickets {
-            Tickets::Past => Tickets::Past,
-            // The tickets are the first part that goes out, the answer is what follows.
-            Tickets::MaybeSent if more_out && !more_in => Tickets::Past,
-            unchanged if !more_out && !more_in => unchanged,
-            _ => Tickets::first_seen(traffic, by_last_byte),
+        match (self.tickets, more_in, more_out) {
+            (Tickets::Past, ..) => Tickets::Past,
+            // The tickets are the first part that goes out, the answer is what follows. They may be several packets
+            // one after the other.
+            (Tickets::MaybeSent, false, true) if self.since_out >= LEAST_PAUSE => Tickets::Past,
+            (Tickets::MaybeSent, false, _) => Tickets::MaybeSent,
+            _ => Tickets::first_seen(traffic, direction),
         }
     }
 
@@ -298,12 +302,13 @@ impl Judge {
             }
         });
         let counted = before.and_then(|before| before.counted_since(&traffic));
-        let by_last_byte = self.verdict(connection, counted, before_move);
+        let direction = last_byte(&traffic, counted, before_move);
+        let by_last_byte = self.verdict(connection, direction);
         let mut tickets = before.map_or_else(
-            || Tickets::first_seen(&traffic, by_last_byte),
-            |before| before.tickets_since(&traffic, by_last_byte),
+            || Tickets::first_seen(&traffic, direction),
+            |before| before.tickets_since(&traffic, direction),
         );
-        let read = by_last_byte == Claim::Owes && traffic.packets_in > 1 && connection.unread == 0;
+        let read = direction == Claim::Owes && traffic.packets_in > 1 && connection.unread == 0;
         if tickets == Tickets::Due && read && traffic.since_in >= TICKETS_BY_NOW {
             tickets = Tickets::Past;
         }
@@ -354,6 +359,7 @@ impl Judge {
                 let memory = Memory {
                     bytes_in: traffic.bytes_in,
                     bytes_out: traffic.bytes_out,
+                    since_out: traffic.since_out,
                     bare: Bare(traffic.bare_in, traffic.bare_out),
                     before_move,
                     counted,
@@ -416,12 +422,7 @@ impl Judge {
         self.last_answer
     }
 
-    fn verdict(
-        &self,
-        connection: &TcpConnection,
-        counted: Option<Claim>,
-        before_move: Option<Bare>,
-    ) -> Claim {
+    fn verdict(&self, connection: &TcpConnection, direction: Claim) -> Claim {
         let closing = connection.stage == TcpState::Closing;
         if connection.unacknowledged > 0 || (connection.unread > 0 && !closing) {
             return Claim::Owes;
@@ -430,7 +431,7 @@ impl Judge {
             _ if closing => Claim::Rests,
             None => Claim::Owes,
             Some(_) if self.moves => Claim::Rests,
-            Some(traffic) => last_byte(traffic, counted, before_move),
+            Some(_) => direction,
         }
     }
 

@@ -24,6 +24,7 @@ use signal_hook::consts::SIGQUIT;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::config;
@@ -43,6 +44,9 @@ const LONG_JOB: Duration = Duration::from_secs(46);
 
 /// What the protected worker waits for the next message of its queue.
 const NEXT_MESSAGE: Duration = Duration::from_millis(400);
+
+/// So many clients call at the same time.
+const CLIENTS: usize = 4;
 
 /// How long it waits for its sidecar at first.
 const SIDECAR_STARTS: Duration = Duration::from_millis(500);
@@ -76,6 +80,8 @@ pub enum AppKind {
     OneOff,
     /// Has no such path either; finishes and ends on SIGQUIT, as nginx does.
     Quits,
+    /// No app, but those who call one: clients behind a load balancer that asks the sidecar's `/ready`.
+    Clients,
 }
 
 impl ValueEnum for AppKind {
@@ -91,6 +97,7 @@ impl ValueEnum for AppKind {
             AppKind::LongJob,
             AppKind::OneOff,
             AppKind::Quits,
+            AppKind::Clients,
         ]
     }
 
@@ -113,6 +120,7 @@ impl AppKind {
             AppKind::LongJob => "long-job",
             AppKind::OneOff => "one-off",
             AppKind::Quits => "quits",
+            AppKind::Clients => "clients",
         }
     }
 }
@@ -122,7 +130,7 @@ impl AppKind {
     pub fn serves(self) -> bool {
         !matches!(
             self,
-            AppKind::Worker | AppKind::Protected | AppKind::LongJob | AppKind::OneOff
+            AppKind::Worker | AppKind::Protected | AppKind::LongJob | AppKind::OneOff | AppKind::Clients
         )
     }
 }
@@ -149,14 +157,20 @@ pub fn command() -> Command {
                 .long("sidecar")
                 .default_value("http://127.0.0.1:9911"),
         )
+        .arg(
+            Arg::new("call")
+                .long("call")
+                .default_value("http://127.0.0.1:8080/slow/3s"),
+        )
 }
 
 /// Runs until SIGTERM.
 pub async fn main(matches: &ArgMatches) -> ExitCode {
-    let (Some(&kind), Some(&listen), Some(sidecar)) = (
+    let (Some(&kind), Some(&listen), Some(sidecar), Some(call)) = (
         matches.get_one::<AppKind>("kind"),
         matches.get_one::<SocketAddr>("listen"),
         matches.get_one::<String>("sidecar"),
+        matches.get_one::<String>("call"),
     ) else {
         return ExitCode::from(2);
     };
@@ -170,6 +184,7 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
         match kind {
             AppKind::Worker => worker(sidecar, &in_hand).await,
             AppKind::Protected => protected_worker(sidecar, &in_hand, JOB).await,
+            AppKind::Clients => clients(call, sidecar).await,
             AppKind::LongJob => protected_worker(sidecar, &in_hand, LONG_JOB).await,
             AppKind::OneOff => {
                 do_job(1, &in_hand, JOB).await;
@@ -187,6 +202,9 @@ pub async fn main(matches: &ArgMatches) -> ExitCode {
             }
         },
         _ = messages.recv() => {
+            if kind == AppKind::Clients {
+                return ExitCode::SUCCESS;
+            }
             let things = counted(in_hand.load(Ordering::Relaxed), if kind.serves() { "request" } else { "job" });
             say(&format!("SIGTERM: ends, {things} cut off"));
             ExitCode::SUCCESS
@@ -436,6 +454,42 @@ async fn acknowledge(network: &Network, sidecar: &HttpUrl) -> Result<(), String>
         Ok(answer) => say(&format!("POST /drained: {}", answer.status().as_u16())),
         Err(why) => say(&format!("POST /drained: {why}")),
     }
+    std::future::pending().await
+}
+
+/// Four clients one request after the other, until the load balancer looks away; then says what was lost.
+async fn clients(call: &str, sidecar: &str) -> Result<(), String> {
+    let call: HttpUrl = call.parse().map_err(|why| format!("--call is `{call}`: {why}"))?;
+    let ready = base(sidecar)?.append("/ready");
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (call, ready) = (call.clone(), ready.clone());
+        clients.spawn(async move {
+            let network = Network::system(1);
+            let is_up = async || status(&network, Ask::get(&ready)).await == Some(StatusCode::OK);
+            while !is_up().await {
+                sleep(SIDECAR_STARTS).await;
+            }
+            let (mut answered, mut lost) = (0, 0);
+            while is_up().await {
+                let complete = match network.ask(Ask::get(&call), &mut Way::default()).await {
+                    Ok(answer) => answer.finish().await.is_ok(),
+                    Err(_) => false,
+                };
+                answered += u32::from(complete);
+                // The app itself may still be starting.
+                lost += u32::from(!complete && answered > 0);
+            }
+            say("told to look away: sends no more requests");
+            (answered, lost)
+        });
+    }
+    let (mut answered, mut lost) = (0, 0);
+    while let Some(Ok((more, less))) = clients.join_next().await {
+        answered += more;
+        lost += less;
+    }
+    say(&format!("{answered} requests were answered, {lost} lost"));
     std::future::pending().await
 }
 

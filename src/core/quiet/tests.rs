@@ -437,6 +437,32 @@ fn session_tickets_are_no_answer_to_the_first_request() {
 }
 
 #[test]
+fn session_tickets_that_a_look_finds_unacknowledged_or_half_sent_are_no_answer_either() {
+    let now = start();
+    let at = |ms| now + Duration::from_millis(ms);
+    let with = |bytes_out, since_in, since_out, unacknowledged| TcpConnection {
+        unacknowledged,
+        ..after_packets(3, open(625, bytes_out, since_in, since_out))
+    };
+    let mut judge = Judge::new(&step(100));
+    let owes = |judge: &mut Judge, ms, connection| look(judge, at(ms), &[connection]).owing == 1;
+    assert!(
+        owes(&mut judge, 0, with(403, 48, 24, 184)),
+        "the client holds its acknowledgement back"
+    );
+    assert!(owes(&mut judge, 30, with(403, 78, 54, 0)), "acknowledged");
+    assert!(owes(&mut judge, 160, with(403, 208, 184, 0)), "and silent");
+    assert!(!owes(&mut judge, 200, with(900, 248, 8, 0)), "the answer");
+    let mut judge = Judge::new(&step(100));
+    assert!(
+        owes(&mut judge, 0, with(403, 24, 0, 0)),
+        "the first of two tickets"
+    );
+    assert!(owes(&mut judge, 30, with(587, 54, 28, 0)), "the second");
+    assert!(owes(&mut judge, 160, with(587, 184, 158, 0)), "and silent");
+}
+
+#[test]
 fn where_it_can_be_no_handshake_the_direction_decides_at_once() {
     let looks_like_tls = |packets_in| after_packets(packets_in, open(700, 1900, 1500, 1490));
     assert!(owes(looks_like_tls(3)));
@@ -594,7 +620,7 @@ fn wire(exchanges: &[Exchange], tickets: Tickets) -> (Packets, Vec<(u64, u64)>) 
             (1, Packet::In),
             (1 + after, Packet::Out),
         ]);
-        packets.push((1 + after, Packet::BareIn));
+        packets.push((1 + after + HELD_BACK, Packet::BareIn));
         now = 1;
     }
     for (i, exchange) in exchanges.iter().enumerate() {
@@ -663,8 +689,14 @@ fn described(
         bare_in: number(count(Packet::BareIn)),
         bare_out: number(count(Packet::BareOut)),
     };
+    let acknowledged = so_far
+        .iter()
+        .rev()
+        .take_while(|(_, packet)| *packet != Packet::Out)
+        .any(|(_, packet)| matches!(packet, Packet::In | Packet::BareIn));
     TcpConnection {
         traffic: Some(traffic),
+        unacknowledged: u32::from(bytes_out > 0 && count(Packet::Out) > 0 && !acknowledged),
         ..open(0, 0, 0, 0)
     }
 }
