@@ -26,6 +26,8 @@ report_lines = pytest.StashKey()
 def pytest_addoption(parser):
     default = ROOT / "target" / "debug" / "ecs-prestop"
     parser.addoption("--binary", type=Path, default=default, help="the ecs-prestop that is checked")
+    parser.addoption("--stand-in", type=Path, default=default,
+                     help="the ecs-prestop whose `simulate` plays the APIs of AWS, which that of the image does not")
 
 
 def pytest_configure(config):
@@ -70,6 +72,14 @@ def binary(request):
     path = request.config.getoption("--binary").resolve()
     assert path.exists(), f"{path} is not there: cargo build makes it, --binary names another"
     return Binary(path)
+
+
+@pytest.fixture(scope="session")
+def stand_in(request):
+    """One that plays the APIs of AWS, too."""
+    path = request.config.getoption("--stand-in").resolve()
+    assert path.exists(), f"{path} is not there: cargo build makes it, --stand-in names another"
+    return path
 
 
 # -- AWS's models, and moto in this process ------------------------------------------------------------

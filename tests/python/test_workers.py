@@ -130,8 +130,9 @@ def terminate(process):
 class Play:
     """One task to its end, and what its successor does."""
 
-    def __init__(self, binary, worker, leases, folder):
-        self.binary, self.worker, self.leases, self.folder = binary, worker, leases, folder
+    def __init__(self, binary, stand_in, worker, leases, folder):
+        self.binary, self.stand_in = binary, stand_in
+        self.worker, self.leases, self.folder = worker, leases, folder
         self.queued = worker in ("shell", "python")
         self.started = []
         self.ports = {name: free_port() for name in ("ecs", "sidecar", "redis")}
@@ -171,7 +172,7 @@ class Play:
         holder = self.start("namespace", [*NAMESPACE, "sleep", "600"])
         wait_for("there is a namespace", lambda: children_of(holder))
         self.namespace = children_of(holder)[0]
-        self.start("ecs", [self.binary, "simulate", "--listen", f"127.0.0.1:{self.ports['ecs']}"])
+        self.start("ecs", [self.stand_in, "simulate", "--listen", f"127.0.0.1:{self.ports['ecs']}"])
         wait_for("the stand-in answers", lambda: self.answers(self.ports["ecs"]))
         if not self.queued:
             port = str(self.ports["redis"])
@@ -323,11 +324,11 @@ def missing(worker):
 
 
 @pytest.fixture(scope="module")
-def played(binary, tmp_path_factory):
+def played(binary, stand_in, tmp_path_factory):
     """All of them beside each other, since they mostly wait."""
     with ThreadPoolExecutor(len(PLAYS)) as pool:
         return {
-            play: pool.submit(Play(binary.path, *play, tmp_path_factory.mktemp(play[0])).run)
+            play: pool.submit(Play(binary.path, stand_in, *play, tmp_path_factory.mktemp(play[0])).run)
             for play in PLAYS
             if not missing(play[0])
         }

@@ -4,6 +4,7 @@ use hyper::Method;
 use serde_json::json;
 
 use super::World;
+#[cfg(feature = "laptop")]
 use super::deployment::ServiceChange;
 use super::faults::Fault;
 use super::query::Query;
@@ -56,6 +57,7 @@ impl World {
                 metadata.autoscaling = on.then(|| state.to_owned());
             }
             "tokens" => metadata.expire_tokens(),
+            #[cfg(feature = "laptop")]
             "service" => {
                 let change = query.get("change").filter(|_| on).unwrap_or("none");
                 self.aws.change = ServiceChange::named(change).ok_or_else(|| {
@@ -63,6 +65,7 @@ impl World {
                     format!("change is `{change}`: allowed is {}", known.join(", "))
                 })?;
             }
+            #[cfg(feature = "laptop")]
             "instance" => match query.get("status").filter(|_| on).unwrap_or("ACTIVE") {
                 "DRAINING" => self.aws.draining_instance = true,
                 "ACTIVE" => self.aws.draining_instance = false,

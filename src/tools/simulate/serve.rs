@@ -15,10 +15,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+#[cfg(feature = "laptop")]
+use super::World;
 use super::faults::{FaultKind, FaultTarget};
 use super::query::Query;
 use super::reply::{StandInReply, text, with_type};
-use super::{StandIn, World, aws_api, page, task_protection};
+use super::{StandIn, aws_api, page, task_protection};
 
 /// The largest body that it reads; calls of AWS have a few hundred bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -198,6 +200,12 @@ impl StandIn {
                 .world()
                 .instance_metadata
                 .answer(&head.method, path, &head.headers)),
+            #[cfg(not(feature = "laptop"))]
+            FaultTarget::Aws => Ok(text(
+                StatusCode::NOT_IMPLEMENTED,
+                "the stand-in of the image plays no APIs of AWS: that of `cargo build` does\n",
+            )),
+            #[cfg(feature = "laptop")]
             FaultTarget::Aws => {
                 let World { definition, aws, .. } = &mut *self.world();
                 Ok(aws.answer(definition, &head.headers, &body))
