@@ -21,10 +21,10 @@ DOCUMENT = "latest/dynamic/instance-identity/document"
 
 
 @pytest.fixture(scope="module")
-def endpoint(binary):
+def endpoint(stand_in):
     port = FreePort()
     url = f"http://127.0.0.1:{port.number}/"
-    command = [binary.path, "simulate", "--listen", f"127.0.0.1:{port.number}"]
+    command = [stand_in, "simulate", "--listen", f"127.0.0.1:{port.number}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until_it_answers(process, f"{url}_simulate/")
