@@ -34,7 +34,7 @@ pub(super) enum Judgement {
     /// The connection ended early, from an address that has said yes: drained if nobody listens there any
     /// more, else the same again.
     AgainUnlessGone(String, SocketAddr),
-    /// Nobody listens: drained if ECS knows the container as STOPPED; over after [`NOBODY_LIMIT`].
+    /// Nobody listens: drained if ECS knows the container as STOPPED; over after [`super::NOBODY_LIMIT`].
     NobodyYet(String),
     /// The same again, unless ECS knows the container as STOPPED.
     AgainUnlessStopped(String),

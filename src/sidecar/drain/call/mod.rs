@@ -1,6 +1,6 @@
 //! The drain call: one HTTP request, and what its answer means.
 //!
-//! It is sent here, again and again; what to do about what comes of it is [judged](judge) beside it.
+//! It is sent here, again and again; what to do about what comes of it is judged in `judge` beside it.
 
 mod judge;
 
