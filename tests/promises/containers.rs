@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::process::{await_that, free_address, is_here, request};
+use crate::process::{Process, await_that, binary, free_address, is_here, request};
 
 const IMAGE: &str = "ecs-prestop:dev";
 const HARDENED: [&str; 7] = [
@@ -193,7 +193,6 @@ fn aws_is_asked_over_tls_in_6_mb() {
         return;
     }
     let app = Container::run(&["--no-healthcheck", IMAGE, "sample", "--listen", "0.0.0.0:8080"]);
-    let ecs = Container::run(&["--no-healthcheck", IMAGE, "simulate", "--listen", "0.0.0.0:51678"]);
     let gateway = app.inspect()["NetworkSettings"]["Gateway"]
         .as_str()
         .unwrap()
@@ -202,7 +201,10 @@ fn aws_is_asked_over_tls_in_6_mb() {
         let address = container.inspect()["NetworkSettings"]["IPAddress"].clone();
         format!("{}:{port}", address.as_str().unwrap())
     };
-    let stand_in = inside(&ecs, 51678);
+    // On the host: the image's plays no APIs of AWS.
+    let stand_in = format!("{gateway}:{}", free_address().port());
+    let _ecs = Process::start(binary().args(["simulate", "--listen", &stand_in]));
+    await_that("the stand-in listens", || TcpStream::connect(&stand_in).is_ok());
     let (port, authority) = tls::relay(&gateway, stand_in.parse().unwrap());
     let bundle = std::env::temp_dir().join(format!("ecs-prestop-ca-{}.pem", std::process::id()));
     std::fs::write(&bundle, authority).unwrap();
