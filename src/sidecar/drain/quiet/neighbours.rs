@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::proc_net;
 use super::sockets::{Inode, List, SocketQuery, Sockets};
-use crate::sidecar::drain::processes::folders;
+use crate::sidecar::drain::processes::{folders, is_gone};
 
 /// Those of every process that is in sight, but for this one's namespace.
 #[derive(Debug)]
@@ -43,11 +43,18 @@ impl Neighbours {
         // Each namespace has files of its own behind these names.
         let inode = |net: &Path| fs::metadata(net.join("tcp")).map(|file| file.ino());
         let mut known = HashSet::from([inode(&self.own())?]);
-        let nets = folders(&self.proc)?.map(|folder| folder.join("net"));
-        // A process that has ended meanwhile has no files.
-        Ok(nets
-            .filter(|net| inode(net).is_ok_and(|inode| known.insert(inode)))
-            .collect())
+        let mut found = Vec::new();
+        for net in folders(&self.proc)?.map(|folder| folder.join("net")) {
+            match inode(&net) {
+                Ok(inode) if known.insert(inode) => found.push(net),
+                Ok(_) => {}
+                // A process that has ended meanwhile has no files.
+                Err(why) if is_gone(&why) => {}
+                // What cannot be read may be the very one that owes.
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -127,6 +134,11 @@ mod tests {
         // The first process of an app has ended, and another one of it has not.
         fs::remove_dir_all(proc.join("20")).unwrap();
         assert!(listeners(&neighbours).contains(&"0.0.0.0:8080".to_owned()));
+        // Not gone, and not to be read.
+        fs::create_dir_all(proc.join("40")).unwrap();
+        fs::write(proc.join("40/net"), "").unwrap();
+        let trouble = neighbours.list(SocketQuery::Listeners).err();
+        assert!(trouble.is_some(), "what cannot be read is not taken for nothing");
         fs::remove_dir_all(&proc).unwrap();
     }
 }
