@@ -134,6 +134,13 @@ impl Plan {
         })
     }
 
+    /// Whether the first thing that is done is to wait by `quiet`, and nothing to the app before.
+    pub fn begins_with_quiet(&self) -> bool {
+        let first = self.steps.first().map(|planned| planned.order);
+        let mut begin = self.steps.iter().filter(|planned| Some(planned.order) == first);
+        begin.all(|planned| matches!(planned.step, Step::Quiet(_)))
+    }
+
     /// How long its `sleep` steps take together.
     pub fn sleeps(&self) -> Duration {
         sleeps(&self.steps)
@@ -272,6 +279,27 @@ mod tests {
             Plan::from_labels(&task).0.unwrap().sleeps(),
             Duration::from_secs(4)
         );
+    }
+
+    #[test]
+    fn a_plan_begins_with_quiet_where_nothing_is_done_to_the_app_before() {
+        for (steps, expected) in [
+            ("quiet", true),
+            ("quiet :80, signal QUIT app", true),
+            ("POST http://app/drain, quiet", false),
+            ("ack", false),
+        ] {
+            let plan = Plan::from_setting(&parse_steps(steps).unwrap()).unwrap();
+            assert_eq!(plan.begins_with_quiet(), expected, "{steps}");
+        }
+        let together = Task {
+            containers: vec![
+                container("a", &[(DRAIN_LABEL, "quiet")]),
+                container("b", &[(DRAIN_LABEL, "POST :80/drain")]),
+            ],
+            ..Task::default()
+        };
+        assert!(!Plan::from_labels(&together).0.unwrap().begins_with_quiet());
     }
 
     #[test]

@@ -180,7 +180,7 @@ async fn each_feature_does_what_it_says_where_aws_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn before_a_quiet_step_targets_need_only_be_draining() {
+async fn before_a_quiet_step_targets_need_only_be_draining_and_before_a_call_they_are_gone() {
     let settings = [
         ("AWS_ENDPOINT_URL", "http://169.254.170.9"),
         ("AWS_ACCESS_KEY_ID", "none"),
@@ -209,6 +209,19 @@ async fn before_a_quiet_step_targets_need_only_be_draining() {
         Some(3000),
         "at the end of the settle time"
     );
+    let stand_in = task_at_an_address();
+    balance(&stand_in);
+    let call_first = ("PRESTOP_DRAIN", "POST http://app:8080/drain, quiet");
+    let settings: Vec<_> = settings.into_iter().chain([call_first]).collect();
+    let play = Play::with(stand_in, &settings, &[answer(200)]).connections(true, Arc::new(|_| Vec::new()));
+    let played = play.sigterm_at_2().await;
+    let done = AwsOutcome::Done("1 target group has let go".to_owned());
+    assert!(
+        ends(&played).contains(&(AwsCall::Deregister, done)),
+        "{:?}",
+        ends(&played)
+    );
+    assert!(played.first_step_ms() >= Some(4000), "{}", played.details());
 }
 
 #[tokio::test(start_paused = true)]

@@ -376,7 +376,7 @@ impl Sidecar {
                 .map_or("", |notice| notice.reason.as_str()),
             bridged: self.task.as_deref().is_some_and(Task::is_bridged),
             departure: match self.lifecycle.plan() {
-                Some(plan) if plan.quiets().next().is_some() => Departure::Draining,
+                Some(plan) if plan.begins_with_quiet() => Departure::Draining,
                 _ => Departure::Unused,
             },
             protection: self.protection.clone(),
