@@ -360,10 +360,7 @@ impl Sidecar {
             let why = format!("{}: there is no notice to drain for", step.step);
             return self.apply(Event::StepEnded(number, Outcome::Failed(why)));
         };
-        let drain = Drain {
-            more_behind,
-            ..self.drain(number, urgency)
-        };
+        let drain = self.drain(number, more_behind, urgency);
         self.steps
             .spawn(async move { (number, drain.carry_out(step).await) });
     }
@@ -412,7 +409,7 @@ impl Sidecar {
         }
     }
 
-    fn drain(&mut self, number: usize, urgency: watch::Receiver<Urgency>) -> Drain {
+    fn drain(&mut self, number: usize, more_behind: bool, urgency: watch::Receiver<Urgency>) -> Drain {
         let task_id = self.task.as_deref().and_then(|task| task.identity.task_id());
         Drain {
             network: self.networks.drain.clone(),
@@ -421,7 +418,7 @@ impl Sidecar {
             fresh: self.fresh,
             metadata: self.metadata.clone(),
             looks: self.looks.remove(&number),
-            more_behind: false,
+            more_behind,
             key: task_id.unwrap_or(&self.local_key).into(),
             token: self.config.token.clone(),
             mailbox: self.mailbox.clone(),
