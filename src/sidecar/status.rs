@@ -43,6 +43,23 @@ pub struct Status {
     pub task: Option<Arc<Task>>,
 }
 
+impl Status {
+    /// Of a sidecar that has seen nothing yet.
+    pub fn new(report: Report) -> Status {
+        Status {
+            identity: Identity::default(),
+            watches: Vec::new(),
+            unhealthy: None,
+            report,
+            protection: None,
+            superseded: None,
+            notice: None,
+            deadline: None,
+            task: None,
+        }
+    }
+}
+
 /// That ECS wants this task gone, as people read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SupersededReport {

@@ -37,17 +37,7 @@ impl Scene {
     fn new() -> Scene {
         let play = Play::new(&[], &[Does::Refuses]);
         let policy = Config::read(|_| None, []).unwrap().policy;
-        let status = watch::Sender::new(Arc::new(Status {
-            identity: Default::default(),
-            watches: Vec::new(),
-            unhealthy: None,
-            report: Lifecycle::new(policy, None).report(),
-            protection: None,
-            superseded: None,
-            notice: None,
-            deadline: None,
-            task: None,
-        }));
+        let status = watch::Sender::new(Arc::new(Status::new(Lifecycle::new(policy, None).report())));
         let (protection, handle) =
             ProtectionLoop::new(play.network(), AGENT.parse().unwrap(), None, status.subscribe());
         let mut task = JoinSet::new();

@@ -248,17 +248,7 @@ async fn aws_of<const N: usize>(play: &Play) -> [Arc<Aws>; N] {
 /// What a sidecar without a notice shows.
 fn calm() -> watch::Sender<Arc<Status>> {
     let policy = Config::read(|_| None, []).unwrap().policy;
-    watch::Sender::new(Arc::new(Status {
-        identity: Default::default(),
-        watches: Vec::new(),
-        unhealthy: None,
-        report: Lifecycle::new(policy, None).report(),
-        protection: None,
-        superseded: None,
-        notice: None,
-        deadline: None,
-        task: None,
-    }))
+    watch::Sender::new(Arc::new(Status::new(Lifecycle::new(policy, None).report())))
 }
 
 #[tokio::test(start_paused = true)]

@@ -161,17 +161,7 @@ impl Sidecar {
             plan = plan.or_else(|| Some(Plan::without_settings()));
         }
         let lifecycle = Lifecycle::new(config.policy, plan);
-        let status = watch::Sender::new(Arc::new(Status {
-            identity: crate::core::task::Identity::default(),
-            watches: Vec::new(),
-            unhealthy: None,
-            report: lifecycle.report(),
-            protection: None,
-            superseded: None,
-            notice: None,
-            deadline: None,
-            task: None,
-        }));
+        let status = watch::Sender::new(Arc::new(Status::new(lifecycle.report())));
         Sidecar {
             config,
             metadata,

@@ -28,17 +28,7 @@ fn endpoints() -> (Endpoints, watch::Sender<Arc<Status>>) {
         after_drain: AfterDrain::Wait,
         aws: AwsPolicy::default(),
     };
-    let status = watch::Sender::new(Arc::new(Status {
-        identity: crate::core::task::Identity::default(),
-        watches: Vec::new(),
-        unhealthy: None,
-        report: Lifecycle::new(policy, None).report(),
-        protection: None,
-        superseded: None,
-        notice: None,
-        deadline: None,
-        task: None,
-    }));
+    let status = watch::Sender::new(Arc::new(Status::new(Lifecycle::new(policy, None).report())));
     let endpoints = Endpoints {
         status: status.subscribe(),
         mailbox: mailbox::channel().0,
