@@ -10,6 +10,13 @@ use super::faults::Fault;
 use super::query::Query;
 use crate::core::notice::Action;
 
+/// What changes the answers of AWS's APIs, which the stand-in of the image does not play.
+const OF_AWS: &str = if cfg!(feature = "laptop") {
+    "service, instance, "
+} else {
+    ""
+};
+
 impl World {
     /// `POST` makes it so, `DELETE` takes it back, `GET` only shows.
     pub(super) fn control(&mut self, method: &Method, what: &str, query: Query<'_>) -> Result<(), String> {
@@ -88,7 +95,7 @@ impl World {
             "fault" => self.faults.clear(),
             other => {
                 return Err(format!(
-                    "`{other}` cannot be simulated: there are spot, rebalance, maintenance, autoscaling, tokens, service, instance, container and fault"
+                    "`{other}` cannot be simulated: there are spot, rebalance, maintenance, autoscaling, tokens, {OF_AWS}container and fault"
                 ));
             }
         }
