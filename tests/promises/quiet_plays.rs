@@ -437,6 +437,10 @@ async fn over_plays_of_http_by_chance_it_is_never_early_and_a_core_without_direc
         "{}",
         score.early.join("\n")
     );
+    assert!(
+        score.idle > 0,
+        "a core that waits for the client to hang up is never early, either"
+    );
     let wrong = shows(&Protocol::Plain, without_direction, &kernel).await;
     eprintln!("{score:?}; {wrong} of {SHOWN_BY} early without direction");
     assert!(wrong > 0, "the plays show nothing");
@@ -451,6 +455,10 @@ async fn over_plays_of_tls_by_chance_it_is_never_early_and_a_core_that_takes_tic
         (2000, 0),
         "{}",
         score.early.join("\n")
+    );
+    assert!(
+        score.idle > 0,
+        "a core that waits for the client to hang up is never early, either"
     );
     let direction = shows(&tls, without_direction, &kernel).await;
     let tickets = shows(&tls, without_tickets, &kernel).await;
