@@ -15,7 +15,6 @@ pub struct AwsSettings {
     pub fips: bool,
     /// `AWS_USE_DUALSTACK_ENDPOINT`
     pub dual_stack: bool,
-    /// `AWS_CA_BUNDLE`
     pub ca_bundle: Option<String>,
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
     pub keys: Option<AwsKeys>,

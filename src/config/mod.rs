@@ -34,9 +34,7 @@ const PREFIX: &str = "PRESTOP_";
 pub enum Capacity {
     /// What the task metadata lets conclude: on Fargate and Managed Instances it may, elsewhere IMDS would say so.
     Auto,
-    /// It does not.
     OnDemand,
-    /// It does.
     Spot,
 }
 
@@ -45,9 +43,7 @@ pub enum Capacity {
 pub enum LogFormat {
     /// Text on a terminal, else JSON.
     Auto,
-    /// JSON lines.
     Json,
-    /// Text for people.
     Text,
 }
 
@@ -58,29 +54,21 @@ pub struct Config {
     pub drain: Vec<Step>,
     /// Stop timeout, reserve, settle and what follows a drain.
     pub policy: Policy,
-    /// `PRESTOP_CAPACITY`
     pub capacity: Capacity,
     /// `PRESTOP_WATCH`; empty for `none`, and where `AWS_EC2_METADATA_DISABLED` is set.
     pub watch: Vec<WatchItem>,
-    /// Whether `superseded` is watched.
     pub watch_superseded: bool,
-    /// `PRESTOP_POLL_INTERVAL`
     pub poll_interval: Duration,
     /// `PRESTOP_DRAIN_TOKEN`
     pub token: Option<Arc<str>>,
     /// `PRESTOP_LISTEN`; `None` for `off`.
     pub listen: Option<SocketAddr>,
-    /// `PRESTOP_READY_URL`
     pub ready_url: Option<HttpUrl>,
-    /// `PRESTOP_PROTECT`
     pub protect: bool,
-    /// `PRESTOP_BUSY_URL`
     pub busy_url: Option<HttpUrl>,
     /// `ECS_AGENT_URI`: the agent's endpoint for this container; there in ECS mode where `protect` is.
     pub agent: Option<HttpUrl>,
-    /// `PRESTOP_LOG`
     pub log: Targets,
-    /// `PRESTOP_LOG_FORMAT`
     pub log_format: LogFormat,
     /// Whether `PRESTOP_METRICS` is `emf`.
     pub emf: bool,

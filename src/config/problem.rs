@@ -20,7 +20,6 @@ pub enum Problem {
     /// A misspelt or foreign `PRESTOP_*`.
     #[error("{name} is not a setting of ecs-prestop{}", Nearest(.nearest))]
     Unknown {
-        /// The variable.
         name: String,
         /// The setting that was probably meant.
         nearest: Option<String>,

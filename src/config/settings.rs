@@ -33,7 +33,6 @@ pub struct Setting {
     pub name: &'static str,
     /// As it would be written; empty for none.
     pub default: &'static str,
-    /// What it means and what it may be.
     pub meaning: &'static str,
     /// Of a duration.
     pub bounds: Option<Bounds>,
@@ -44,16 +43,13 @@ pub struct Setting {
 /// The bounds of a duration, both included.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The shortest.
     pub least: Duration,
-    /// The longest.
     pub most: Duration,
     /// What could be written, with whatever else may stand there.
     pub examples: &'static str,
 }
 
 impl Setting {
-    /// The environment variable.
     pub fn variable(&self) -> String {
         format!("{PREFIX}{}", self.name)
     }

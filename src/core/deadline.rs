@@ -68,7 +68,6 @@ impl Reserve {
         (duration <= MAX_RESERVE).then_some(Reserve(duration))
     }
 
-    /// As set.
     pub fn get(self) -> Duration {
         self.0
     }

@@ -68,7 +68,6 @@ pub enum Action {
 /// One reason to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// Where it comes from.
     pub reason: Reason,
     /// Set by [`Notice::spot_interruption`] only.
     action: Option<Action>,
@@ -128,7 +127,6 @@ impl Notice {
         self.action
     }
 
-    /// A notice whose host may end at that time.
     pub fn host_may_end_at(reason: Reason, end: Instant) -> Notice {
         Notice {
             host_end: HostEnd::Assumed(end),
@@ -168,13 +166,11 @@ pub struct Cause {
     /// Missing while ECS has not made up its mind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_code: Option<StopCode>,
-    /// In words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped_reason: Option<String>,
     /// Missing where the task was started by launch type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity_provider: Option<CapacityProvider>,
-    /// On what it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub launch_type: Option<LaunchType>,
 }
@@ -193,7 +189,6 @@ impl Cause {
 
 /// `stopCode` of a task (API reference, *Task*).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names are those of the API reference")]
 pub enum StopCode {
     TaskFailedToStart,
     EssentialContainerExited,
@@ -210,10 +205,8 @@ pub enum StopCode {
 /// What gives the task its capacity (API reference, *CapacityProvider*).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CapacityProvider {
-    /// Fargate on demand.
     #[serde(rename = "FARGATE")]
     Fargate,
-    /// Fargate Spot.
     #[serde(rename = "FARGATE_SPOT")]
     FargateSpot,
     /// One of the cluster's own.
@@ -224,7 +217,6 @@ pub enum CapacityProvider {
 /// On what a task runs (API reference, *Task*, `launchType`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[allow(missing_docs, reason = "the names are those of the API reference")]
 pub enum LaunchType {
     Ec2,
     Fargate,

@@ -22,9 +22,7 @@ pub struct PlannedStep {
     pub number: usize,
     /// Lower goes first; equal ones go together.
     pub order: i64,
-    /// The container whose label this is.
     pub container: Option<String>,
-    /// What to do.
     pub step: Step,
 }
 
@@ -47,7 +45,6 @@ pub struct Plan {
     source: PlanSource,
 }
 
-/// Where a plan comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanSource {
     /// `PRESTOP_DRAIN`, which wins over everything.
@@ -126,7 +123,6 @@ impl Plan {
         }
     }
 
-    /// The `quiet` steps.
     pub fn quiets(&self) -> impl Iterator<Item = (&PlannedStep, &QuietStep)> {
         self.steps.iter().filter_map(|planned| match &planned.step {
             Step::Quiet(quiet) => Some((planned, quiet)),
@@ -151,7 +147,6 @@ impl Plan {
         &self.steps
     }
 
-    /// Where it comes from.
     pub fn source(&self) -> PlanSource {
         self.source
     }
@@ -195,12 +190,10 @@ pub struct LabelError {
 }
 
 impl LabelError {
-    /// Whose label it is.
     pub fn container(&self) -> &str {
         &self.container
     }
 
-    /// Which label.
     pub fn label(&self) -> &'static str {
         self.label
     }

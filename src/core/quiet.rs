@@ -88,11 +88,9 @@ const BEFORE_DEADLINE: Duration = Duration::from_millis(100);
 pub struct TcpConnection {
     /// The same at each look, and of no other connection.
     pub id: u64,
-    /// This end.
     pub local: SocketAddr,
     /// The other end.
     pub peer: SocketAddr,
-    /// How far it is.
     pub stage: TcpState,
     /// Bytes that the app has not read.
     pub unread: u32,
@@ -116,9 +114,7 @@ pub enum TcpState {
 /// What has moved on a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Bytes that came in.
     pub bytes_in: u64,
-    /// Bytes that went out.
     pub bytes_out: u64,
     /// How long ago the last of them came in, in steps of a jiffy; as old as the connection where none has.
     pub since_in: Duration,
@@ -163,7 +159,6 @@ impl Picture {
 pub struct Owed {
     /// The client, or the proxy in front of it.
     pub peer: SocketAddr,
-    /// For how long.
     pub for_ms: u64,
 }
 
@@ -272,7 +267,6 @@ impl Memory {
 }
 
 impl Judge {
-    /// For that step.
     pub fn new(step: &QuietStep) -> Judge {
         Judge {
             moves: step.moves,
@@ -530,7 +524,6 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Whether a connection counts.
     pub fn counts(&self, local: SocketAddr, peer: SocketAddr) -> bool {
         let port = local.port();
         if Some(port) == self.own_port || !self.heard.contains(port) {
@@ -574,12 +567,10 @@ impl Default for Ports {
 }
 
 impl Ports {
-    /// Adds one.
     pub fn insert(&mut self, port: u16) {
         self.0[usize::from(port / 64)] |= 1 << (port % 64);
     }
 
-    /// Whether it is there.
     pub fn contains(&self, port: u16) -> bool {
         self.0[usize::from(port / 64)] >> (port % 64) & 1 == 1
     }

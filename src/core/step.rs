@@ -70,7 +70,6 @@ impl Default for QuietStep {
 /// A signal to the main process of a container; needs a PID namespace in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignalStep {
-    /// Which signal.
     pub signal: SignalName,
     /// The container's name.
     pub container: String,
@@ -81,7 +80,6 @@ pub struct SignalStep {
 /// The signals by which programs are told to end or to finish. SIGKILL and SIGSTOP are no way to
 /// drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
 pub enum SignalName {
     Hup,
     Int,
@@ -141,7 +139,6 @@ pub struct Call {
 
 /// The methods that a drain call may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
 pub enum Method {
     Get,
     Post,
@@ -229,7 +226,6 @@ pub enum StepError {
          spaces, such as `quiet :8080 for 2s within 20s`"
     )]
     Quiet(String),
-    /// Not a port.
     #[error(
         "`{0}` is not a port: write `:` and a number of 1 to 65535, such as `:8080`; at most {MAX_PORTS} of them"
     )]
@@ -240,13 +236,9 @@ pub enum StepError {
          bare number is seconds"
     )]
     Duration {
-        /// The word in front of it.
         word: &'static str,
-        /// As written.
         value: String,
-        /// The least.
         least: Duration,
-        /// The most.
         most: Duration,
     },
     /// A `quiet` step that cannot become quiet.
@@ -256,7 +248,6 @@ pub enum StepError {
     TooShort {
         /// What bounds the step.
         within: Duration,
-        /// The silence that is waited for.
         silence: Duration,
     },
     /// A method that no drain call has.
@@ -264,12 +255,7 @@ pub enum StepError {
     Method(String),
     /// A URL that cannot be called.
     #[error("`{url}`: {why}")]
-    Url {
-        /// As written.
-        url: String,
-        /// What is wrong with it.
-        why: UrlError,
-    },
+    Url { url: String, why: UrlError },
     /// Words behind a complete step.
     #[error("`{0}` stands behind a complete step: steps are separated by commas (a comma in a URL is %2C)")]
     Trailing(String),

@@ -53,14 +53,12 @@ pub enum Rollout {
     Strange,
 }
 
-/// One deployment of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeenDeployment {
     /// What the tasks that it started have in `startedBy`.
     pub id: String,
     /// `PRIMARY`, `ACTIVE` or `INACTIVE`.
     pub status: String,
-    /// Whether its rollout is FAILED.
     pub failed: bool,
     /// By ECS's clock.
     pub created: Option<Timestamp>,
@@ -72,7 +70,6 @@ pub struct SeenDeployment {
     pub pending: i32,
 }
 
-/// One task set of a service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SeenTaskSet {
     /// What the tasks that it started have in `startedBy`.
@@ -83,7 +80,6 @@ pub struct SeenTaskSet {
     pub scale: Option<f64>,
 }
 
-/// What one look has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SupersededLook {
     /// ECS wants the task gone, for this reason.
@@ -99,7 +95,6 @@ pub enum SupersededLook {
 pub struct Superseded {
     /// The first of the looks that agreed.
     pub since: Instant,
-    /// In words.
     pub why: &'static str,
 }
 
@@ -132,7 +127,6 @@ impl SupersededJudge {
         }
     }
 
-    /// Whether it holds.
     pub fn holds(&self) -> Option<Superseded> {
         self.holds
     }

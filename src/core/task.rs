@@ -14,7 +14,6 @@ use crate::core::notice::LaunchType;
 pub struct Identity {
     /// Name or ARN of the cluster, as ECS gives it.
     pub cluster: Option<String>,
-    /// The task's ARN.
     pub task_arn: Option<String>,
     /// The family and revision of its task definition, as in `web:7`.
     pub family: Option<String>,
@@ -30,9 +29,7 @@ impl Identity {
 /// One answer of the task metadata endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Task {
-    /// Who it is.
     pub identity: Identity,
-    /// Where it runs.
     pub launch_type: Option<LaunchType>,
     /// Whether its network namespace is the instance's.
     pub on_host_network: bool,
@@ -55,7 +52,6 @@ pub struct RegisteredTarget {
     pub group: String,
     /// An address, or an EC2 instance.
     pub id: String,
-    /// The port on it.
     pub port: i32,
 }
 
@@ -66,7 +62,6 @@ impl RegisteredTarget {
     }
 }
 
-/// A container of the task.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Container {
     /// Its name in the task definition.
@@ -75,7 +70,6 @@ pub struct Container {
     pub docker_id: Option<String>,
     /// Whether ECS knows it as STOPPED.
     pub stopped: bool,
-    /// Its `dockerLabels`.
     pub labels: BTreeMap<String, String>,
     /// Whether it shares this container's network namespace (`awsvpc`, `host`).
     pub shares_network: bool,
@@ -84,7 +78,6 @@ pub struct Container {
 }
 
 impl Task {
-    /// The container of that name.
     pub fn container(&self, name: &str) -> Option<&Container> {
         self.containers.iter().find(|c| c.name == name)
     }

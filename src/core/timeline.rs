@@ -25,9 +25,7 @@ pub struct Timeline {
 /// One thing that happened.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// When.
     pub at: Instant,
-    /// What.
     pub what: What,
 }
 
@@ -38,7 +36,6 @@ pub enum What {
     /// A reason to stop was seen, or seen again with a stricter end.
     #[serde(rename = "notice")]
     Notice {
-        /// Why.
         reason: Reason,
         /// What EC2 will do, for a Spot interruption.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +49,6 @@ pub enum What {
         /// How long, as far as the deadline allows.
         for_ms: u64,
     },
-    /// A step begins.
     #[serde(rename = "step.start")]
     StepStart {
         /// Its number in the plan.
@@ -66,7 +62,6 @@ pub enum What {
     StepCall {
         /// Its number in the plan.
         step: usize,
-        /// What it saw.
         #[serde(flatten)]
         sight: Sight,
     },
@@ -80,12 +75,10 @@ pub enum What {
         /// When the next one is made.
         after_ms: u64,
     },
-    /// A step has ended.
     #[serde(rename = "step.end")]
     StepEnd {
         /// Its number in the plan.
         step: usize,
-        /// How.
         #[serde(flatten)]
         outcome: Outcome,
         /// From its start.
@@ -99,16 +92,11 @@ pub enum What {
     },
     /// AWS is asked for something.
     #[serde(rename = "aws.start")]
-    AwsStart {
-        /// For what.
-        call: AwsCall,
-    },
+    AwsStart { call: AwsCall },
     /// That has ended.
     #[serde(rename = "aws.end")]
     AwsEnd {
-        /// What was asked for.
         call: AwsCall,
-        /// How.
         #[serde(flatten)]
         outcome: AwsOutcome,
         /// From its start.
@@ -117,7 +105,6 @@ pub enum What {
     /// ECS has said why it stops the task.
     #[serde(rename = "cause")]
     Cause {
-        /// What it said.
         #[serde(flatten)]
         cause: Cause,
         /// From now to the deadline that now holds.
@@ -130,10 +117,8 @@ pub enum What {
         #[serde(rename = "waiting_for_sigterm")]
         waiting: bool,
     },
-    /// The end.
     #[serde(rename = "exit")]
     Exit {
-        /// With which code.
         #[serde(flatten)]
         code: Code,
     },
@@ -147,11 +132,9 @@ pub enum AwsCall {
     Deregister,
     /// Set the container instance to DRAINING.
     DrainInstance,
-    /// Stop this task.
     StopTask,
     /// Ask why it is stopped.
     Why,
-    /// End its protection.
     ReleaseProtection,
 }
 
@@ -159,11 +142,9 @@ pub enum AwsCall {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Sight {
-    /// An answer to one of its calls.
     Answer {
         /// Method and URL of this very call.
         call: String,
-        /// The HTTP status.
         status: u16,
     },
     /// Another picture of the app's connections.
@@ -239,7 +220,6 @@ impl Code {
         }
     }
 
-    /// The number in words.
     pub fn words(self) -> &'static str {
         match self {
             Code::Drained => "drained",
@@ -284,7 +264,6 @@ impl What {
     /// The event of the last line.
     pub const EXIT: &str = "exit";
 
-    /// The name of the event.
     pub fn event(&self) -> &'static str {
         match self {
             What::Notice { .. } => "notice",
@@ -334,7 +313,6 @@ impl Timeline {
 pub struct Moment {
     /// Since the first notice.
     pub ms: u64,
-    /// What happened.
     #[serde(flatten)]
     pub what: What,
 }

@@ -17,7 +17,6 @@ pub const MAINTENANCE_LEAD: Duration = Duration::from_secs(120);
 /// a task that starts on it now must not drain at once.
 const SURVIVED: SignedDuration = SignedDuration::from_secs(120);
 
-/// What can be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WatchItem {
@@ -34,7 +33,6 @@ pub enum WatchItem {
 /// What an answer means.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sighting {
-    /// All is well.
     Nothing,
     /// The end is announced.
     Notice {

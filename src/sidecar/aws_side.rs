@@ -65,7 +65,6 @@ pub struct AwsSide {
     calls: JoinSet<()>,
 }
 
-/// What a look-up is for.
 #[derive(Clone, Copy, Debug)]
 pub struct LookUp {
     /// What the lifecycle may ask for at a notice.

@@ -19,7 +19,6 @@ const CAPACITY: usize = 64;
 /// What a part of the shell tells the sidecar.
 #[derive(Debug)]
 pub enum Message {
-    /// A signal came.
     Signal(Signal),
     /// A watcher or an endpoint saw a reason to stop.
     Notice(Notice),
@@ -37,7 +36,6 @@ pub enum Message {
     Progress(usize, Progress),
 }
 
-/// What AWS has said.
 #[derive(Debug)]
 pub enum AwsNews {
     /// What was asked for in a shutdown has ended.
@@ -54,12 +52,10 @@ pub enum AwsNews {
     DeregistrationDelay {
         /// The group's name.
         group: String,
-        /// Its deregistration delay.
         delay: Duration,
     },
     /// Something was asked for while all is calm, and what came of it.
     Looked {
-        /// In words.
         message: String,
         /// Whether somebody should do something about it.
         trouble: bool,
@@ -78,14 +74,12 @@ pub enum Signal {
 /// How a watcher is doing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct WatchState {
-    /// What is watched, as in `PRESTOP_WATCH`.
     pub watch: &'static str,
     /// Whether notices would be seen now.
     pub sees: bool,
     /// Whether this is worth a line of the log: a watcher that flaps is told rarely.
     #[serde(skip)]
     pub log: bool,
-    /// Why not, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
@@ -93,7 +87,6 @@ pub struct WatchState {
 /// The sending end; cheap to clone.
 pub type Mailbox = mpsc::Sender<Message>;
 
-/// A new channel.
 pub fn channel() -> (Mailbox, mpsc::Receiver<Message>) {
     mpsc::channel(CAPACITY)
 }

@@ -13,10 +13,8 @@ use crate::core::notice::ToldNotice;
 use crate::core::task::{Identity, Task};
 use crate::sidecar::mailbox::WatchState;
 
-/// One snapshot.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
-    /// Who this task is.
     #[serde(flatten)]
     pub identity: Identity,
     /// How the watchers are doing.
@@ -38,7 +36,6 @@ pub struct Status {
     /// When all must be over.
     #[serde(skip)]
     pub deadline: Option<Instant>,
-    /// What is known of the task.
     #[serde(skip)]
     pub task: Option<Arc<Task>>,
 }
@@ -65,7 +62,6 @@ impl Status {
 pub struct SupersededReport {
     /// By the clock of this host.
     pub since: String,
-    /// In words.
     pub why: &'static str,
 }
 
@@ -79,7 +75,6 @@ pub struct ProtectionReport {
     pub may_be_protected: bool,
     /// The end of the protection by ECS's clock.
     pub protected_until: Option<String>,
-    /// Every lease that counts.
     pub leases: Vec<LeaseReport>,
     /// Calls of ECS's agent that have ended.
     pub calls: CallCounts,
@@ -104,7 +99,6 @@ pub struct LeaseReport {
 pub struct CallCounts(pub [u64; 6]);
 
 impl CallCounts {
-    /// Each outcome with its count.
     pub fn by_outcome(self) -> [(&'static str, u64); 6] {
         std::array::from_fn(|i| (AgentAnswer::OUTCOMES[i], self.0[i]))
     }

@@ -40,27 +40,16 @@ pub enum TaskMetadataError {
     /// No answer.
     #[error("task metadata at {url}: {why}")]
     Call {
-        /// What was asked.
         url: HttpUrl,
         /// What came instead.
         why: Trouble,
     },
     /// 429, 500 and so on.
     #[error("task metadata at {url}: HTTP {status}")]
-    Status {
-        /// What was asked.
-        url: HttpUrl,
-        /// What it answered.
-        status: u16,
-    },
+    Status { url: HttpUrl, status: u16 },
     /// Not the document that ECS documents.
     #[error("task metadata at {url}: {why}")]
-    Document {
-        /// What was asked.
-        url: HttpUrl,
-        /// What is wrong with it.
-        why: String,
-    },
+    Document { url: HttpUrl, why: String },
 }
 
 /// The endpoint of this container; cheap to clone.
@@ -260,7 +249,6 @@ fn list(raw: Option<&RawValue>) -> Vec<&RawValue> {
     value(raw).unwrap_or_default()
 }
 
-/// A text field of a container's document.
 fn text_in<'a>(document: &'a str, field: fn(RawContainer<'a>) -> Option<&'a RawValue>) -> Option<String> {
     text(field(serde_json::from_str(document).ok()?))
 }

@@ -11,9 +11,7 @@ pub enum ColourChoice {
     /// Where standard output is a terminal that has them, and NO_COLOR is not set.
     #[default]
     Auto,
-    /// Always.
     Always,
-    /// Never.
     Never,
 }
 

@@ -57,7 +57,6 @@ pub(crate) const TELLS_THE_TIME: &str = "ECS_PRESTOP_SAMPLE_TELLS_THE_TIME";
 /// The longest that a request may ask to be made wait.
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 
-/// What kind of app it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppKind {
     /// Answers `POST /drain` once no request is in flight.
@@ -135,7 +134,6 @@ impl AppKind {
     }
 }
 
-/// The command line.
 pub fn command() -> Command {
     Command::new(NAME)
         .hide(true)

@@ -45,7 +45,6 @@ pub enum LeaseEvent {
     Take {
         /// Gets the answer.
         request: RequestId,
-        /// Which lease.
         name: LeaseName,
         /// Lengths beyond the allowed ones are taken as the nearest allowed one.
         length: Duration,
@@ -54,7 +53,6 @@ pub enum LeaseEvent {
     GiveBack {
         /// Gets the answer.
         request: RequestId,
-        /// Which lease.
         name: LeaseName,
     },
     /// A worker that was granted a lease hung up before it heard of it.
@@ -65,7 +63,6 @@ pub enum LeaseEvent {
     Superseded(bool),
     /// The sidecar has its first notice.
     Notice,
-    /// The drain is over.
     Drained,
 }
 

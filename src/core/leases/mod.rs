@@ -81,7 +81,6 @@ pub struct ProtectionState {
     pub agreement: Option<Agreement>,
     /// Whether ECS may protect the task: `false` only where it certainly does not.
     pub may_be_protected: bool,
-    /// Each lease with its end.
     pub leases: Vec<(LeaseName, Instant)>,
     /// How many calls have ended, in the order of [`AgentAnswer::OUTCOMES`].
     pub calls: [u64; 6],

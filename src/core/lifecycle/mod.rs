@@ -36,9 +36,7 @@ pub enum Event {
     Ack(Option<String>),
     /// A running step has something to tell.
     Progress(usize, Progress),
-    /// A running step has ended.
     StepEnded(usize, Outcome),
-    /// What was asked of AWS has ended.
     AwsEnded(AwsCall, AwsOutcome),
     /// ECS has said why it stops the task.
     Cause(Cause),
@@ -53,11 +51,9 @@ pub enum Event {
 /// What a running step tells on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// A call was answered.
     Called {
         /// Method and URL.
         call: String,
-        /// The HTTP status.
         status: u16,
     },
     /// The app's connections were looked at.
@@ -73,7 +69,6 @@ pub enum Progress {
     Retrying {
         /// What came in place of a good answer.
         why: String,
-        /// The wait.
         after: Duration,
     },
 }
@@ -85,7 +80,6 @@ pub enum Command {
     ReadLabels,
     /// Start this step. An `ack` is only waited for, by the lifecycle itself, and never commanded.
     Start {
-        /// Which.
         step: PlannedStep,
         /// Whether others wait behind it, which need time, too.
         more_behind: bool,
@@ -143,7 +137,6 @@ struct Budget {
     if_host_stays: Instant,
 }
 
-/// A call to AWS.
 #[derive(Clone, Copy, Debug)]
 struct AskedOfAws {
     call: AwsCall,
@@ -490,7 +483,6 @@ impl Lifecycle {
         self.plan.as_ref()
     }
 
-    /// Whether the plan is known.
     pub fn has_plan(&self) -> bool {
         self.plan.is_some()
     }

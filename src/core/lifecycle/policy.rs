@@ -70,7 +70,6 @@ pub struct AwsPolicy {
 pub enum AfterDrain {
     /// Stay until SIGTERM comes, or until the host is about to end.
     Wait,
-    /// Leave.
     Exit,
     /// Ask ECS to stop the task, and stay until it does.
     #[serde(rename = "stop-task")]

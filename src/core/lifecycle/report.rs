@@ -14,7 +14,6 @@ use crate::core::timeline::{Moment, Outcome, Sight, What, as_text, millis};
 /// A shutdown as people and programs read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// How far it is.
     pub state: ShutdownState,
     /// Every reason, in the order in which they came.
     pub reasons: Vec<Reason>,
@@ -22,7 +21,6 @@ pub struct Report {
     pub budget_ms: Option<u64>,
     /// From the first notice to the end.
     pub used_ms: Option<u64>,
-    /// What became of each step.
     pub steps: Vec<StepReport>,
     /// Since the first notice.
     pub timeline: Vec<Moment>,
@@ -31,7 +29,6 @@ pub struct Report {
     pub omitted: usize,
 }
 
-/// How far a shutdown is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ShutdownState {
@@ -74,15 +71,12 @@ impl ShutdownState {
 pub struct StepReport {
     /// Its number in the plan, from 1.
     pub step: usize,
-    /// Its order.
     pub order: i64,
-    /// The container whose label it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// What it does, written as in `PRESTOP_DRAIN`.
     #[serde(with = "as_text")]
     pub does: Step,
-    /// What became of it.
     #[serde(flatten)]
     pub status: StepStatus,
 }

@@ -591,7 +591,6 @@ struct Exchange {
     pauses: Vec<u64>,
     /// Whether the client acknowledges each packet at once, or holds that back for 40 ms.
     client_at_once: bool,
-    /// The same of the server.
     server_at_once: bool,
 }
 

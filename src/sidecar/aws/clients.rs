@@ -46,7 +46,6 @@ pub struct Aws {
     network: Network,
     /// The cluster, as the task metadata names it.
     pub(super) cluster: String,
-    /// This task's ARN.
     pub(super) task_arn: String,
     /// `web:7`
     pub(super) family: Option<String>,

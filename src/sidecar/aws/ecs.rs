@@ -155,7 +155,6 @@ impl Aws {
         Ok(registrations)
     }
 
-    /// The EC2 instance of a container instance.
     pub(super) async fn ec2_instance(&self, instance: &str) -> Result<Option<String>, Failure> {
         Ok(self.describe_instance(instance).await?.1)
     }

@@ -18,7 +18,6 @@ const MAX_MESSAGE: usize = 300;
 pub struct Failure {
     /// As IAM writes it: `ecs:StopTask`.
     pub action: &'static str,
-    /// What came.
     pub kind: FailureKind,
 }
 

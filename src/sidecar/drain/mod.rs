@@ -39,7 +39,6 @@ pub struct Urgency {
 /// What every step of a shutdown shares.
 #[derive(Clone)]
 pub struct Drain {
-    /// How it calls.
     pub network: Network,
     /// The present notice and deadline.
     pub urgency: watch::Receiver<Urgency>,

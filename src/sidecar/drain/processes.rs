@@ -42,7 +42,6 @@ enum Group<'a> {
     Root(u32),
 }
 
-/// One process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
     /// In this PID namespace.
@@ -67,7 +66,6 @@ pub struct Process {
     pub metadata_uri: Option<String>,
 }
 
-/// All that are visible.
 #[derive(Clone, Debug, Default)]
 pub struct Processes {
     own: Process,
@@ -92,7 +90,6 @@ pub enum Unclear {
          or they have overwritten it, as nginx does"
     )]
     Ambiguous {
-        /// The one that is looked for.
         container: String,
         /// Process id and name of each.
         candidates: String,
@@ -105,14 +102,7 @@ pub enum Unclear {
         "the main process {pid} ({name}) does not handle the signal and has {children} children: which one should get it? \
          Start the app with `exec`, so that it is the main process itself"
     )]
-    ManyChildren {
-        /// The wrapper.
-        pid: u32,
-        /// Its name.
-        name: String,
-        /// How many.
-        children: usize,
-    },
+    ManyChildren { pid: u32, name: String, children: usize },
 }
 
 impl Processes {
@@ -242,7 +232,6 @@ impl Processes {
         self.others.iter().filter(move |process| !visible(process.parent))
     }
 
-    /// A process and all that descend from it.
     fn tree<'a>(&'a self, root: &'a Process) -> Vec<&'a Process> {
         let mut tree = vec![root];
         let mut at = 0;

@@ -34,7 +34,6 @@ pub struct Endpoints {
     pub token: Option<Arc<str>>,
     /// What `/ready` asks the app.
     pub ready_url: Option<HttpUrl>,
-    /// How it asks.
     pub network: Network,
     /// Where leases are had, if anywhere.
     pub protect: Option<ProtectionHandle>,

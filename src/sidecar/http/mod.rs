@@ -48,7 +48,6 @@ type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait Dial: Send + Sync {
     /// Looks a name up.
     fn lookup(&self, host: String) -> Later<io::Result<Vec<IpAddr>>>;
-    /// Connects.
     fn connect(&self, address: SocketAddr) -> Later<io::Result<Box<dyn Stream>>>;
 }
 
@@ -96,7 +95,6 @@ pub enum Trouble {
 pub struct Ask<'a> {
     /// As it stands in the request line.
     pub method: &'static str,
-    /// Where to.
     pub url: &'a HttpUrl,
     /// What goes with it; `Host` is added where it is not among them.
     pub headers: HeaderMap,
@@ -135,7 +133,6 @@ impl<'a> Ask<'a> {
 pub struct Way {
     /// The addresses of the host; empty where DNS is asked.
     known: Vec<IpAddr>,
-    /// A lookup that has not ended.
     lookup: Option<Later<io::Result<Vec<IpAddr>>>>,
 }
 
@@ -157,19 +154,16 @@ impl Way {
 /// The head of an answer has arrived; its body may still be coming.
 pub struct Answer {
     response: Response<Incoming>,
-    /// Who answers.
     peer: SocketAddr,
     /// Holds the connection until the body has ended.
     _connection: Connection,
 }
 
 impl Answer {
-    /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         self.response.status()
     }
 
-    /// Who answers.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }

@@ -20,11 +20,8 @@ pub struct Regular {
 /// A small answer, complete.
 #[derive(Clone, Debug)]
 pub struct Whole {
-    /// The status.
     pub status: StatusCode,
-    /// The headers.
     pub headers: HeaderMap,
-    /// The body.
     pub body: String,
 }
 

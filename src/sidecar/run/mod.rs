@@ -38,12 +38,9 @@ use crate::sidecar::watch::instance_metadata::InstanceMetadata;
 /// What the log is behind what happens: formatting it takes longer than sending the drain call.
 const LOG_LAG: Duration = Duration::from_millis(1);
 
-/// How a run ended.
 #[derive(Clone, Debug)]
 pub struct Ending {
-    /// The exit code.
     pub code: Code,
-    /// What happened.
     pub report: Report,
     /// What to tell people, where settings were wrong.
     pub complaints: Vec<String>,
@@ -54,11 +51,9 @@ pub struct Ending {
 /// The networks of the sidecar's parts: a name that hangs in one must not hold up another.
 #[derive(Clone)]
 pub struct Networks {
-    /// For drain calls.
     pub drain: Network,
     /// For what the host and the ECS agent answer, and for the busy URL.
     pub metadata: Network,
-    /// For the calls to AWS.
     pub aws: Network,
     /// For `quiet` steps.
     pub sockets: Arc<dyn Sockets>,
@@ -115,7 +110,6 @@ struct Sidecar {
     /// Where task protection is asked for, if it is wanted.
     protection: Option<ProtectionHandle>,
     lifecycle: Lifecycle,
-    /// What is known of the task.
     task: Option<Arc<Task>>,
     /// Whether that was read after the first notice.
     fresh: bool,

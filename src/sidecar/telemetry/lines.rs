@@ -18,19 +18,14 @@ use super::writer::Writer;
 use crate::core::task::Identity;
 use crate::core::timeline::What;
 
-/// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineFormat {
-    /// One JSON object.
     Json {
         /// With CloudWatch's embedded metrics in the last one.
         emf: bool,
     },
     /// `12:00:00.000 info notice reason=sigterm`
-    Text {
-        /// With colours.
-        colour: bool,
-    },
+    Text { colour: bool },
 }
 
 /// The layer; a handle that can be cloned.

@@ -18,7 +18,6 @@ use crate::core::quiet::Picture;
 use crate::core::timeline::{Sight, What};
 use crate::sidecar::status::Status;
 
-/// In which text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricsFormat {
     /// OpenMetrics 1.0.

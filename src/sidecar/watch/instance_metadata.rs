@@ -38,21 +38,13 @@ pub enum Blind {
          must be 2 or more: aws ec2 modify-instance-metadata-options --http-put-response-hop-limit 2. \
          Where there is none, such as on Fargate or a laptop, set PRESTOP_WATCH=none"
     )]
-    Silent {
-        /// The endpoint.
-        url: HttpUrl,
-    },
+    Silent { url: HttpUrl },
     /// Nobody listens.
     #[error(
         "there is no instance metadata at {url}: {why}. On Fargate and laptops that is so: \
          set PRESTOP_WATCH=none to stop asking"
     )]
-    Absent {
-        /// The endpoint.
-        url: HttpUrl,
-        /// How that shows.
-        why: Trouble,
-    },
+    Absent { url: HttpUrl, why: Trouble },
     /// The agent has blocked it for this task (amazon-ecs-cni-plugins, `plugins/eni/engine/nsclosure.go`; agent,
     /// `ecs-agent/netlib/platform/cniconf_linux.go`).
     #[error(
@@ -61,10 +53,7 @@ pub enum Blind {
          SIGTERM: set ECS_AWSVPC_BLOCK_IMDS=false on the instances, or, where SIGTERM is enough or this is Managed \
          Instances, PRESTOP_WATCH=none"
     )]
-    Blackhole {
-        /// The endpoint.
-        url: HttpUrl,
-    },
+    Blackhole { url: HttpUrl },
     /// Switched off for the instance or blocked for the task.
     #[error(
         "the instance metadata answers 403: it is switched off for this instance \
@@ -83,24 +72,17 @@ pub enum Blind {
     Broken(Trouble),
     /// An answer that no documentation knows.
     #[error("the instance metadata item {path} makes no sense: {why}; asking again")]
-    Senseless {
-        /// The item.
-        path: &'static str,
-        /// What is wrong with it.
-        why: String,
-    },
+    Senseless { path: &'static str, why: String },
 }
 
 /// A 200.
 #[derive(Debug)]
 pub struct Reading {
-    /// The item.
     pub body: String,
     /// The service's own clock.
     pub date: Option<Timestamp>,
 }
 
-/// The client.
 pub struct InstanceMetadata {
     network: Network,
     endpoint: HttpUrl,

@@ -128,7 +128,6 @@ impl Rarely {
     }
 }
 
-/// An end that an item announces.
 struct AnnouncedEnd {
     notice: Notice,
     /// By AWS's clock, to tell whether a later announcement is an earlier end; the end of time where the

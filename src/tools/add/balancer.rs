@@ -8,7 +8,6 @@ use crate::tools::model::{ContainerDefinition, NetworkMode, Service, TaskDefinit
 use super::definition::Times;
 use super::{AddOptions, NotAdded};
 
-/// The port of the endpoints.
 const PORT: u16 = 9911;
 
 /// How the load balancer learns that the task is about to end.

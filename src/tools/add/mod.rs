@@ -24,7 +24,6 @@ mod insert;
 mod terraform;
 mod tree;
 
-/// The subcommand.
 pub const NAME: &str = "add";
 
 /// What the user said besides the file.
@@ -36,24 +35,19 @@ pub struct AddOptions {
     pub task: Option<String>,
     /// The sidecar's image.
     pub image: Option<String>,
-    /// `PRESTOP_DRAIN`
     pub drain: Option<String>,
     /// The sidecar's stop timeout in whole seconds.
     pub stop_timeout_s: Option<u64>,
-    /// `PRESTOP_CAPACITY`
     pub capacity: Option<String>,
     /// `PRESTOP_SETTLE` in whole seconds.
     pub settle_s: Option<u64>,
-    /// `PRESTOP_READY_URL`
     pub ready_url: Option<String>,
-    /// `PRESTOP_PROTECT`
     pub protect: bool,
 }
 
 /// What became of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Added {
-    /// The whole text.
     pub text: String,
     /// What was done, for the user.
     pub story: String,

@@ -8,7 +8,6 @@ use super::{Persona, Rule, Severity};
 /// Something that a rule found.
 #[derive(Debug)]
 pub struct Finding<'a> {
-    /// Whose finding it is.
     pub rule: &'static Rule,
     /// The rule's, unless this one matters less or more.
     pub severity: Severity,
@@ -16,7 +15,6 @@ pub struct Finding<'a> {
     pub persona: Persona,
     /// What is wrong here, with names and values.
     pub message: String,
-    /// What to point at.
     pub span: Span,
     node: &'a Node<'a>,
     label: &'static str,
@@ -27,17 +25,14 @@ pub struct Finding<'a> {
 /// A finding with its place in the file; knows nothing of the tree any more.
 #[derive(Debug)]
 pub struct Located {
-    /// Whose finding it is.
     pub rule: &'static Rule,
     /// How much it matters.
     pub severity: Severity,
-    /// Who is told.
     pub persona: Persona,
     /// What is wrong here.
     pub message: String,
     /// What to point at, within one line.
     pub span: Span,
-    /// Where that starts.
     pub start: Position,
     /// The character behind its end.
     pub end: Position,
@@ -58,7 +53,6 @@ pub struct Located {
 pub struct Edit {
     /// What is replaced; empty where something is put in.
     pub span: Span,
-    /// By what.
     pub text: String,
 }
 
@@ -88,7 +82,6 @@ impl<'a> Findings<'a> {
         self.list.into_iter()
     }
 
-    /// A finding at a value.
     pub fn at(&mut self, node: &'a Node<'a>, message: impl Into<String>) -> &mut Finding<'a> {
         self.at_span(node.span, node, message)
     }

@@ -117,7 +117,6 @@ fn dockerfile(context: &Path, file: &str, target: Option<&str>) -> Option<ImageC
     Some(image)
 }
 
-/// The script of this name.
 fn script(context: &Path, name: &str, image: &ImageConfig) -> Option<String> {
     in_context(context, name, image)
         .map(|(_, text)| text)

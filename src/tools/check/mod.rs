@@ -28,7 +28,6 @@ pub use pages::{document as rules_document, page};
 pub use rules::{RULES, Rule};
 pub use settings::{Baseline, Exceptions};
 
-/// The subcommand.
 pub const NAME: &str = "check";
 
 /// Nobody reads more of one file, and each takes a walk through the tree to find its path.
@@ -68,7 +67,6 @@ pub enum Persona {
 /// One file, and what the rules found in it.
 #[derive(Debug)]
 pub struct Checked {
-    /// The file.
     pub source: Source,
     /// How many task definitions it holds.
     pub tasks: usize,

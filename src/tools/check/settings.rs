@@ -180,7 +180,6 @@ impl Baseline {
         text
     }
 
-    /// Whether a finding is in it.
     pub(super) fn holds(&self, finding: &Located) -> bool {
         self.known.contains(&finding.fingerprint)
     }

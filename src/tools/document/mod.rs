@@ -35,7 +35,6 @@ pub struct Span {
 /// A value and where it stands.
 #[derive(Clone, Debug)]
 pub struct Node<'a> {
-    /// What it is.
     pub kind: NodeKind<'a>,
     /// From its first byte to behind its last one.
     pub span: Span,
@@ -43,13 +42,10 @@ pub struct Node<'a> {
     pub tag: Option<Box<str>>,
 }
 
-/// What a value is.
 #[derive(Clone, Debug)]
-#[allow(missing_docs, reason = "the names say it")]
 pub enum NodeKind<'a> {
     Null,
     Bool(bool),
-    /// As it is written.
     Number(Cow<'a, str>),
     String(Cow<'a, str>),
     List(Vec<Node<'a>>),
@@ -61,9 +57,7 @@ pub enum NodeKind<'a> {
 pub struct Member<'a> {
     /// The key's text.
     pub key: Cow<'a, str>,
-    /// Where the key stands.
     pub key_span: Span,
-    /// Its value.
     pub value: Node<'a>,
 }
 
@@ -72,7 +66,6 @@ pub struct Member<'a> {
 pub struct Unreadable {
     /// What is wrong and what was expected.
     pub message: String,
-    /// Where it shows.
     pub at: usize,
 }
 
@@ -87,7 +80,6 @@ impl Unreadable {
 
 /// The language of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
 pub enum Syntax {
     Json,
     Yaml,
@@ -238,7 +230,6 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The text of a string.
     pub fn text(&self) -> Option<&str> {
         match &self.kind {
             NodeKind::String(text) => Some(text),
@@ -318,7 +309,6 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// What it is, for a message.
     pub fn describe(&self) -> &'static str {
         match self.kind {
             NodeKind::Null => "null",

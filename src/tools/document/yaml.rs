@@ -126,7 +126,6 @@ impl Padded {
     }
 }
 
-/// Where `[…]` and `{…}` stand.
 fn flow_collections(node: &Node<'_>, text: &str, all: &mut Vec<Span>) {
     if text
         .get(node.span.start..)

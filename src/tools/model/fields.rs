@@ -6,7 +6,6 @@ use crate::tools::document::{Node, NodeKind};
 
 use super::{DocumentForm, Name, Text, Value, terraform};
 
-/// The fields of one object.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
     pub(super) form: DocumentForm,
@@ -141,7 +140,6 @@ pub(super) fn process_words<'a>(form: DocumentForm, node: &'a Node<'a>) -> Value
     Value::Known(words.collect(), node)
 }
 
-/// One of them.
 pub(super) fn process_word<'a>(form: DocumentForm, node: &'a Node<'a>) -> Text<'a> {
     let substituted = node.tag.as_deref() == Some("Sub");
     match node.word() {

@@ -8,12 +8,7 @@ use super::{DocumentForm, TaskDefinition, Value, compose, ecs, template, terrafo
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoTask {
     /// It is of no form that is known here.
-    Foreign {
-        /// What was expected.
-        message: String,
-        /// Where.
-        at: usize,
-    },
+    Foreign { message: String, at: usize },
     /// It is a template without an `AWS::ECS::TaskDefinition`, or a compose file without services.
     Empty,
 }

@@ -36,7 +36,6 @@ pub struct ImageFile {
     pub name: String,
     /// Where it stands in the build context, where it may be called otherwise.
     pub path: String,
-    /// What it says.
     pub text: String,
 }
 

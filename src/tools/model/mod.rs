@@ -44,12 +44,10 @@ pub enum Value<'a, T> {
     Absent,
     /// It is there, but this file does not say what it is.
     Unknown(&'a Node<'a>),
-    /// It is there.
     Known(T, &'a Node<'a>),
 }
 
 impl<'a, T> Value<'a, T> {
-    /// The value, where it is known.
     pub fn known(&self) -> Option<&T> {
         match self {
             Value::Known(value, _) => Some(value),
@@ -115,10 +113,8 @@ pub enum DocumentForm {
     Terraform,
 }
 
-/// A task definition.
 #[derive(Debug)]
 pub struct TaskDefinition<'a> {
-    /// The form it came in.
     pub form: DocumentForm,
     /// The family, the logical ID of a template, or the name in Terraform.
     pub name: String,
@@ -128,17 +124,12 @@ pub struct TaskDefinition<'a> {
     pub at: Span,
     /// The list of containers, or compose's `services`.
     pub list: &'a Node<'a>,
-    /// Its containers.
     pub containers: Vec<ContainerDefinition<'a>>,
     /// Whether the list may hold containers that this file does not tell.
     pub more_containers: bool,
-    /// `requiresCompatibilities`
     pub compatibilities: Value<'a, Vec<Text<'a>>>,
-    /// `networkMode`
     pub network_mode: Value<'a, Text<'a>>,
-    /// `pidMode`
     pub pid_mode: Value<'a, Text<'a>>,
-    /// `taskRoleArn`
     pub task_role: Value<'a, ()>,
     /// `memory` of the task, in MiB.
     pub memory_mib: Value<'a, u64>,
@@ -161,17 +152,13 @@ pub struct TaskDefinition<'a> {
 /// A container, or a service of compose.
 #[derive(Debug)]
 pub struct ContainerDefinition<'a> {
-    /// Its object.
     pub node: &'a Node<'a>,
     /// The condition of a template under which it is there; `None` where it always is.
     pub condition: Option<Condition<'a>>,
     /// Its name; equal expressions are equal names.
     pub name: Name<'a>,
-    /// `image`
     pub image: Value<'a, Text<'a>>,
-    /// `essential`
     pub essential: Value<'a, bool>,
-    /// `dependsOn`
     pub depends_on: Vec<Dependency<'a>>,
     /// Whether it may depend on more than this file tells.
     pub more_dependencies: bool,
@@ -179,11 +166,8 @@ pub struct ContainerDefinition<'a> {
     pub stop_timeout_s: Value<'a, f64>,
     /// What its image starts by itself, where that is at hand.
     pub starts: Option<ImageConfig>,
-    /// `entryPoint`
     pub entry_point: Value<'a, Vec<Text<'a>>>,
-    /// `command`
     pub command: Value<'a, Vec<Text<'a>>>,
-    /// `environment`
     pub environment: Vec<Variable<'a>>,
     /// Whether variables may come from elsewhere: a file, an expression.
     pub more_environment: bool,
@@ -193,7 +177,6 @@ pub struct ContainerDefinition<'a> {
     pub ports: Value<'a, Vec<u16>>,
     /// Whether a port of `portMappings` says `appProtocol: http2` or `grpc`.
     pub speaks_http2: bool,
-    /// `logConfiguration`
     pub log: Option<Log<'a>>,
     /// `firelensConfiguration`: this is the log router.
     pub firelens: Option<&'a Node<'a>>,
@@ -203,9 +186,7 @@ pub struct ContainerDefinition<'a> {
     pub init: Value<'a, bool>,
     /// `linuxParameters.capabilities`
     pub capabilities: Capabilities<'a>,
-    /// `user`
     pub user: Value<'a, Text<'a>>,
-    /// `readonlyRootFilesystem`
     pub read_only: Value<'a, bool>,
     /// `memory`: the hard limit in MiB.
     pub memory_mib: Value<'a, u64>,
@@ -226,21 +207,18 @@ pub struct Condition<'a> {
     pub holds: bool,
 }
 
-/// A name and where it stands.
 #[derive(Clone, Debug)]
 pub struct Name<'a> {
     /// As written, or the expression that makes it.
     pub text: Text<'a>,
     /// Whether `text` is the name and no expression.
     pub literal: bool,
-    /// Where it stands.
     pub node: &'a Node<'a>,
 }
 
 /// One entry of `dependsOn`.
 #[derive(Clone, Debug)]
 pub struct Dependency<'a> {
-    /// On whom.
     pub on: Name<'a>,
     /// `condition`; compose's words are turned into those of ECS.
     pub condition: Value<'a, Text<'a>>,
@@ -249,20 +227,15 @@ pub struct Dependency<'a> {
 /// One entry of `environment`.
 #[derive(Debug)]
 pub struct Variable<'a> {
-    /// Its name.
     pub name: Text<'a>,
-    /// Its value.
     pub value: Value<'a, Text<'a>>,
     /// Where to point: the value, or the entry without one.
     pub node: &'a Node<'a>,
 }
 
-/// `logConfiguration`
 #[derive(Debug)]
 pub struct Log<'a> {
-    /// Its object.
     pub node: &'a Node<'a>,
-    /// `logDriver`
     pub driver: Value<'a, Text<'a>>,
     /// `options.mode`
     pub mode: Value<'a, Text<'a>>,
@@ -271,9 +244,7 @@ pub struct Log<'a> {
 /// `linuxParameters.capabilities`, as far as they are known.
 #[derive(Debug, Default)]
 pub struct Capabilities<'a> {
-    /// `add`
     pub add: Vec<Text<'a>>,
-    /// `drop`
     pub drop: Vec<Text<'a>>,
     /// Whether there may be others.
     pub unknown: bool,
@@ -286,14 +257,12 @@ pub enum NetworkMode {
     Shared,
     /// Each has its own address: `bridge`, and compose.
     Apart,
-    /// None at all.
     None,
     /// The file does not say.
     Unknown,
 }
 
 impl<'a> TaskDefinition<'a> {
-    /// The container of this name.
     pub fn container(&self, name: &str) -> Option<&ContainerDefinition<'a>> {
         self.containers
             .iter()
@@ -355,14 +324,12 @@ impl<'a> TaskDefinition<'a> {
 }
 
 impl<'a> ContainerDefinition<'a> {
-    /// Whether it directly depends on the container of this name.
     pub fn depends_directly_on(&self, name: &str) -> bool {
         self.depends_on
             .iter()
             .any(|dependency| dependency.on.text == name)
     }
 
-    /// The variable of this name.
     pub fn variable(&self, name: &str) -> Option<&Variable<'a>> {
         self.environment.iter().find(|variable| variable.name == name)
     }

@@ -9,7 +9,6 @@ use super::{ContainerDefinition, DocumentForm, TaskDefinition, Value};
 pub enum DeclaredLaunchType {
     /// On an instance of one's own; also where the file does not say.
     Ec2,
-    /// On Fargate.
     Fargate,
     /// On an instance that ECS manages.
     ManagedInstances,
@@ -18,11 +17,9 @@ pub enum DeclaredLaunchType {
 /// A port of a container and where it is found on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortMapping {
-    /// `containerPort`
     pub container: u16,
     /// `hostPort`, where it is given.
     pub host: Option<u16>,
-    /// Whether it is UDP.
     pub udp: bool,
 }
 

@@ -290,7 +290,6 @@ const NEEDED_PORTS: [(&str, &str); 9] = [
 ];
 
 impl<'a> TaskDefinition<'a> {
-    /// The sidecars; one, where all is well.
     pub fn sidecars(&self) -> impl Iterator<Item = &ContainerDefinition<'a>> {
         self.containers.iter().filter(|container| container.is_sidecar())
     }

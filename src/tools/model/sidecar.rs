@@ -17,7 +17,6 @@ const MAX_SIDECARS: usize = 4;
 /// A sidecar and what it is set to do.
 #[derive(Debug)]
 pub struct SidecarContainer<'t, 'a> {
-    /// Its container.
     pub container: &'t ContainerDefinition<'a>,
     /// What `run` would make of its settings, those left out that the file does not tell.
     pub settings: Result<Config, Vec<Problem>>,
@@ -45,7 +44,6 @@ impl Steps {
 }
 
 impl<'t, 'a> SidecarContainer<'t, 'a> {
-    /// Every sidecar of a task.
     pub fn all(task: &'t TaskDefinition<'a>) -> impl Iterator<Item = SidecarContainer<'t, 'a>> {
         task.sidecars()
             .take(MAX_SIDECARS)
@@ -65,7 +63,6 @@ impl<'t, 'a> SidecarContainer<'t, 'a> {
         }
     }
 
-    /// Whether one of its steps is a `quiet`.
     pub fn waits_for_quiet(&self) -> bool {
         let quiet = |planned: &PlannedStep| matches!(planned.step, Step::Quiet(_));
         self.steps.known().iter().any(quiet)

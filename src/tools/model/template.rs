@@ -18,7 +18,6 @@ pub struct Service<'a> {
     pub name: &'a str,
     /// Where its logical ID stands.
     pub at: Span,
-    /// Its properties.
     pub node: &'a Node<'a>,
     /// Where it says that it runs on Fargate Spot, or on managed instances that are Spot.
     pub spot: Option<&'a Node<'a>>,
@@ -32,7 +31,6 @@ pub struct Service<'a> {
     pub only_spot: bool,
     /// How long clients keep an address of its tasks, in seconds, and where Cloud Map is told so.
     pub dns_ttl_s: Option<(u64, &'a Node<'a>)>,
-    /// `DesiredCount`
     pub desired: Value<'a, u64>,
     /// Whether others call it: by a load balancer, by service discovery or Service Connect.
     pub is_called: bool,
@@ -53,21 +51,15 @@ pub struct TargetGroup<'a> {
     pub name: &'a str,
     /// Where its logical ID stands.
     pub at: Span,
-    /// Its properties.
     pub node: &'a Node<'a>,
     /// `deregistration_delay.timeout_seconds`
     pub deregistration_delay_s: Value<'a, u64>,
-    /// `HealthCheckPath`
     pub health_path: Value<'a, Text<'a>>,
     /// `HealthCheckPort`; without one, the port of the traffic.
     pub health_port: Value<'a, Text<'a>>,
-    /// `HealthCheckIntervalSeconds`
     pub health_interval_s: Value<'a, u64>,
-    /// `UnhealthyThresholdCount`
     pub unhealthy_threshold: Value<'a, u64>,
-    /// `Protocol`
     pub protocol: Value<'a, Text<'a>>,
-    /// `ProtocolVersion`
     pub protocol_version: Value<'a, Text<'a>>,
 }
 
@@ -104,9 +96,7 @@ impl TargetGroup<'_> {
 pub struct Instances<'a> {
     /// Its logical ID.
     pub name: &'a str,
-    /// Where that stands.
     pub at: Span,
-    /// Its properties.
     pub node: &'a Node<'a>,
     /// Whether they may be Spot Instances.
     pub spot: bool,
@@ -119,9 +109,7 @@ pub struct Instances<'a> {
 /// What a capacity provider of the same file offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
-    /// Fargate.
     Fargate {
-        /// Whether it is Spot.
         spot: bool,
     },
     /// Instances that ECS manages.
@@ -178,7 +166,6 @@ pub(super) struct Around<'f, 'a> {
 /// A rule or schedule that starts the task on Spot, and where it says so.
 pub type Scheduled<'a> = (&'a str, &'a Node<'a>);
 
-/// Every task definition of a template.
 pub(super) fn tasks<'a>(resources: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
     let of = |kind: &'static str| {
         resources

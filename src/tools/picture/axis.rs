@@ -66,7 +66,6 @@ impl Axis {
         (as_f64(at_ms.saturating_sub(self.from_ms)) / span).clamp(0.0, 1.0)
     }
 
-    /// Whether a moment is on it.
     pub fn shows(self, at_ms: i64) -> bool {
         (self.from_ms..=self.to_ms).contains(&at_ms)
     }

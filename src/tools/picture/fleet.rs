@@ -17,14 +17,11 @@ pub struct FleetTask {
     pub reason: String,
     /// What came of it, in a few words.
     pub outcome: String,
-    /// What it took.
     pub used_ms: Option<u64>,
-    /// What it had.
     pub budget_ms: Option<u64>,
     /// What went wrong, with what to look at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// How it is to be taken.
     #[serde(skip)]
     pub tone: Tone,
 }
@@ -39,10 +36,8 @@ impl FleetTask {
     }
 }
 
-/// What all have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// How many.
     pub tasks: usize,
     /// How many drained in time.
     pub drained: usize,
@@ -102,7 +97,6 @@ fn rank(sorted: &[u64], percent: usize) -> Option<u64> {
 }
 
 impl Summary {
-    /// As sentences.
     pub fn sentences(&self) -> Vec<(Tone, String)> {
         let all = self.drained == self.tasks;
         let mut lines = vec![(
@@ -206,7 +200,6 @@ fn distribution(summary: &Summary, paper: &Paper) -> Vec<String> {
     lines
 }
 
-/// The same as SVG.
 pub fn draw_svg(members: &[FleetTask], summary: &Summary) -> String {
     const WIDTH: f64 = 760.0;
     const BAR_X: f64 = 400.0;

@@ -19,7 +19,6 @@ use crate::core::timeline::{AwsOutcome, Code, Sight, What};
 /// Runs above each other on one time axis.
 #[derive(Debug)]
 pub struct Chart {
-    /// What is shown.
     pub title: String,
     /// Lines of explanation below the title.
     pub about: Vec<String>,
@@ -27,12 +26,9 @@ pub struct Chart {
     pub panels: Vec<Panel>,
 }
 
-/// One run.
 #[derive(Debug, Default)]
 pub struct Panel {
-    /// Whose run it is.
     pub heading: String,
-    /// What came of it.
     pub verdict: Option<Verdict>,
     /// From top to bottom.
     pub rows: Vec<Row>,
@@ -46,9 +42,7 @@ pub struct Panel {
 /// they cannot differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// How it is to be taken.
     pub tone: Tone,
-    /// In words.
     pub words: String,
 }
 
@@ -68,7 +62,6 @@ pub enum Tone {
 /// One line of bars.
 #[derive(Debug)]
 pub struct Row {
-    /// What the bars are.
     pub label: String,
     /// In the order in which they began.
     pub bars: Vec<Bar>,
@@ -78,26 +71,20 @@ pub struct Row {
 /// before.
 #[derive(Debug)]
 pub struct Bar {
-    /// Its beginning.
     pub from_ms: i64,
-    /// Its end.
     pub to_ms: i64,
-    /// What it was.
     pub kind: BarKind,
     /// Moments within, such as tries that were made again.
     pub ticks: Vec<i64>,
 }
 
-/// What lasted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BarKind {
     /// Serving on before the first step.
     Settle,
-    /// A step.
     Step,
     /// A step or a call of AWS that failed, or was cut off.
     Failed,
-    /// A call of AWS.
     Aws,
     /// Drained, with no SIGTERM yet.
     Wait,
@@ -110,7 +97,6 @@ pub enum BarKind {
 pub struct Mark {
     /// When, on the axis.
     pub at_ms: i64,
-    /// What.
     pub kind: MarkKind,
 }
 
@@ -122,7 +108,6 @@ pub enum MarkKind {
     Notice(Reason),
     /// ECS or EC2 has begun; the load balancer or DNS names the task no longer.
     Deregistered,
-    /// The clients have all looked away.
     LookedAway,
     /// The sidecar or, without it, the app is told to stop.
     Sigterm,
@@ -130,7 +115,6 @@ pub enum MarkKind {
     Deadline,
     /// What still runs is killed.
     Sigkill,
-    /// The host is gone.
     HostEnd,
 }
 
@@ -162,7 +146,6 @@ pub struct Traffic {
     pub place: &'static str,
     /// The most that were in flight in each slice of time.
     pub in_flight: Vec<(i64, u32)>,
-    /// When each was lost, where that is seen.
     pub lost_ms: Option<Vec<i64>>,
 }
 
@@ -266,7 +249,6 @@ impl Panel {
 }
 
 impl Row {
-    /// A row of one bar.
     pub fn single(label: &str, from_ms: i64, to_ms: i64, kind: BarKind) -> Row {
         Row {
             label: label.to_owned(),

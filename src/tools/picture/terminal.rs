@@ -29,7 +29,6 @@ const MARK_LINES: usize = 3;
 pub struct Paper {
     /// Columns.
     pub width: usize,
-    /// Whether it may have colours.
     pub colour: bool,
     /// Whether it has more than ASCII.
     pub unicode: bool,
@@ -72,7 +71,6 @@ impl Paper {
 pub enum Ink {
     /// The terminal's own.
     Plain,
-    /// Headings.
     Strong,
     /// What stands behind.
     Dim,
@@ -84,9 +82,7 @@ pub enum Ink {
     Bad,
     /// Serving on.
     Settle,
-    /// A step.
     Step,
-    /// AWS.
     Aws,
     /// The app on its own.
     App,
@@ -119,7 +115,6 @@ impl From<Tone> for Ink {
     }
 }
 
-/// The picture as lines.
 pub fn draw(picture: &Chart, paper: &Paper) -> Vec<String> {
     let mut lines = Vec::new();
     if !picture.title.is_empty() {

@@ -22,7 +22,6 @@ pub(super) struct Urls {
     /// What answers once the app is up.
     pub(super) ready: Option<HttpUrl>,
     pub(super) sidecar_ready: HttpUrl,
-    /// The stand-in.
     pub(super) metadata: String,
 }
 

@@ -58,7 +58,6 @@ impl Load {
         news
     }
 
-    /// When the clients looked away.
     pub(super) fn looked_away(&self) -> Option<Instant> {
         self.looked_away.get()
     }

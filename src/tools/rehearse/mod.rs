@@ -35,10 +35,8 @@ use scenario::{Cast, SCENARIOS, Scenario};
 use screen::Screen;
 use stage::{Stage, Stopped};
 
-/// The subcommand.
 pub const NAME: &str = "rehearse";
 
-/// The command line.
 pub fn command() -> Command {
     let names: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
     let list: Vec<String> = SCENARIOS

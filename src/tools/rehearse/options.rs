@@ -29,9 +29,7 @@ const ON_ECS: [(&str, &str); 2] = [
 /// A stop timeout that cannot be read, such as `auto`, is ECS's default.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the sidecar listens.
 pub(super) enum Listen {
-    /// There, or not at all.
     At(SocketAddr),
     /// There, or elsewhere while another rehearsal has it.
     Preferably(SocketAddr),
@@ -114,7 +112,6 @@ impl Options {
         Ok(options)
     }
 
-    /// What is to be played.
     pub(super) fn scenarios(&self, matches: &ArgMatches) -> Result<Vec<&'static Scenario>, String> {
         if matches.get_flag("all") {
             let all: Vec<&Scenario> = SCENARIOS.iter().collect();
@@ -175,7 +172,6 @@ impl Options {
         setting.map(|(_, value)| value.as_str())
     }
 
-    /// Where the sidecar listens.
     pub(super) fn listen(&self) -> Listen {
         let asked = self.setting("PRESTOP_LISTEN");
         if let Some(address) = asked.and_then(|address| address.parse().ok()) {

@@ -21,25 +21,19 @@ pub struct Record {
     pub schema: u32,
     /// [`KIND`].
     pub kind: String,
-    /// By which it is called.
     pub scenario: String,
-    /// What happens in it.
     pub title: String,
     /// How many seconds of ECS one second was.
     pub scale: u32,
     /// The sidecar's stop timeout as it was played.
     pub stop_timeout_ms: u64,
-    /// What was counted.
     pub unit: Unit,
-    /// What came of it.
     pub outcome: RehearsalOutcome,
-    /// The same in words.
     pub words: String,
     /// One for each way in which it was played, the one with the sidecar first.
     pub runs: Vec<Run>,
 }
 
-/// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
@@ -56,7 +50,6 @@ impl Unit {
         format!("{n} {}", if n == 1 { name.trim_end_matches('s') } else { name })
     }
 
-    /// In a sentence.
     pub fn name(self) -> &'static str {
         match self {
             Unit::Requests => "requests",
@@ -65,7 +58,6 @@ impl Unit {
     }
 }
 
-/// What came of a rehearsal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RehearsalOutcome {
@@ -85,7 +77,6 @@ impl RehearsalOutcome {
         matches!(self, RehearsalOutcome::Passed | RehearsalOutcome::LostAsExpected)
     }
 
-    /// How it is to be taken.
     pub fn tone(self) -> Tone {
         match self {
             RehearsalOutcome::Passed => Tone::Good,
@@ -108,7 +99,6 @@ pub struct Run {
     pub at_stake: u32,
     /// The sidecar's exit code; missing where it was killed, or was not there.
     pub exit_code: Option<i32>,
-    /// Whether the app had to be killed.
     pub app_killed: bool,
     /// The app on its own: from its SIGTERM to its end.
     pub app_stops: Option<(i64, i64)>,
@@ -116,7 +106,6 @@ pub struct Run {
     pub marks: Vec<(i64, MarkKind)>,
     /// The most that were in hand, from each moment at which that changed.
     pub in_flight: Vec<(i64, u32)>,
-    /// When each was lost.
     pub lost_ms: Vec<i64>,
     /// Where the sidecar's first notice stands on this axis.
     pub noticed_ms: Option<i64>,
@@ -156,7 +145,6 @@ impl Record {
         self.run(Cast::All)
     }
 
-    /// The run of that cast.
     pub fn run(&self, cast: Cast) -> Option<&Run> {
         self.runs.iter().find(|run| run.cast == cast)
     }
@@ -171,7 +159,6 @@ impl Record {
 }
 
 impl Run {
-    /// Drawn.
     pub fn panel(&self, record: &Record) -> Panel {
         let heading = match self.cast {
             Cast::All => "With ecs-prestop",

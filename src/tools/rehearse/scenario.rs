@@ -19,7 +19,6 @@ pub enum Cast {
     WithoutSidecar,
 }
 
-/// One shutdown.
 pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) title: &'static str,
@@ -42,7 +41,6 @@ pub(super) struct Scenario {
     pub(super) loses: Option<&'static str>,
 }
 
-/// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opening {
     /// ECS takes the task out of its target group, waits for the deregistration delay, and stops it.
@@ -284,7 +282,6 @@ pub(super) const SCENARIOS: [Scenario; 19] = [
 ];
 
 impl Scenario {
-    /// The scenario of that name.
     pub(super) fn named(name: &str) -> Option<&'static Scenario> {
         SCENARIOS.iter().find(|scenario| scenario.name == name)
     }

@@ -67,7 +67,6 @@ impl Who {
 pub(super) enum Turn {
     /// What ECS, EC2 and the clients do.
     Cause,
-    /// What the sidecar begins.
     Begin,
     /// What the app does.
     Work,
@@ -177,7 +176,6 @@ impl Screen {
         }
     }
 
-    /// Shows the rest.
     pub(super) fn show_all(&self) {
         self.show_until(i64::MAX);
         self.silence_is_over();

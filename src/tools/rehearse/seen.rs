@@ -35,7 +35,6 @@ pub(super) struct Witness<'a> {
     /// The longest that something which was due was late.
     late: Cell<Duration>,
     report: RefCell<Option<Report>>,
-    /// Whether the sidecar has started.
     sidecar_is_up: Cell<bool>,
     /// When the job in hand began, and those that have ended.
     job: Cell<Option<Instant>>,
@@ -104,7 +103,6 @@ impl<'a> Witness<'a> {
         self.job.get().is_some()
     }
 
-    /// A line of the app.
     pub(super) fn app_says(&self, line: &str) {
         if !self.sample {
             self.app_said.borrow_mut().add(line);
@@ -198,7 +196,6 @@ impl<'a> Witness<'a> {
         }
     }
 
-    /// All of it.
     pub(super) fn run(
         &self,
         cast: Cast,

@@ -515,7 +515,6 @@ impl Stage<'_> {
     }
 }
 
-/// How the containers ended.
 #[derive(Default)]
 struct Ends {
     sidecar_code: Option<i32>,

@@ -30,7 +30,6 @@ pub(super) struct AwsApi {
     pub(super) draining_instance: bool,
     /// `stopCode` and `stoppedReason`, once ECS stops the task.
     pub(super) stopped: Option<(String, String)>,
-    /// What happens to the service.
     pub(super) change: ServiceChange,
     /// What `DescribeServices` says instead of that.
     pub(super) service_says: Value,

@@ -31,12 +31,7 @@ pub enum DefinitionError {
     Unreadable(FileProblem),
     /// It says too little, or too much.
     #[error("{file}: {why}")]
-    Content {
-        /// Which file.
-        file: String,
-        /// What was expected.
-        why: String,
-    },
+    Content { file: String, why: String },
 }
 
 /// The task that is pretended.
@@ -198,7 +193,6 @@ impl Definition {
         }
     }
 
-    /// The containers' names.
     pub fn names(&self) -> Vec<String> {
         self.containers
             .iter()
@@ -294,7 +288,6 @@ impl Definition {
         })
     }
 
-    /// All ports of TCP.
     pub(super) fn ports(&self) -> impl Iterator<Item = OutsidePort<'_>> {
         let all = self.containers.iter().flat_map(|container| {
             let ports = container.ports.iter().filter(|port| !port.udp);

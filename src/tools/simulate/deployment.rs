@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 const OWN: &str = "ecs-svc/1000000000000000001";
 const NEXT: &str = "ecs-svc/1000000000000000002";
 
-/// What happens to the service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServiceChange {
     /// Nothing, or a rollback has brought the deployment of the task back.
@@ -25,9 +24,7 @@ pub enum ServiceChange {
     Stuck,
     /// The circuit breaker has failed it, and rolls nothing back.
     Failed,
-    /// The service is scaled to 0.
     ScaledToZero,
-    /// The service is deleted.
     Deleted,
     /// Blue/green: both run, and the old one serves or may serve again.
     BeforeTheShift,
@@ -35,7 +32,6 @@ pub enum ServiceChange {
     AfterTheShift,
     /// EXTERNAL or CODE_DEPLOY: there is another task set, and both serve.
     AnotherTaskSet,
-    /// The task set of the task is DRAINING.
     TaskSetDrains,
     /// The task belongs to no service.
     Standalone,
@@ -44,7 +40,6 @@ pub enum ServiceChange {
 }
 
 impl ServiceChange {
-    /// Each with its name.
     pub const ALL: [(&str, ServiceChange); 14] = [
         ("none", ServiceChange::None),
         ("forced", ServiceChange::Forced),

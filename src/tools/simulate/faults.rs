@@ -6,20 +6,17 @@ use tokio::time::Instant;
 
 use super::query::Query;
 
-/// Which service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultTarget {
     /// Instance metadata.
     Imds,
     /// Task metadata.
     Tmds,
-    /// The APIs of AWS.
     Aws,
     /// Task protection.
     Agent,
 }
 
-/// How.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     /// Nobody listens.
@@ -46,9 +43,7 @@ pub enum FaultKind {
 /// One thing that is broken.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// Which service.
     pub target: FaultTarget,
-    /// How.
     pub kind: FaultKind,
     /// Until when; for good where it is missing.
     pub lasts: Option<Duration>,

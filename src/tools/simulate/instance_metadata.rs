@@ -21,7 +21,6 @@ const MAX_TTL: u64 = 21_600;
 /// Tokens beyond these push the oldest out.
 const MAX_TOKENS: usize = 256;
 
-/// Where everything is.
 const REGION: &str = "eu-central-1";
 
 /// The role of the instance profile.
@@ -30,7 +29,6 @@ const ROLE: &str = "simulated-role";
 /// The lifetime of a role's keys: EC2 renews them well before their six hours are over.
 const CREDENTIALS_LIVE: Duration = Duration::from_secs(6 * 3600);
 
-/// What is announced.
 #[derive(Default)]
 pub(super) struct PlayedInstanceMetadata {
     /// Whether it answers without a token.

@@ -49,13 +49,11 @@ use page::RequestLog;
 pub use serve::Abort;
 use task_protection::TaskProtection;
 
-/// The subcommand.
 pub const NAME: &str = "simulate";
 
 /// The instance on which the task runs.
 const INSTANCE_ID: &str = "i-0123456789abcdef0";
 
-/// The command line.
 pub fn command() -> Command {
     Command::new(NAME)
         .about("Stands in for ECS on a laptop: metadata, task protection, and the AWS calls of `run`")
@@ -151,7 +149,6 @@ pub struct StandIn {
     refusing: Arc<Notify>,
 }
 
-/// What it pretends.
 struct World {
     definition: Definition,
     instance_metadata: PlayedInstanceMetadata,

@@ -22,7 +22,6 @@ use crate::tools::rehearse::record::Record;
 use crate::tools::say;
 use reading::{Found, Shutdown};
 
-/// The subcommand.
 pub const NAME: &str = "timeline";
 
 /// A day of a large fleet; more is a mistake, and would have to be held in memory.
@@ -31,7 +30,6 @@ const MAX_LOG: u64 = 256 * 1024 * 1024;
 /// The version of what `--format json` writes; raised where a reader would have to change.
 const SCHEMA: u32 = 1;
 
-/// The command line.
 pub fn command() -> Command {
     Command::new(NAME)
         .about("Draws shutdowns out of the sidecar's log: one task's, or a whole fleet's")

@@ -33,7 +33,6 @@ pub struct Shutdown {
     pub began: Option<String>,
     /// How it ended, if that is known.
     pub code: Option<Code>,
-    /// What happened.
     pub report: Report,
 }
 
@@ -72,7 +71,6 @@ struct Story {
 }
 
 impl Found {
-    /// Reads one file.
     pub fn read(&mut self, text: &str) {
         self.text(text, 0);
     }

@@ -41,7 +41,6 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PRESTOP_REASON: HeaderName = HeaderName::from_static("prestop-reason");
 const PRESTOP_SECONDS_LEFT: HeaderName = HeaderName::from_static("prestop-seconds-left");
 
-/// The body of the request.
 #[derive(Serialize)]
 struct Body<'a> {
     event: &'static str,

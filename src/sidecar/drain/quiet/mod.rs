@@ -37,7 +37,6 @@ pub struct LastLook {
     pub listens: bool,
     /// When the look began.
     pub at: Instant,
-    /// What it showed.
     pub picture: Picture,
     /// When the first look began, and how many were owed an answer then.
     pub first: (Instant, usize),

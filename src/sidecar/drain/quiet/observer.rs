@@ -242,7 +242,6 @@ impl Observer {
         Ok(self.judge.end_look(began))
     }
 
-    /// Who listens now.
     async fn listen(&mut self) -> io::Result<()> {
         let sockets = Arc::clone(self.view.sockets());
         let scope = &mut self.scope;

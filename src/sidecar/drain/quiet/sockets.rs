@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use crate::core::quiet::TcpConnection;
 
-/// Which sockets are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketQuery {
     /// Those that listen.
@@ -21,12 +20,10 @@ pub enum SocketQuery {
     CallsTo(u16),
 }
 
-/// A socket of the namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Socket {
     /// It listens at that address.
     Listener(SocketAddr),
-    /// It is connected.
     Connection(TcpConnection, Inode),
 }
 
@@ -57,7 +54,6 @@ pub trait Sockets: Send + Sync {
     fn weakness(&self) -> Option<String>;
 }
 
-/// A list on its way.
 pub trait List: Send {
     /// Adds the next sockets; false where there are no more.
     ///

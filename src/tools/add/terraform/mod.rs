@@ -145,7 +145,6 @@ fn as_object(item: &Expression) -> Option<&Object> {
     }
 }
 
-/// What is put in, by where.
 type Insertion = (usize, String);
 
 /// `[{…}, {…}]`, each on lines of its own or hugged by the brackets.

@@ -16,7 +16,6 @@ mod text;
 pub enum OutputFormat {
     /// For people: the source with a caret.
     Text,
-    /// One JSON document.
     Json,
     /// SARIF 2.1.0.
     Sarif,

@@ -25,7 +25,6 @@ const GUTTER: usize = 6;
 /// More of a file than this is not shown of one finding; a minified file is one line.
 const MAX_EXCERPT: usize = 4096;
 
-/// How it looks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     pub(super) colour: bool,

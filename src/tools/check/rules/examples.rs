@@ -10,7 +10,6 @@ pub struct Example {
 }
 
 impl Example {
-    /// The text that fails.
     pub fn failing(&self) -> String {
         let (good, bad) = self.breaking;
         self.passing.replacen(good, bad, 1)

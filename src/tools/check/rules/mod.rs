@@ -33,13 +33,11 @@ pub struct Rule {
     pub compose: bool,
     /// What goes wrong.
     pub why: &'static str,
-    /// What to do.
     pub mend: &'static str,
     /// Where the facts come from.
     pub source: &'static str,
     /// A task definition that passes, and the change that breaks it.
     pub example: Example,
-    /// Looks at one task definition.
     pub check: for<'a> fn(&TaskDefinition<'a>, &mut Findings<'a>),
 }
 

@@ -69,7 +69,6 @@ impl Beside for Alone {
     }
 }
 
-/// One file of a module.
 struct ModuleFile<'t> {
     text: &'t str,
     body: Body,

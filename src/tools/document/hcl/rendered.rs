@@ -26,7 +26,6 @@ pub(in crate::tools::document) struct Rendered {
 enum Place {
     /// Byte by byte from here on.
     Along(usize),
-    /// All of it in one place.
     At(Span),
 }
 
@@ -99,7 +98,6 @@ impl Rendered {
         self
     }
 
-    /// As a word.
     pub(super) fn into_node(self) -> Node<'static> {
         Node::new(NodeKind::String(Cow::Owned(self.text)), self.span)
     }

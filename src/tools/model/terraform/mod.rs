@@ -283,13 +283,10 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
     all
 }
 
-/// A service of Cloud Map.
 const CLOUD_MAP: &str = "aws_service_discovery_service";
 
-/// A cluster.
 const CLUSTER: &str = "aws_ecs_cluster";
 
-/// A capacity provider.
 const PROVIDER: &str = "aws_ecs_capacity_provider";
 
 /// What starts tasks by the clock or by an event.

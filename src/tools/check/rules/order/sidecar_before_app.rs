@@ -69,7 +69,6 @@ pub(super) fn not_waited_for<'t>(
         .collect()
 }
 
-/// The containers that the steps are for.
 fn drained<'t>(task: &'t TaskDefinition<'_>, sidecar: &SidecarContainer<'_, '_>) -> BTreeSet<&'t str> {
     let names = sidecar
         .steps

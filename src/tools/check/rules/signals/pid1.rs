@@ -9,11 +9,9 @@ use super::script::{Fate, Shell, fate};
 pub(super) enum First<'a> {
     /// A shell that stays while the script's last command runs.
     Shell {
-        /// Its name.
         shell: &'a str,
         /// The word that it runs.
         script: &'a str,
-        /// Why it stays.
         stays: Stays,
     },
     /// `npm`, `yarn` and the like, which start the app through a shell or as a child.

@@ -18,7 +18,6 @@ pub enum Shell {
 }
 
 impl Shell {
-    /// All of them.
     pub const ALL: [Shell; 3] = [Shell::Bash, Shell::Dash, Shell::Ash];
 }
 
@@ -27,7 +26,6 @@ impl Shell {
 pub enum Fate<'a> {
     /// The words of the command that takes its place.
     MakesRoom(Vec<&'a str>),
-    /// It stays and waits for a command.
     StaysForCommand,
     /// It stays in a loop, or waits for what it has put into the background.
     StaysInLoop,

@@ -2,7 +2,6 @@ use crate::tools::check::rules::examples::{Example, TEMPLATE};
 use crate::tools::check::{Findings, Persona, Rule, Severity};
 use crate::tools::model::TaskDefinition;
 
-/// All at once.
 pub(in crate::tools::check) const RULE: Rule = Rule {
     id: "PS056",
     name: "a service that others call runs on Spot only",

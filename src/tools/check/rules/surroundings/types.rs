@@ -13,7 +13,6 @@ enum Type {
     Object,
 }
 
-/// Fields of the task.
 const TASK: [(&str, Type); 7] = [
     ("family", Type::Text),
     ("networkMode", Type::Text),
@@ -24,7 +23,6 @@ const TASK: [(&str, Type); 7] = [
     ("requiresCompatibilities", Type::List),
 ];
 
-/// Fields of a container.
 const CONTAINER: [(&str, Type); 19] = [
     ("name", Type::Text),
     ("image", Type::Text),

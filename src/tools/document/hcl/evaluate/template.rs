@@ -120,7 +120,6 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Puts a value into a text.
     pub(in crate::tools::document::hcl) fn push(&self, text: &mut Rendered, value: Evaluated, span: Span) {
         match value {
             Evaluated::Text(inner) => {
@@ -214,7 +213,6 @@ impl Evaluator<'_> {
     }
 }
 
-/// Which escapes a text has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Escapes {
     /// Those of a text in quotes.
