@@ -158,7 +158,7 @@ impl AwsSide {
         self.calls.spawn(async move {
             sleep(START_SPREAD.mul_f64(share())).await;
             if let Err(why) = contained(look_up).await {
-                say(&mailbox, in_the_sdk(&why), true).await;
+                tell(&mailbox, AwsNews::Missed(in_the_sdk(&why))).await;
             }
         });
     }
@@ -191,10 +191,8 @@ impl AwsSide {
                     );
                 }
             }
-            AwsNews::Looked { message, trouble } if trouble => {
-                tracing::warn!(event = "watch", watch = "aws", message);
-            }
-            AwsNews::Looked { message, .. } => tracing::info!(event = "watch", watch = "aws", message),
+            AwsNews::Found(message) => tracing::info!(event = "watch", watch = "aws", message),
+            AwsNews::Missed(message) => tracing::warn!(event = "watch", watch = "aws", message),
         }
         None
     }
@@ -257,10 +255,6 @@ async fn tell(mailbox: &Mailbox, news: AwsNews) {
     let _ = mailbox.send(Message::Aws(news)).await;
 }
 
-async fn say(mailbox: &Mailbox, message: String, trouble: bool) {
-    tell(mailbox, AwsNews::Looked { message, trouble }).await;
-}
-
 /// Tries until it is known, or cannot become known; complains once.
 async fn look_up<T, F>(mailbox: &Mailbox, policy: &str, otherwise: &str, ask: impl Fn() -> F) -> Option<T>
 where
@@ -278,7 +272,8 @@ where
             Ok(found) => return Some(found),
             Err(why) => {
                 if !why.is_early() && !std::mem::replace(&mut complained, true) {
-                    say(mailbox, format!("{}; {otherwise}", why.tell(policy)), true).await;
+                    let why = format!("{}; {otherwise}", why.tell(policy));
+                    tell(mailbox, AwsNews::Missed(why)).await;
                 }
                 sleep(pauses.next().filter(|_| why.may_pass())?).await;
             }
@@ -294,12 +289,8 @@ async fn look_up_stop_timeout(aws: &Aws, container: &str, mailbox: &Mailbox) {
     .await;
     if let Some(seconds) = found {
         let words = seconds.map_or_else(|| "not set, so 30 s".to_owned(), |seconds| format!("{seconds} s"));
-        say(
-            mailbox,
-            format!("the stop timeout of `{container}` is {words}"),
-            false,
-        )
-        .await;
+        let message = format!("the stop timeout of `{container}` is {words}");
+        tell(mailbox, AwsNews::Found(message)).await;
         let stop_timeout = seconds.map(|seconds| Duration::from_secs(seconds.into()));
         tell(mailbox, AwsNews::StopTimeout(stop_timeout)).await;
     }
@@ -311,12 +302,12 @@ async fn look_up_targets(aws: &Aws, bridged: bool, mailbox: &Mailbox) {
         return;
     };
     let names: Vec<&str> = targets.iter().map(RegisteredTarget::group_name).collect();
-    let message = if names.is_empty() {
-        "PRESTOP_DEREGISTER has nothing to do: this task is in no target group".to_owned()
+    let news = if names.is_empty() {
+        AwsNews::Missed("PRESTOP_DEREGISTER has nothing to do: this task is in no target group".to_owned())
     } else {
-        format!("target groups to leave at a notice: {}", names.join(", "))
+        AwsNews::Found(format!("target groups to leave at a notice: {}", names.join(", ")))
     };
-    say(mailbox, message, names.is_empty()).await;
+    tell(mailbox, news).await;
     tell(mailbox, AwsNews::Targets(targets.clone())).await;
     for target in &targets {
         let otherwise = "whether its deregistration delay fits is not known";
@@ -334,13 +325,13 @@ async fn look_up_instance(aws: Arc<Aws>, mailbox: Mailbox) {
     let otherwise = "the container instance is looked up at the notice";
     let found = look_up(&mailbox, policy::DRAIN_INSTANCE, otherwise, || aws.instance()).await;
     if let Some(instance) = found {
-        let message = match instance.as_deref().and_then(|arn| arn.rsplit('/').next()) {
-            Some(id) => format!("container instance to drain at a Spot notice: {id}"),
-            None => {
-                "PRESTOP_DRAIN_INSTANCE has nothing to do: this task runs on no container instance".to_owned()
-            }
+        let news = match instance.as_deref().and_then(|arn| arn.rsplit('/').next()) {
+            Some(id) => AwsNews::Found(format!("container instance to drain at a Spot notice: {id}")),
+            None => AwsNews::Missed(
+                "PRESTOP_DRAIN_INSTANCE has nothing to do: this task runs on no container instance".to_owned(),
+            ),
         };
-        say(&mailbox, message, instance.is_none()).await;
+        tell(&mailbox, news).await;
         tell(&mailbox, AwsNews::Instance(instance)).await;
     }
 }

@@ -54,12 +54,10 @@ pub enum AwsNews {
         group: String,
         delay: Duration,
     },
-    /// Something was asked for while all is calm, and what came of it.
-    Looked {
-        message: String,
-        /// Whether somebody should do something about it.
-        trouble: bool,
-    },
+    /// What came of something that was asked for while all is calm.
+    Found(String),
+    /// The same, where somebody should do something about it.
+    Missed(String),
 }
 
 /// The signals that mean something.
