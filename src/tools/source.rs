@@ -156,15 +156,15 @@ pub struct Position {
 }
 
 impl Source {
-    /// A text that is there already.
-    pub fn new(name: impl Into<String>, text: String, named: bool) -> Source {
+    /// A text that is there already, of a file that somebody named.
+    pub fn new(name: impl Into<String>, text: String) -> Source {
         let lines = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
             .collect();
         Source {
             name: name.into(),
             text,
-            named,
+            named: true,
             marked: false,
             lines,
             path: None,
@@ -174,8 +174,9 @@ impl Source {
     /// Another text in the place of this one.
     pub fn with_text(&self, text: String) -> Source {
         Source {
+            named: self.named,
             path: self.path.clone(),
-            ..Source::new(&self.name, text, self.named)
+            ..Source::new(&self.name, text)
         }
     }
 
@@ -185,7 +186,7 @@ impl Source {
     /// Where it cannot be read, is too long, or is not UTF-8.
     pub fn read(path: &str) -> Result<Source, FileProblem> {
         let name = if path == "-" { "<stdin>" } else { path };
-        Source::read_as(path, true).map_err(|why| FileProblem {
+        Source::try_read(path).map_err(|why| FileProblem {
             file: name.to_owned(),
             at: None,
             message: why.message(),
@@ -193,7 +194,7 @@ impl Source {
         })
     }
 
-    fn read_as(path: &str, named: bool) -> Result<Source, NoText> {
+    fn try_read(path: &str) -> Result<Source, NoText> {
         let name = if path == "-" { "<stdin>" } else { path };
         let bytes = bytes(path)?;
         let marked = bytes.starts_with(MARK);
@@ -201,7 +202,7 @@ impl Source {
         Ok(Source {
             marked,
             path: (path != "-").then(|| PathBuf::from(path)),
-            ..Source::new(name, text, named)
+            ..Source::new(name, text)
         })
     }
 
@@ -373,8 +374,8 @@ pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, FileProblem>)
                 })),
                 walked => {
                     for file in files {
-                        match Source::read_as(&file, false) {
-                            Ok(source) => visit(Ok(source)),
+                        match Source::try_read(&file) {
+                            Ok(source) => visit(Ok(Source { named: false, ..source })),
                             Err(NoText::TooLong) => left_out.too_long += 1,
                             Err(NoText::NotUtf8(_)) => left_out.no_text += 1,
                             Err(NoText::Closed(_)) => left_out.closed += 1,

@@ -17,7 +17,7 @@ fn options(to: &str) -> AddOptions {
 }
 
 fn added(name: &str, text: &str, options: &AddOptions) -> Result<Added, NotAdded> {
-    add(&Source::new(name, text.to_owned(), true), options)
+    add(&Source::new(name, text.to_owned()), options)
 }
 
 fn refusal(name: &str, text: &str, options: &AddOptions) -> String {
@@ -25,7 +25,7 @@ fn refusal(name: &str, text: &str, options: &AddOptions) -> String {
 }
 
 fn findings(name: &str, text: &str) -> Vec<String> {
-    let source = Source::new(name, text.to_owned(), true);
+    let source = Source::new(name, text.to_owned());
     let checked = check(source, &Selection::default()).unwrap().unwrap();
     let one =
         |finding: &ecs_prestop::tools::check::Located| format!("{} {}", finding.rule.id, finding.message);

@@ -19,20 +19,20 @@ fn checked(name: &str, text: &str) -> Checked {
         persona: Persona::Pedantic,
         ..Selection::default()
     };
-    let source = Source::new(name, text.to_owned(), true);
+    let source = Source::new(name, text.to_owned());
     check(source, &selection).unwrap().unwrap()
 }
 
 /// What everybody is told, and how many findings are left out.
 fn regular(name: &str, text: &str) -> (Vec<&'static str>, usize) {
-    let source = Source::new(name, text.to_owned(), true);
+    let source = Source::new(name, text.to_owned());
     let file = check(source, &Selection::default()).unwrap().unwrap();
     let ids = file.findings.iter().map(|finding| finding.rule.id).collect();
     (ids, file.pedantic)
 }
 
 fn problem(name: &str, text: &str) -> FileProblem {
-    let source = Source::new(name, text.to_owned(), true);
+    let source = Source::new(name, text.to_owned());
     check(source, &Selection::default()).unwrap_err()
 }
 
@@ -547,7 +547,7 @@ fn what_is_mostly_right_as_it_is_is_counted_and_shown_only_to_who_asks() {
         assert_eq!(regular("a.json", &text), (vec!["PS010"], 0), "{text}");
     }
     let shown = output::text(
-        &[check(Source::new("a.json", app(""), true), &Selection::default())
+        &[check(Source::new("a.json", app("")), &Selection::default())
             .unwrap()
             .unwrap()],
         &[],
@@ -1633,7 +1633,7 @@ fn a_bracket_may_stand_as_far_left_as_its_key_as_other_readers_have_it() {
     ] {
         let text = template(command);
         let at = text.find("300").unwrap();
-        let source = Source::new("a.yaml", text.clone(), true);
+        let source = Source::new("a.yaml", text.clone());
         let (line, column) = (source.position(at).line, source.position(at).column);
         let checked = check(source, &Selection::default()).unwrap().unwrap();
         let found = checked
@@ -1733,7 +1733,7 @@ proptest::proptest! {
             let end = (start..=end).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(start);
             text.replace_range(start..end, &new);
         }
-        let source = Source::new(name, text, true);
+        let source = Source::new(name, text);
         let result = check(source, &Selection::default());
         let (files, problems) = match result {
             Ok(file) => (file.into_iter().collect(), Vec::new()),

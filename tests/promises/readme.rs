@@ -157,7 +157,7 @@ fn what_add_prints_stands_in_the_pages_as_it_is_and_is_clean() {
         whole,
         "adding.md"
     );
-    let source = ecs_prestop::tools::source::Source::new("web.json", whole, true);
+    let source = ecs_prestop::tools::source::Source::new("web.json", whole);
     let checked = ecs_prestop::tools::check::check(source, &Default::default());
     assert_eq!(checked.unwrap().unwrap().findings.len(), 0);
 }

@@ -162,7 +162,7 @@ proptest! {
             capacity: Some("on-demand".to_owned()),
             ..AddOptions::default()
         };
-        let done = add(&Source::new("t.json", text.clone(), true), &options);
+        let done = add(&Source::new("t.json", text.clone()), &options);
         let done = done.map_err(|why| TestCaseError::fail(format!("{why}\n{text}")))?;
         let document: Value = serde_json::from_str(&done.text).unwrap();
         let after: Vec<Value> = if template {
@@ -194,7 +194,7 @@ proptest! {
         let early = times.iter().any(|(name, (signal, end))| name != "prestop" && *end > 0 && *signal < gone);
         let text = json!({"family": "t", "networkMode": "awsvpc", "containerDefinitions": list}).to_string();
         let selection = Selection { persona: Persona::Pedantic, ..Selection::default() };
-        let found = check(Source::new("t.json", text.clone(), true), &selection).unwrap().unwrap();
+        let found = check(Source::new("t.json", text.clone()), &selection).unwrap().unwrap();
         let said = found.findings.iter().any(|finding| ["PS001", "PS006", "PS008"].contains(&finding.rule.id));
         prop_assert!(!early || said, "{text}");
     }

@@ -40,7 +40,7 @@ impl Drop for Module {
 }
 
 fn alone(name: &str, text: &str) -> Source {
-    Source::new(name, text.to_owned(), true)
+    Source::new(name, text.to_owned())
 }
 
 /// One line a task and one a container, with where each stands.

@@ -474,11 +474,7 @@ impl Checked {
     /// Thousands of clean files need not stay in memory until all are shown.
     fn without_text_if_clean(mut self) -> Checked {
         if self.findings.is_empty() {
-            self.source = Source::new(
-                std::mem::take(&mut self.source.name),
-                String::new(),
-                self.source.named,
-            );
+            self.source = self.source.with_text(String::new());
         }
         self
     }

@@ -88,7 +88,7 @@ impl Definition {
     /// # Errors
     /// What was expected.
     pub fn from_value(value: &Value) -> Result<Definition, DefinitionError> {
-        let source = Source::new("task-definition.json", value.to_string(), true);
+        let source = Source::new("task-definition.json", value.to_string());
         Definition::of_source(&source, None)
     }
 

@@ -128,7 +128,7 @@ mod tests {
     use crate::tools::source::Source;
 
     fn found(text: &str) -> Vec<&'static str> {
-        let source = Source::new("example", text.to_owned(), true);
+        let source = Source::new("example", text.to_owned());
         let selection = Selection {
             persona: Persona::Pedantic,
             ..Selection::default()
