@@ -607,7 +607,7 @@ pub fn next_look(step: &QuietStep, picture: &Picture, cost: Duration, now: Insta
     }
 }
 
-/// When the step has to be over, and whether what is behind it is the reason.
+/// When the step has to be over: by its own `within`, early enough for the steps behind it, or just before the deadline.
 pub fn limit(step: &QuietStep, more_behind: bool, started: Instant, deadline: Instant) -> Instant {
     let left = deadline.saturating_duration_since(started);
     let own = match step.within {
