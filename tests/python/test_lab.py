@@ -9,6 +9,7 @@ sys.path.insert(0, str(LAB))
 
 from lab import matrix, play, tables  # noqa: E402
 from lab.servers import SERVERS, WORKERS  # noqa: E402
+from protocols import __main__ as protocols  # noqa: E402
 
 
 def a_round(method: str, lost: int, number: int = 1, void: int = 0, stop: str = "stop-task") -> dict:
@@ -64,3 +65,30 @@ def test_every_server_has_a_row_in_the_recipes():
     for server in SERVERS:
         row = re.compile(rf"^\| {asked.get(server, server)}|^\| .*`{asked.get(server, server)}`", re.M | re.I)
         assert row.search(page), f"{server} has no row in servers.md"
+
+
+def a_play(protocol: str, moment: str, after_answer: float, step: str = "quiet", result: str = "drained") -> dict:
+    return {"protocol": protocol, "moment": moment, "step": step, "round": 0, "result": result,
+            "after_answer": after_answer, "no_answer": None}
+
+
+def test_a_play_that_was_called_quiet_before_its_answer_is_a_fault_where_the_manual_promises_more():
+    early = [a_play("TLS 1.3, Node", "worked on", -0.5)]
+    assert "drained 0.5 s before the answer was complete" in protocols.faults(early)[0]
+    assert "**early** in 1 of 1, by 0.5" in protocols.table(early, ["worked on"])
+    assert not protocols.faults([a_play("TLS 1.3, Node", "worked on", 1.0)])
+    # An answer that pauses for longer than `for`, and HTTP/2 without `moves`.
+    assert not protocols.faults([a_play("TLS 1.3, Node", "pausing", -2.0)])
+    assert not protocols.faults([a_play("h2c without `moves`", "worked on", -2.0)])
+    assert protocols.faults([a_play("h2c, Hypercorn", "pausing", -2.0, "quiet moves for 7s")])
+
+
+def test_a_play_that_does_not_drain_or_could_not_be_played_is_a_fault():
+    assert protocols.faults([a_play("HTTP/1.1, Node", "idle", 39.0, result="deadline")])
+    assert protocols.faults([{"protocol": "HTTP/1.1, Node", "moment": "idle", "step": "quiet", "round": 0, "broken": "no"}])
+
+
+def test_plays_in_which_a_sidecar_that_only_sleeps_is_not_found_to_be_early_show_nothing():
+    sleeps = protocols.TOO_EARLY
+    assert "show nothing" in protocols.faults([a_play("HTTP/1.1, Node", "worked on", 1.0, sleeps)])[0]
+    assert not protocols.faults([a_play("HTTP/1.1, Node", "worked on", -1.0, sleeps)])

@@ -1,0 +1,1 @@
+"""What the step `quiet` does while requests of several protocols are at several moments."""
