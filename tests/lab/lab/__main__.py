@@ -16,7 +16,7 @@ from . import network, tables
 from .containers import die_with_parent
 from .matrix import METHODS, ROUNDS, SHORT, STOPS, VOID_ROUNDS, Cell, cells, wanted_rounds
 from .play import STOPS as ALL_STOPS
-from .servers import LAB, ROOT, SERVERS
+from .servers import LAB, ROOT, SERVERS, WORKERS
 
 # The longest round: a start, a warm-up, a sidecar and an entry point that use all of their stop timeouts, the clients' end.
 ROUND_WITHIN = 300
@@ -34,13 +34,24 @@ def options() -> argparse.Namespace:
     parser.add_argument("--binary", default="target/release/ecs-prestop")
     parser.add_argument("--results", type=Path, default=LAB / "results.jsonl",
                         help="rounds that stand in this file are not played again (default: %(default)s)")
+    parser.add_argument("--docker", action="store_true",
+                        help="replicas and sidecar in containers of Docker, one round at a time, without recipes and workers;"
+                             " results stand in results-docker.jsonl")
     given = parser.parse_args()
+    if given.docker:
+        given.parallel = 1
+        if given.results == LAB / "results.jsonl":
+            given.results = LAB / "results-docker.jsonl"
     for what, known in (("servers", SERVERS), ("stops", ALL_STOPS), ("methods", METHODS)):
         chosen = getattr(given, what).split(",")
         for name in chosen:
             if name not in known:
                 parser.error(f"--{what}: `{name}` is none of {', '.join(known)}")
         setattr(given, what, chosen)
+    if given.docker:
+        # The processes of a task are not shared there, and nobody plays the queue.
+        given.methods = [method for method in given.methods if method != "recipe"]
+        given.servers = [server for server in given.servers if server not in WORKERS]
     given.results = given.results.resolve()
     return given
 
@@ -79,17 +90,19 @@ class Rounds:
             file.write(json.dumps(row) + "\n")
 
 
-async def play(cell: Cell, number: int, slot: int, binary: Path, logs: Path) -> dict:
+async def play(cell: Cell, number: int, slot: int, given: argparse.Namespace) -> dict:
+    build, destroy = (network.build_docked, network.destroy_docked) if given.docker else (network.build, network.destroy)
+    logs = given.results.with_suffix(".logs")
     prefix = f"lab{os.getpid()}-{slot}"
     folder = logs / f"{cell.server}.{cell.stop}.{cell.method}.{number}"
     shutil.rmtree(folder, ignore_errors=True)
     # The balancer is tried as it is and, in every second round, with retries elsewhere.
     order = {"server": cell.server, "stop": cell.stop, "method": cell.method, "round": number, "retries": number % 2 == 0,
-             "prefix": prefix, "folder": str(folder), "binary": str(binary)}
+             "prefix": prefix, "folder": str(folder), "binary": str((ROOT / given.binary).resolve()), "docked": given.docker}
     row = {name: order[name] for name in ("server", "stop", "method", "round", "retries")}
     row |= {"requests": 0, "lost": 0, "void": 1}
     try:
-        network.build(prefix)
+        build(prefix)
         process = await asyncio.create_subprocess_exec(
             "ip", "netns", "exec", f"{prefix}-front", sys.executable, "-m", "lab.play", json.dumps(order),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die_with_parent,
@@ -106,7 +119,7 @@ async def play(cell: Cell, number: int, slot: int, binary: Path, logs: Path) -> 
     except (subprocess.CalledProcessError, ValueError) as why:
         row |= {"broken": f"{why}: {getattr(why, 'stderr', '')}"}
     finally:
-        network.destroy(prefix)
+        destroy(prefix)
     if not row["void"] and not row["lost"]:
         shutil.rmtree(folder, ignore_errors=True)
     return row
@@ -114,9 +127,7 @@ async def play(cell: Cell, number: int, slot: int, binary: Path, logs: Path) -> 
 
 async def play_all(wanted: list[Cell], given: argparse.Namespace) -> Rounds:
     given.results.parent.mkdir(parents=True, exist_ok=True)
-    logs = given.results.with_suffix(".logs")
     rounds = Rounds(given.results)
-    binary = (ROOT / given.binary).resolve()
 
     async def slot(number: int) -> None:
         while True:
@@ -129,7 +140,7 @@ async def play_all(wanted: list[Cell], given: argparse.Namespace) -> Rounds:
                 await asyncio.sleep(1)
                 continue
             cell = min(open_cells, key=lambda cell: len(rounds.played(cell)) + rounds.under_way.get(cell, 0))
-            row = await play(cell, rounds.begin(cell), number, binary, logs)
+            row = await play(cell, rounds.begin(cell), number, given)
             rounds.end(cell, row)
             print(tables.line(row), flush=True)
 

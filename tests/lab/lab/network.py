@@ -4,7 +4,12 @@ The addresses are the same in every round, since rounds cannot see each other.
 """
 
 import subprocess
+import tempfile
 from contextlib import suppress
+from pathlib import Path
+
+from .containers import DOCKED_IMAGE, docked_folders
+from .servers import LAB
 
 FRONT = "10.0.2.1"
 # The task's address in what the stand-in for ECS answers, and its neighbour.
@@ -42,6 +47,42 @@ def destroy(prefix: str) -> None:
     for space in names(prefix).values():
         with suppress(subprocess.CalledProcessError):
             ip("netns", "del", space)
+
+
+# Beside those of the others: the bridge itself.
+GATEWAY = "10.0.2.254"
+
+
+def docker(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def build_docked(prefix: str) -> None:
+    """The same by Docker: a network of its own, and a container that does nothing for each namespace, as ECS has it."""
+    destroy_docked(prefix)
+    # An image of nothing: see `docked_folders`.
+    if not docker("images", "--quiet", DOCKED_IMAGE):
+        with tempfile.TemporaryDirectory() as nothing:
+            (Path(nothing) / "tmp").mkdir(mode=0o1777)
+            tar = subprocess.run(["tar", "-C", nothing, "-c", "."], check=True, capture_output=True).stdout
+            subprocess.run(["docker", "import", "-", DOCKED_IMAGE], input=tar, check=True, capture_output=True)
+    docker("network", "create", "--subnet", "10.0.2.0/24", "--gateway", GATEWAY, prefix)
+    folders = [word for folder in docked_folders(LAB) for word in ("--volume", folder)]
+    for who, space in names(prefix).items():
+        docker("run", "--detach", "--name", space, "--network", prefix, "--ip", ADDRESS.get(who, FRONT), *folders,
+               DOCKED_IMAGE, "/usr/bin/sleep", "infinity")
+        ip("netns", "attach", space, docker("inspect", "--format", "{{.State.Pid}}", space))
+
+
+def destroy_docked(prefix: str) -> None:
+    """With all that is within."""
+    destroy(prefix)
+    with suppress(subprocess.CalledProcessError):
+        within = docker("ps", "--all", "--quiet", "--filter", f"name=^{prefix}-").split()
+        if within:
+            docker("rm", "--force", *within)
+    with suppress(subprocess.CalledProcessError):
+        docker("network", "rm", prefix)
 
 
 # Packets are dropped, not refused: as of a host that is gone.

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .balancer import FRONTEND, Balancer
-from .containers import Container, die_with_parent
+from .containers import Container, Docked, die_with_parent
 from .distant import Lanes, Relay
 from .jobs import BROKER_PORT, Jobs
 from .load import Load
@@ -68,6 +68,11 @@ class Order:
     prefix: str
     folder: str
     binary: str
+    docked: bool = False
+
+    @property
+    def kind(self) -> type[Container]:
+        return Docked if self.docked else Container
 
 
 @dataclass
@@ -224,7 +229,7 @@ async def play(order: Order) -> dict:
     elif order.method == "curl":
         if server.drain_url:
             command = ["sh", "-c", SHELL_SIDECAR, server.drain_url]
-            stage.sidecar = await Container("sidecar", spaces["a"], command, folder).start()
+            stage.sidecar = await order.kind("sidecar", spaces["a"], command, folder).start()
     seed = f"{order.server} {order.stop} {order.round}"
     await balancer.start()
     load = jobs or (Lanes(seed) if order.stop == "nlb" else Load(FRONTEND, seed))
@@ -247,7 +252,7 @@ async def start_replicas(order: Order, spaces: dict[str, str], folder: Path, pid
     for who in ("a", "b"):
         if server.behind:
             program = shutil.which(server.behind[0]) or next(Path("/usr/sbin").glob(f"{server.behind[0]}*"))
-            behind[who] = Container(f"behind-{who}", spaces[who], [str(program), *server.behind[1:]], folder,
+            behind[who] = order.kind(f"behind-{who}", spaces[who], [str(program), *server.behind[1:]], folder,
                                     {"HOST": "127.0.0.1", "PORT": "9000"})
             await behind[who].start()
             await listens(spaces[who], "127.0.0.1", 9000)
@@ -259,7 +264,7 @@ async def start_replicas(order: Order, spaces: dict[str, str], folder: Path, pid
         if pids:
             environment["ECS_CONTAINER_METADATA_URI_V4"] = f"{STAND_IN}/v4/app"
         shared = pids if who == "a" else None
-        replicas[who] = await Container(who, spaces[who], command, folder, environment, pids=shared).start()
+        replicas[who] = await order.kind(who, spaces[who], command, folder, environment, pids=shared).start()
     return replicas, behind
 
 
@@ -292,7 +297,7 @@ async def start_sidecar(stage: Stage, spaces: dict[str, str], folder: Path, pids
     }
     # A process may signal those of its own uid.
     uid = 0 if pids else SIDECAR_UID
-    container = await Container("sidecar", spaces["a"], [order.binary], folder, environment, as_user=uid, pids=pids).start()
+    container = await order.kind("sidecar", spaces["a"], [order.binary], folder, environment, as_user=uid, pids=pids).start()
     end = time.monotonic() + STARTS_WITHIN
     while '"event":"start"' not in container.tail(100_000):
         if time.monotonic() > end or container.process.returncode is not None:
