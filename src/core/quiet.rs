@@ -26,7 +26,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(20);
 /// look each tenth of a second keeps the end of the step as near.
 const USUAL_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a look may cost of one processor, as a share: a tenth.
+/// What a look may cost of one processor, as a share: a tenth, and twice that where each needs a second one.
 const COST_SHARE: u32 = 10;
 
 /// However much a look costs.
@@ -601,8 +601,8 @@ pub fn next_look(step: &QuietStep, picture: &Picture, cost: Duration, now: Insta
     let affordable = (cost * COST_SHARE).max(USUAL_PAUSE.min(step.silence / 4));
     let pause = now + affordable.clamp(LEAST_PAUSE, LONGEST_PAUSE);
     match picture.quiet_at {
-        // The very moment at which it may be over.
-        Some(quiet_at) if quiet_at > now => pause.min(quiet_at),
+        // The very moment at which it may be over. That may have gone by during the look, which was too early for it.
+        Some(quiet_at) if quiet_at + cost > now => pause.min(quiet_at.max(now + LEAST_PAUSE)),
         _ => pause,
     }
 }

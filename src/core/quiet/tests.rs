@@ -218,6 +218,29 @@ fn a_look_after_a_pause_of_the_machine_is_never_enough() {
 }
 
 #[test]
+fn a_look_after_a_pause_that_takes_long_is_followed_by_the_one_that_it_needs() {
+    let mut judge = Judge::new(&step(1000));
+    let ms = Duration::from_millis;
+    let idle = [open(100, 300, 9000, 8000)];
+    look(&mut judge, start(), &idle);
+    // The step's turn, 2 s after the look before it; on a busy machine a look takes 180 ms.
+    let turn = start() + ms(2000);
+    let picture = look(&mut judge, turn, &idle);
+    assert!(
+        picture.quiet_at.is_some_and(|at| at > turn),
+        "it needs a second look"
+    );
+    let over = turn + ms(180);
+    let second = next_look(&step(1000), &picture, over - turn, over);
+    assert!(
+        look(&mut judge, second, &idle)
+            .quiet_at
+            .is_some_and(|at| at <= second)
+    );
+    assert!(second - turn <= ms(300), "{:?}", second - turn);
+}
+
+#[test]
 fn looks_that_take_long_each_still_come_to_an_end() {
     let start = start();
     let mut judge = Judge::new(&step(1000));
@@ -335,6 +358,15 @@ fn looks_are_as_frequent_as_they_can_be_paid_for_and_one_comes_when_it_may_be_ov
         ..Picture::default()
     };
     assert_eq!(pause(&soon, ms(900)), ms(37));
+    let meanwhile = Picture {
+        quiet_at: Some(now - ms(160)),
+        ..Picture::default()
+    };
+    assert_eq!(
+        pause(&meanwhile, ms(180)),
+        ms(20),
+        "what the look was too early for is seen at once"
+    );
     let over = Picture {
         quiet_at: Some(now - ms(37)),
         ..Picture::default()
