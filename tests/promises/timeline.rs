@@ -134,6 +134,26 @@ fn mixed_tasks_are_a_fleet_with_the_worst_first() {
 }
 
 #[test]
+fn where_there_is_room_the_ids_of_a_fleet_are_whole() {
+    let (one, other) = ("0123456789abcdef0123456789abcdef", "f".repeat(32));
+    let lines = [log(one, 0, 1000), log(&other, 3, 29_000)].concat();
+    let file = std::env::temp_dir().join(format!("ecs-prestop-{}-wide.log", std::process::id()));
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let fleet = |columns: &str| {
+        let variables = [("LANG", "C.UTF-8"), ("COLUMNS", columns)];
+        let output = run(&["timeline", file.to_str().unwrap()], &variables);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let most: usize = columns.parse().unwrap();
+        assert!(text.lines().all(|line| line.chars().count() <= most), "{text}");
+        text
+    };
+    let (narrow, wide) = (fleet("80"), fleet("160"));
+    let _ = std::fs::remove_file(&file);
+    assert!(wide.contains(one), "{wide}");
+    assert!(!narrow.contains(one) && narrow.contains("012345678…"), "{narrow}");
+}
+
+#[test]
 fn rehearsals_that_were_written_down_are_drawn_and_given_on_as_they_were() {
     let record =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.github/rehearsal.json")).unwrap();

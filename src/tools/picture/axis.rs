@@ -1,6 +1,6 @@
 //! The time axis that all panels of a picture share.
 
-use super::{Chart, MarkKind};
+use super::{Chart, MarkKind, words};
 
 /// A deadline is left out of the axis, and pointed to at its edge, where it comes later than this many
 /// times all the rest: the rest would be a stroke.
@@ -70,9 +70,19 @@ impl Axis {
         (self.from_ms..=self.to_ms).contains(&at_ms)
     }
 
+    /// A tick's name, given all of them: figures of one axis are all milliseconds or all seconds.
+    pub fn name(ticks: &[i64], tick: i64) -> String {
+        let fine = ticks.get(1).is_some_and(|step| *step < 100);
+        match tick.unsigned_abs() {
+            0 => "0".to_owned(),
+            ms if fine => format!("{ms} ms"),
+            ms => words::span(ms),
+        }
+    }
+
     /// Round moments from 0 on, no more than so many.
     pub fn ticks(self, at_most: usize) -> Vec<i64> {
-        let steps = [100, 200, 500]
+        let steps = [1, 2, 5, 10, 20, 50, 100, 200, 500]
             .into_iter()
             .chain([1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600].map(|s| s * 1000));
         let count = |step: i64| usize::try_from(self.to_ms / step + 1).unwrap_or(usize::MAX);

@@ -121,14 +121,20 @@ impl Summary {
 
 /// A row each, the worst first, then the sentences.
 pub fn draw(members: &[FleetTask], summary: &Summary, paper: &Paper) -> Vec<String> {
-    const TASK: usize = 10;
+    // Where there is room, an id as a whole can be copied from here.
+    const LEAST_TASK: usize = 10;
+    const MOST_TASK: usize = 36;
+    const BAR: usize = 60;
     const REASON: usize = 15;
     const OUTCOME: usize = 12;
     const SPAN: usize = 17;
-    let bar_at = 2 + TASK + 1 + REASON + 1 + OUTCOME + 1 + SPAN + 2;
-    let width = (paper.width - bar_at).min(60);
+    let beside = 2 + 1 + REASON + 1 + OUTCOME + 1 + SPAN + 2;
+    let longest = members.iter().map(|member| member.task.chars().count()).max();
+    let room = paper.width.saturating_sub(beside + BAR);
+    let task_width = longest.unwrap_or(0).min(room).clamp(LEAST_TASK, MOST_TASK);
+    let width = (paper.width - beside - task_width).min(BAR);
     let head = format!(
-        "  {:<TASK$} {:<REASON$} {:<OUTCOME$} {:>SPAN$}  {}",
+        "  {:<task_width$} {:<REASON$} {:<OUTCOME$} {:>SPAN$}  {}",
         "task", "reason", "outcome", "used of budget", ""
     );
     let mut lines = vec![paper.paint(Ink::Strong, head.trim_end())];
@@ -148,11 +154,11 @@ pub fn draw(members: &[FleetTask], summary: &Summary, paper: &Paper) -> Vec<Stri
                 paper.paint(Ink::Dim, &rest.repeat(width - filled))
             )
         });
-        let task = shortened(&member.task, TASK, ellipsis);
+        let task = shortened(&member.task, task_width, ellipsis);
         let reason = shortened(&member.reason, REASON, ellipsis);
         let outcome = format!("{:<OUTCOME$}", shortened(&member.outcome, OUTCOME, ellipsis));
         let outcome = paper.paint(member.tone.into(), &outcome);
-        let line = format!("  {task:<TASK$} {reason:<REASON$} {outcome} {spans:>SPAN$}  {bar}");
+        let line = format!("  {task:<task_width$} {reason:<REASON$} {outcome} {spans:>SPAN$}  {bar}");
         lines.push(line.trim_end().to_owned());
     }
     lines.push(String::new());
@@ -204,9 +210,11 @@ pub fn draw_svg(members: &[FleetTask], summary: &Summary) -> String {
     const WIDTH: f64 = 760.0;
     const BAR_X: f64 = 400.0;
     const BAR_WIDTH: f64 = 340.0;
+    const COLUMNS: usize = 104;
     // Many rows are thin, so that a fleet is seen at once.
     let row = if members.len() > 60 { 11.0 } else { 18.0 };
-    let mut body = String::new();
+    // A row has more to say than one of a single shutdown.
+    let mut body = "<g font-size=\"12\">\n".to_owned();
     let mut y = 30.0;
     let _ = writeln!(
         body,
@@ -215,20 +223,22 @@ pub fn draw_svg(members: &[FleetTask], summary: &Summary) -> String {
         members.len()
     );
     for (tone, sentence) in summary.sentences() {
-        y += 17.0;
         let class = match tone {
             Tone::Good => "good h",
             Tone::Bad => "bad",
             Tone::Loss => "loss",
             Tone::Plain => "s",
         };
-        let sentence = shortened(&sentence, 112, '…');
-        let _ = writeln!(
-            body,
-            "<text class=\"{class}\" x=\"16\" y=\"{}\">{}</text>",
-            short(y),
-            escaped(&sentence)
-        );
+        for (line, text) in super::terminal::wrapped(&sentence, COLUMNS).iter().enumerate() {
+            y += 17.0;
+            let x = if line == 0 { 16 } else { 28 };
+            let _ = writeln!(
+                body,
+                "<text class=\"{class}\" x=\"{x}\" y=\"{}\">{}</text>",
+                short(y),
+                escaped(text)
+            );
+        }
     }
     y += 24.0;
     for (x, class, name) in [
@@ -249,7 +259,6 @@ pub fn draw_svg(members: &[FleetTask], summary: &Summary) -> String {
     let mut rows = String::new();
     for member in members {
         y += row;
-        let share = member.used_percent().unwrap_or(0).min(100);
         let class = match member.tone {
             Tone::Good | Tone::Plain => "step",
             Tone::Loss => "loss",
@@ -276,7 +285,10 @@ pub fn draw_svg(members: &[FleetTask], summary: &Summary) -> String {
                 escaped(&text)
             );
         }
-        let length = BAR_WIDTH * as_f64(i64::try_from(share).unwrap_or(0)) / 100.0;
+        let Some(share) = member.used_percent() else {
+            continue;
+        };
+        let length = BAR_WIDTH * as_f64(i64::try_from(share.min(100)).unwrap_or(100)) / 100.0;
         let _ = writeln!(
             rows,
             "<rect class=\"{class}\" x=\"{BAR_X}\" y=\"{}\" width=\"{}\" height=\"{}\"/>",
@@ -301,7 +313,7 @@ pub fn draw_svg(members: &[FleetTask], summary: &Summary) -> String {
         );
     }
     body.push_str(&rows);
-    body.push_str("</g>\n");
+    body.push_str("</g>\n</g>\n");
     let description: Vec<String> = summary
         .sentences()
         .into_iter()

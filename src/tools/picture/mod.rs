@@ -352,6 +352,70 @@ mod tests {
         })
     }
 
+    #[test]
+    fn a_heading_that_reaches_into_the_plot_stands_above_the_names_of_the_marks() {
+        let below = |heading: &str| {
+            let panel = Panel {
+                heading: heading.to_owned(),
+                marks: vec![Mark {
+                    at_ms: 0,
+                    kind: MarkKind::Sigterm,
+                }],
+                rows: vec![Row::single("settle", 0, 1000, BarKind::Settle)],
+                ..Panel::default()
+            };
+            let chart = Chart {
+                title: String::new(),
+                about: Vec::new(),
+                panels: vec![panel],
+            };
+            let file = svg::draw(&chart);
+            let y = |text: &str| -> f64 {
+                let line = file
+                    .lines()
+                    .find(|line| line.ends_with(&format!(">{text}</text>")));
+                let y = line.and_then(|line| line.split("y=\"").nth(1)?.split('"').next());
+                y.unwrap_or_else(|| panic!("no `{text}` in {file}"))
+                    .parse()
+                    .unwrap()
+            };
+            y("SIGTERM") - y(heading)
+        };
+        assert!(below("Without it") < 1.0);
+        assert!(below("With ecs-prestop, but without PRESTOP_DEREGISTER") > 10.0);
+    }
+
+    #[test]
+    fn the_last_line_is_no_forlorn_word() {
+        let text =
+            "Nothing was lost of 40 requests; 33 without the sidecar. 2.1 s of 2.7 s used, exit code 0.";
+        assert_eq!(terminal::wrapped(text, 85)[1], "code 0.");
+        let lines = terminal::balanced(text, 85);
+        assert!(lines.len() == 2 && lines[1].len() >= 28, "{lines:?}");
+        assert_eq!(terminal::balanced("one line", 80), ["one line"]);
+        let word = "x".repeat(100);
+        assert_eq!(terminal::balanced(&word, 80), [word]);
+    }
+
+    #[test]
+    fn the_shortest_shutdown_has_a_scale() {
+        let chart = Chart {
+            title: String::new(),
+            about: Vec::new(),
+            panels: vec![Panel {
+                rows: vec![Row::single("ack", 0, 12, BarKind::Step)],
+                ..Panel::default()
+            }],
+        };
+        let paper = Paper {
+            width: LEAST_WIDTH,
+            colour: false,
+            unicode: true,
+        };
+        let drawn = terminal::draw(&chart, &paper).join("\n");
+        assert!(drawn.contains("5 ms") && drawn.contains("10 ms"), "{drawn}");
+    }
+
     proptest! {
         #[test]
         fn whatever_happened_the_rows_fit_the_paper_and_the_file_is_xml(

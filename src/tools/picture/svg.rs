@@ -4,38 +4,49 @@
 use std::fmt::Write as _;
 
 use super::axis::{Axis, as_f64};
+use super::terminal::balanced;
 use super::{BarKind, Chart, MarkKind, Panel, Row, Tone, Traffic, words};
 
 /// All lengths are those of the view box; it scales to whatever holds it. On the screen of a phone it is still more
 /// than half as large.
 const WIDTH: f64 = 600.0;
 const MARGIN: f64 = 16.0;
-const PLOT_X: f64 = 168.0;
+const PLOT_X: f64 = 194.0;
 const PLOT_WIDTH: f64 = WIDTH - PLOT_X - MARGIN;
-const ROW: f64 = 22.0;
-const BAR: f64 = 12.0;
-const AREA: f64 = 34.0;
-const LINE: f64 = 17.0;
+const ROW: f64 = 24.0;
+const BAR: f64 = 13.0;
+const AREA: f64 = 36.0;
+const LINE: f64 = 19.0;
 
-/// Average width of a character of the marks' names; only to keep them apart.
-const CHARACTER: f64 = 6.3;
+/// How wide a character is on average in a wide font, only to keep texts apart: of a name, of a bold text, of a bold
+/// name in capitals, and of a figure.
+const CHARACTER: f64 = 7.3;
+const BOLD: f64 = 8.0;
+const CAPITAL: f64 = 10.2;
+const FIGURE: f64 = 9.0;
 
 /// Columns of a line of text below the plot.
-const COLUMNS: usize = 80;
+const COLUMNS: usize = 72;
 
 /// Columns of a line of the title, whose letters are larger.
-const TITLE_COLUMNS: usize = 66;
+const TITLE_COLUMNS: usize = 60;
+
+/// Characters of a row's name.
+const LABEL: usize = 23;
+
+/// The most ticks whose figures find room beside each other.
+const TICKS: usize = 9;
 
 /// Colours that can be told apart on both backgrounds, also by those who see no red or no green. Viewers
 /// that know no preferred scheme show the light one.
 pub(super) const STYLE: &str = "<style>\
-svg{font:12px system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif}\
-text{fill:#1f2328}.p{fill:#fff}.t{font-size:15px;font-weight:600}.h{font-weight:600}.s{fill:#59636e}\
+svg{font:14px system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif}\
+text{fill:#1f2328;stroke:#fff;stroke-width:3px;paint-order:stroke}.p{fill:#fff}.t{font-size:16px;font-weight:600}.h{font-weight:600}.s{fill:#59636e}\
 .n{text-anchor:end}.m{text-anchor:middle}.l{stroke:#d1d9e0}.d{stroke:#59636e;stroke-dasharray:2 3}\
 .settle{fill:#8fb8ea}.step{fill:#1a6fd0}.failed,.bad{fill:#c4302b}.aws{fill:#8250df}\
 .wait{fill:none;stroke:#59636e;stroke-dasharray:4 3}.app,.good{fill:#1a7f37}.area{fill:#59636e;opacity:.45}\
 .x{fill:none;stroke:#c4302b;stroke-width:1.6}.loss{fill:#8a5a00}.r{stroke:#fff;stroke-width:1.5}\
-@media(prefers-color-scheme:dark){text{fill:#e6edf3}.p{fill:#0d1117}.s{fill:#9198a1}.l{stroke:#3d444d}\
+@media(prefers-color-scheme:dark){text{fill:#e6edf3;stroke:#0d1117}.p{fill:#0d1117}.s{fill:#9198a1}.l{stroke:#3d444d}\
 .d,.wait{stroke:#9198a1}.settle{fill:#3d5f8f}.step{fill:#4c9bf5}.failed,.bad{fill:#ff6b62}.aws{fill:#b083f0}\
 .app,.good{fill:#3fb950}.area{fill:#9198a1}.x{stroke:#ff6b62}.loss{fill:#d9a53a}.r{stroke:#0d1117}}</style>";
 
@@ -112,12 +123,12 @@ struct Drawing {
 impl Drawing {
     fn head(&mut self, picture: &Chart) {
         self.y -= 4.0;
-        for line in super::terminal::wrapped(&picture.title, TITLE_COLUMNS) {
+        for line in balanced(&picture.title, TITLE_COLUMNS) {
             self.y += LINE;
             self.text(MARGIN, "t", &line);
         }
         for about in &picture.about {
-            for line in super::terminal::wrapped(about, COLUMNS) {
+            for line in balanced(about, COLUMNS) {
                 self.y += LINE;
                 self.text(MARGIN, "s", &line);
             }
@@ -128,6 +139,9 @@ impl Drawing {
     fn panel(&mut self, panel: &Panel) {
         self.y += LINE + 6.0;
         self.text(MARGIN, "h", &panel.heading);
+        if !panel.marks.is_empty() && MARGIN + width_of(&panel.heading, BOLD) > PLOT_X {
+            self.y += LINE;
+        }
         let names = self.mark_names(panel);
         let top = self.y + 4.0;
         self.y += 8.0;
@@ -163,7 +177,7 @@ impl Drawing {
                 Tone::Loss => "loss h",
                 Tone::Bad => "bad h",
             };
-            for line in super::terminal::wrapped(&verdict.words, COLUMNS) {
+            for line in balanced(&verdict.words, COLUMNS) {
                 self.y += LINE;
                 self.text(MARGIN, class, &line);
             }
@@ -185,7 +199,14 @@ impl Drawing {
                 let arrow = if shown.is_none() { " →" } else { "" };
                 name = format!("{name} {}{arrow}", moment(mark.at_ms));
             }
-            let length = CHARACTER * as_f64(i64::try_from(name.chars().count()).unwrap_or(0)) + 8.0;
+            let class = match mark.kind {
+                MarkKind::Deadline => "loss",
+                MarkKind::Sigkill | MarkKind::HostEnd => "bad",
+                MarkKind::Deregistered | MarkKind::LookedAway => "s",
+                MarkKind::Notice(_) | MarkKind::Sigterm => "h",
+            };
+            let character = if class == "h" { CAPITAL } else { CHARACTER };
+            let length = width_of(&name, character) + 8.0;
             let left = x + 4.0 + length > WIDTH - 4.0;
             let (from, to) = if left { (x - length, x) } else { (x, x + length) };
             let line = taken.iter().position(|end| *end <= from).unwrap_or(taken.len());
@@ -194,12 +215,6 @@ impl Drawing {
             } else {
                 taken[line] = to;
             }
-            let class = match mark.kind {
-                MarkKind::Deadline => "loss",
-                MarkKind::Sigkill | MarkKind::HostEnd => "bad",
-                MarkKind::Deregistered | MarkKind::LookedAway => "s",
-                MarkKind::Notice(_) | MarkKind::Sigterm => "h",
-            };
             let y = self.y + LINE * as_f64(i64::try_from(line).unwrap_or(0));
             let anchor = if left { " n" } else { "" };
             let _ = writeln!(
@@ -217,7 +232,7 @@ impl Drawing {
 
     fn row(&mut self, row: &Row) {
         self.y += ROW;
-        let label = super::terminal::shortened(&row.label, 24, '…');
+        let label = super::terminal::shortened(&row.label, LABEL, '…');
         self.label(&label);
         for bar in &row.bars {
             let class = match bar.kind {
@@ -321,7 +336,8 @@ impl Drawing {
         );
         let floor = self.y;
         self.y += LINE - 3.0;
-        for tick in self.axis.ticks(12) {
+        let ticks = self.axis.ticks(TICKS);
+        for &tick in &ticks {
             let x = self.at(tick);
             let _ = writeln!(
                 self.body,
@@ -330,11 +346,7 @@ impl Drawing {
                 short(floor),
                 x = short(x)
             );
-            let text = if tick == 0 {
-                "0".to_owned()
-            } else {
-                words::span(tick.unsigned_abs())
-            };
+            let text = Axis::name(&ticks, tick);
             let y = self.y;
             self.text_at(x, y, "s m", &text);
         }
@@ -346,13 +358,15 @@ impl Drawing {
         self.text_at(PLOT_X - 10.0, y, "n", text);
     }
 
-    /// A figure right of a bar, or left of it where there is no room.
+    /// A figure right of a bar, left of it where there is no room, or else on it.
     fn beside(&mut self, from: f64, to: f64, text: &str) {
-        let room = to + 50.0 <= WIDTH;
-        let (x, class) = if room {
+        let needs = 5.0 + width_of(text, FIGURE);
+        let (x, class) = if to + needs <= WIDTH {
             (to + 5.0, "s")
-        } else {
+        } else if from - needs >= PLOT_X {
             (from - 5.0, "s n")
+        } else {
+            (to - 5.0, "n")
         };
         let y = self.y;
         self.text_at(x, y, class, text);
@@ -381,6 +395,10 @@ impl Drawing {
     fn at(&self, at_ms: i64) -> f64 {
         PLOT_X + PLOT_WIDTH * self.axis.share(at_ms)
     }
+}
+
+fn width_of(text: &str, character: f64) -> f64 {
+    character * as_f64(i64::try_from(text.chars().count()).unwrap_or(0))
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "a place on the paper")]

@@ -118,12 +118,12 @@ impl From<Tone> for Ink {
 pub fn draw(picture: &Chart, paper: &Paper) -> Vec<String> {
     let mut lines = Vec::new();
     if !picture.title.is_empty() {
-        for line in wrapped(&picture.title, paper.width) {
+        for line in balanced(&picture.title, paper.width) {
             lines.push(paper.paint(Ink::Strong, &line));
         }
     }
     for about in &picture.about {
-        for line in wrapped(about, paper.width - 2) {
+        for line in balanced(about, paper.width - 2) {
             lines.push(format!("  {}", paper.paint(Ink::Dim, &line)));
         }
     }
@@ -144,7 +144,7 @@ pub fn draw(picture: &Chart, paper: &Paper) -> Vec<String> {
 
 /// The verdict of a run as lines that hang below their first.
 pub fn verdict(verdict: &Verdict, paper: &Paper) -> Vec<String> {
-    let lines = wrapped(&verdict.words, paper.width - 2);
+    let lines = balanced(&verdict.words, paper.width - 2);
     lines
         .iter()
         .map(|line| format!("  {}", paper.paint(verdict.tone.into(), line)))
@@ -314,14 +314,11 @@ impl Plot<'_> {
             self.width
         ];
         let mut figures = vec![EMPTY; self.width];
-        for tick in self.axis.ticks((self.width / TICK_EVERY).max(2)) {
+        let ticks = self.axis.ticks((self.width / TICK_EVERY).max(2));
+        for &tick in &ticks {
             let column = self.column(tick);
             rule[column].sign = self.sign('┴', '+');
-            let text = if tick == 0 {
-                "0".to_owned()
-            } else {
-                words::span(tick.unsigned_abs())
-            };
+            let text = Axis::name(&ticks, tick);
             if column + text.chars().count() <= self.width {
                 for (cell, sign) in figures[column..].iter_mut().zip(text.chars()) {
                     *cell = Cell { sign, ink: Ink::Dim };
@@ -395,6 +392,18 @@ pub fn shortened(text: &str, most: usize, ellipsis: char) -> String {
     let mut short: String = text.chars().take(most.saturating_sub(1)).collect();
     short.push(ellipsis);
     short
+}
+
+/// As [`wrapped`], in as many lines, but the last is no forlorn word where the others can spare some.
+pub fn balanced(text: &str, width: usize) -> Vec<String> {
+    let lines = wrapped(text, width);
+    let enough = |lines: &[String]| lines.last().is_none_or(|last| last.chars().count() >= width / 3);
+    (1..=width)
+        .rev()
+        .map(|narrow| wrapped(text, narrow))
+        .take_while(|narrow| narrow.len() == lines.len())
+        .find(|narrow| enough(narrow))
+        .unwrap_or(lines)
 }
 
 /// Lines of at most `width` columns; a longer word has a line of its own.

@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Where the words of a line begin, behind time and name.
-const WORDS_AT: usize = 22;
+const WORDS_AT: usize = 21;
 
 /// Who says something, and in which colour.
 #[derive(Clone, Copy, Debug)]
