@@ -208,6 +208,24 @@ fn a_command_that_ends_is_noticed_at_once_with_its_status_and_its_last_lines() {
 }
 
 #[test]
+fn an_app_that_ends_while_it_is_still_needed_is_called_so_with_its_status() {
+    let address = free_address().to_string();
+    let url = format!("http://{address}/");
+    // Clients go on for 10 s after SIGTERM, and the sidecar lets the app serve them.
+    let start = format!("{} & sleep 4; kill -KILL $!; exit 9", own(&address));
+    let output = rehearse(&["no-balancer", "--scale", "1", "--app", &url, "--start", &start]);
+    let text = String::from_utf8_lossy(&output.stdout).replace("\n  ", " ");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for told in [
+        "app has exited with 9, before its SIGTERM",
+        "Not as it should: the app ended before its SIGTERM;",
+    ] {
+        assert!(text.contains(told), "`{told}` is missing in:\n{text}");
+    }
+    assert!(!text.contains("This machine was busy"), "{text}");
+}
+
+#[test]
 fn a_worker_of_ones_own_has_to_say_how_it_is_drained() {
     let output = rehearse(&["--start", "sleep 60"]);
     assert_eq!(output.status.code(), Some(2));

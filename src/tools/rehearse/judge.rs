@@ -38,13 +38,14 @@ pub(super) fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Re
         .map_or("killed".to_owned(), |code| format!("exit code {code}"));
     if !complaints.is_empty() {
         let mut words = sentence(&format!("Not as it should: {}", complaints.join("; ")));
-        if let Some(late_ms) = with.late_ms.filter(|late_ms| *late_ms >= BUSY) {
+        let late_ms = with.late_ms.filter(|late_ms| *late_ms >= BUSY);
+        if let Some(late_ms) = late_ms.filter(|_| !ended_by_itself(scenario, options, with)) {
             let (late, scale) = (words::span(late_ms), options.scale(scenario));
-            words = format!(
-                "{words} This machine was busy: what was due came up to {late} late. At --scale {scale} that is {} of \
-                 ECS; try a smaller one.",
-                words::span(late_ms * u64::from(scale))
-            );
+            words = format!("{words} This machine was busy: what was due came up to {late} late.");
+            if scale > 1 {
+                let on_ecs = words::span(late_ms * u64::from(scale));
+                words = format!("{words} At --scale {scale} that is {on_ecs} of ECS; try a smaller one.");
+            }
         }
         return (RehearsalOutcome::Failed, words);
     }
@@ -90,9 +91,18 @@ pub(super) fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Re
     )
 }
 
+/// Whether somebody's own app ended while it was still needed: one that has drained may.
+fn ended_by_itself(scenario: &Scenario, options: &Options, with: &Run) -> bool {
+    let host_gone = matches!(scenario.opening, Opening::SpotSilent(_));
+    options.own.is_some() && with.lost > 0 && with.app_stops.is_none() && !host_gone
+}
+
 /// What did not end as it should; nothing where all is well.
 fn complaints(scenario: &Scenario, options: &Options, with: &Run) -> Vec<String> {
     let mut complaints = Vec::new();
+    if ended_by_itself(scenario, options, with) {
+        complaints.push("the app ended before its SIGTERM".to_owned());
+    }
     let code = if options.own.is_some() { 0 } else { scenario.code };
     match with.exit_code {
         Some(found) if found == code => {}

@@ -434,9 +434,21 @@ impl Stage<'_> {
         let mut marked = false;
         if let Some(sidecar) = players.sidecar.as_mut() {
             marked = true;
-            let stop = self
-                .stop(seen, "prestop", sidecar, stop_timeout, Some(MarkKind::Sigterm))
-                .await?;
+            let watch = async {
+                // The sample app tells its end itself.
+                if self.options.own.is_some()
+                    && !has_ended(players.app)
+                    && let Ok(status) = players.app.wait().await
+                {
+                    let how = format!("app has {}, before its SIGTERM", ended(status));
+                    self.screen.say_at(Timestamp::now(), Turn::After, Who::Ecs, &how);
+                }
+                std::future::pending::<Infallible>().await
+            };
+            let stop = tokio::select! {
+                stop = self.stop(seen, "prestop", sidecar, stop_timeout, Some(MarkKind::Sigterm)) => stop?,
+                never = watch => match never {},
+            };
             if stop.is_none() {
                 let _ = sidecar.kill().await;
             }
