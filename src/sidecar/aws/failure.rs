@@ -6,7 +6,8 @@ use std::time::Duration;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_runtime::retries::classifiers::THROTTLING_ERRORS;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_runtime_api::client::result::{ConnectorError, SdkError};
+use aws_smithy_types::error::ErrorMetadata;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use tokio::time::{Instant, sleep};
 
@@ -66,14 +67,21 @@ where
 }
 
 impl Failure {
+    /// Only what depends on the operation's own error is compiled once for each: a dozen of them are in the image.
     pub(super) fn of<E>(action: &'static str, error: &SdkError<E, HttpResponse>) -> Failure
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
-        Failure {
-            action,
-            kind: kind(error),
-        }
+        let kind = match error {
+            SdkError::TimeoutError(_) => FailureKind::TimedOut,
+            SdkError::DispatchFailure(failure) => of_connection(failure.as_connector_error()),
+            SdkError::ServiceError(refused) => {
+                of_service(refused.err().meta(), refused.raw().status().as_u16())
+            }
+            SdkError::ResponseError(answer) => of_status(answer.raw().status().as_u16()),
+            other => of_cause(other),
+        };
+        Failure { action, kind }
     }
 
     pub(super) fn other(action: &'static str, why: impl Into<String>) -> Failure {
@@ -142,34 +150,16 @@ impl Failure {
     }
 }
 
-fn kind<E>(error: &SdkError<E, HttpResponse>) -> FailureKind
-where
-    E: ProvideErrorMetadata + Error + 'static,
-{
-    match error {
-        SdkError::TimeoutError(_) => FailureKind::TimedOut,
-        SdkError::DispatchFailure(failure) => {
-            let causes = chain(failure.as_connector_error().map(|error| error as _));
-            let root = causes.last().map(ToString::to_string).unwrap_or_default();
-            match () {
-                () if causes.iter().any(|cause| is_of_credentials(*cause)) => FailureKind::NoCredentials,
-                () if failure.is_timeout() => FailureKind::TimedOut,
-                // Something on this side, such as AWS_CA_BUNDLE.
-                () if failure.is_user() => FailureKind::Other(shortened(&root)),
-                () => FailureKind::Unreachable(shortened(&root)),
-            }
-        }
-        SdkError::ServiceError(_) => of_service(error),
-        SdkError::ResponseError(answer) if !answer.raw().status().is_success() => {
-            FailureKind::Other(format!("HTTP {}", answer.raw().status().as_u16()))
-        }
-        SdkError::ResponseError(_) => FailureKind::Other("the answer is not what AWS answers".to_owned()),
-        other => {
-            let causes = chain(Some(other as _));
-            FailureKind::Other(shortened(
-                &causes.last().map(ToString::to_string).unwrap_or_default(),
-            ))
-        }
+/// What kept a request from being answered at all.
+pub(super) fn of_connection(error: Option<&ConnectorError>) -> FailureKind {
+    let causes = chain(error.map(|error| error as _));
+    let root = causes.last().map(ToString::to_string).unwrap_or_default();
+    match () {
+        () if causes.iter().any(|cause| is_of_credentials(*cause)) => FailureKind::NoCredentials,
+        () if error.is_some_and(ConnectorError::is_timeout) => FailureKind::TimedOut,
+        // Something on this side, such as AWS_CA_BUNDLE.
+        () if error.is_some_and(ConnectorError::is_user) => FailureKind::Other(shortened(&root)),
+        () => FailureKind::Unreachable(shortened(&root)),
     }
 }
 
@@ -178,24 +168,33 @@ fn is_of_credentials(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<CredentialsError>() || cause.to_string().starts_with("identity resolver timed out")
 }
 
-fn of_service<E>(error: &SdkError<E, HttpResponse>) -> FailureKind
-where
-    E: ProvideErrorMetadata + Error + 'static,
-{
-    let status = error.raw_response().map(|answer| answer.status().as_u16());
-    match (error.code(), status) {
+/// What a service says, with the status of its answer.
+pub(super) fn of_service(said: &ErrorMetadata, status: u16) -> FailureKind {
+    match said.code() {
         // ECS and Elastic Load Balancing name it differently.
-        (Some("AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation"), _) => FailureKind::Denied,
-        (Some(code), _) if THROTTLING_ERRORS.contains(&code) => FailureKind::Throttled,
-        (_, Some(429)) => FailureKind::Throttled,
-        (Some(code), _) => FailureKind::Refused(
-            shortened(code),
-            shortened(error.message().unwrap_or("no message")),
-        ),
-        (None, Some(200..300)) => FailureKind::Other("the answer is not what AWS answers".to_owned()),
-        (None, Some(status)) => FailureKind::Other(format!("HTTP {status}")),
-        (None, None) => FailureKind::Other("an error without a code".to_owned()),
+        Some("AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation") => FailureKind::Denied,
+        Some(code) if THROTTLING_ERRORS.contains(&code) => FailureKind::Throttled,
+        _ if status == 429 => FailureKind::Throttled,
+        Some(code) => {
+            FailureKind::Refused(shortened(code), shortened(said.message().unwrap_or("no message")))
+        }
+        None => of_status(status),
     }
+}
+
+/// An answer that cannot be read.
+pub(super) fn of_status(status: u16) -> FailureKind {
+    FailureKind::Other(match status {
+        200..300 => "the answer is not what AWS answers".to_owned(),
+        _ => format!("HTTP {status}"),
+    })
+}
+
+fn of_cause(error: &(dyn Error + 'static)) -> FailureKind {
+    let causes = chain(Some(error));
+    FailureKind::Other(shortened(
+        &causes.last().map(ToString::to_string).unwrap_or_default(),
+    ))
 }
 
 /// An error and what is behind it, the innermost last.
