@@ -11,6 +11,8 @@ pub struct AwsSettings {
     pub ecs_endpoint: Option<String>,
     /// `AWS_ENDPOINT_URL_ELASTIC_LOAD_BALANCING_V2`, or `AWS_ENDPOINT_URL`.
     pub load_balancing_endpoint: Option<String>,
+    /// `AWS_ENDPOINT_URL_SERVICEDISCOVERY`, or `AWS_ENDPOINT_URL`.
+    pub cloud_map_endpoint: Option<String>,
     /// `AWS_USE_FIPS_ENDPOINT`
     pub fips: bool,
     /// `AWS_USE_DUALSTACK_ENDPOINT`
@@ -46,6 +48,7 @@ impl AwsSettings {
             region: given("AWS_REGION").or_else(|| given("AWS_DEFAULT_REGION")),
             ecs_endpoint: endpoint("ECS"),
             load_balancing_endpoint: endpoint("ELASTIC_LOAD_BALANCING_V2"),
+            cloud_map_endpoint: endpoint("SERVICEDISCOVERY"),
             fips: yes("AWS_USE_FIPS_ENDPOINT"),
             dual_stack: yes("AWS_USE_DUALSTACK_ENDPOINT"),
             ca_bundle: given("AWS_CA_BUNDLE"),

@@ -258,7 +258,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "DEREGISTER",
         default: "false",
-        meaning: "on a notice, take this task out of its load balancer target groups, and wait until they stop sending",
+        meaning: "on a notice, take this task out of its target groups and of Cloud Map, and wait until they stop sending",
         bounds: None,
         read: |_, text, values| {
             values.deregister = yes_or_no(text)?;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -43,6 +44,34 @@ pub struct Task {
     pub starting: bool,
     /// Whether ECS wants the task to be STOPPED.
     pub stopping: bool,
+}
+
+/// Where this task is registered, so that others send to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registered {
+    /// With a load balancer.
+    Target(RegisteredTarget),
+    /// In Cloud Map.
+    Name(RegisteredName),
+}
+
+impl Registered {
+    /// As people name it.
+    pub fn name(&self) -> &str {
+        match self {
+            Registered::Target(target) => target.group_name(),
+            Registered::Name(name) => name.service.rsplit('/').next().unwrap_or_default(),
+        }
+    }
+}
+
+/// One registration of this task with a service of Cloud Map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisteredName {
+    /// The ARN of that service.
+    pub service: String,
+    /// How long clients keep an address that they got by it, once that is known.
+    pub ttl: Option<Duration>,
 }
 
 /// One registration of this task with a load balancer.

@@ -128,7 +128,7 @@ pub enum What {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AwsCall {
-    /// Take this task out of its target groups, and wait until they have let go.
+    /// Take this task out of its target groups and of Cloud Map, and wait until they have let go.
     Deregister,
     /// Set the container instance to DRAINING.
     DrainInstance,

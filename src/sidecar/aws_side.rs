@@ -14,10 +14,10 @@ use tokio::time::sleep;
 use crate::config::aws::AwsSettings;
 use crate::core::deadline::{CEILING, Limits, StopTimeout};
 use crate::core::lifecycle::{AfterDrain, AwsPolicy, Event, Policy};
-use crate::core::task::{RegisteredTarget, Task};
+use crate::core::task::{Registered, Task};
 use crate::core::timeline::{AwsCall, AwsOutcome};
 use crate::sidecar::aws::contained::contained;
-use crate::sidecar::aws::load_balancing::Departure;
+use crate::sidecar::aws::leaving::{Departure, LeavingPolicies, NOWHERE};
 use crate::sidecar::aws::{Aws, Failure};
 use crate::sidecar::http::Network;
 use crate::sidecar::mailbox::{AwsNews, Mailbox, Message};
@@ -43,7 +43,12 @@ const START_SPREAD: Duration = Duration::from_secs(3);
 
 /// The files that have the policies, in `task-definitions/iam`.
 mod policy {
-    pub(super) const DEREGISTER: &str = "sidecar-deregister.json";
+    use super::LeavingPolicies;
+
+    pub(super) const LEAVE: LeavingPolicies = LeavingPolicies {
+        groups: "sidecar-deregister.json",
+        names: "sidecar-cloud-map.json",
+    };
     pub(super) const DRAIN_INSTANCE: &str = "sidecar-drain-instance.json";
     pub(super) const STOP_TASK: &str = "sidecar-stop-task.json";
     pub(super) const STOP_TIMEOUT: &str = "sidecar-stop-timeout.json";
@@ -58,7 +63,7 @@ pub struct AwsSide {
     /// Missing until the task metadata says which task this is.
     aws: Option<Arc<Aws>>,
     /// Where it is registered, once that is known.
-    targets: Option<Vec<RegisteredTarget>>,
+    places: Option<Vec<Registered>>,
     /// Its container instance, once that is known.
     instance: Option<String>,
     /// What has been asked and has not ended; dropping it drops them.
@@ -93,7 +98,7 @@ impl AwsSide {
             network,
             mailbox,
             aws: None,
-            targets: None,
+            places: None,
             instance: None,
             calls: JoinSet::new(),
         }
@@ -135,7 +140,7 @@ impl AwsSide {
                     look_up_stop_timeout(&sdk, &container, &mailbox).await;
                 }
                 if deregister {
-                    look_up_targets(&sdk, bridged, &mailbox).await;
+                    look_up_places(&sdk, bridged, &mailbox).await;
                 }
             });
         }
@@ -169,26 +174,40 @@ impl AwsSide {
         match news {
             AwsNews::Ended(call, outcome) => return Some(Event::AwsEnded(call, outcome)),
             AwsNews::Cause(cause) => return Some(Event::Cause(cause)),
-            AwsNews::Targets(targets) => self.targets = Some(targets),
+            AwsNews::Registered(places) => self.places = Some(places),
             AwsNews::Instance(instance) => self.instance = instance,
             AwsNews::StopTimeout(found) => {
                 let seconds = found.unwrap_or(StopTimeout::DEFAULT.get()).min(CEILING);
                 return StopTimeout::new(seconds).map(Event::StopTimeout);
             }
-            AwsNews::DeregistrationDelay { group, delay } => {
+            AwsNews::Lingers { place, time } => {
                 // The first step waits for half of the budget at most.
                 let limit = limits.stop_timeout.budget() / 2;
-                if delay > limit {
+                if time > limit {
+                    let name = place.name();
+                    let (who, what) = match &place {
+                        Registered::Target(_) => (
+                            format!("target group {name} keeps connections"),
+                            "deregistration delay",
+                        ),
+                        Registered::Name(_) => {
+                            (format!("clients keep an answer of Cloud Map's {name}"), "TTL")
+                        }
+                    };
                     tracing::warn!(
                         event = "watch",
                         watch = "aws",
                         message = format!(
-                            "target group {group} keeps connections for {} s, but the drain starts after {} s at the latest: \
-                             lower its deregistration delay, or raise the stop timeout",
-                            delay.as_secs(),
+                            "{who} for {} s, but the drain starts after {} s at the latest: \
+                             lower its {what}, or raise the stop timeout",
+                            time.as_secs(),
                             limit.as_secs()
                         )
                     );
+                }
+                let known = self.places.iter_mut().flatten().find(|known| **known == place);
+                if let Some(Registered::Name(name)) = known {
+                    name.ttl = Some(time);
                 }
             }
             AwsNews::Found(message) => tracing::info!(event = "watch", watch = "aws", message),
@@ -206,7 +225,7 @@ impl AwsSide {
             protection,
         } = circumstances;
         let (mailbox, aws) = (self.mailbox.clone(), self.aws.clone());
-        let (targets, instance) = (self.targets.clone(), self.instance.clone());
+        let (places, instance) = (self.places.clone(), self.instance.clone());
         self.calls.spawn(async move {
             if call != AwsCall::Deregister {
                 sleep(BEHIND_THE_DRAIN).await;
@@ -218,8 +237,7 @@ impl AwsSide {
                         AwsOutcome::Failed("the task metadata has not said which task this is".to_owned())
                     }
                     (AwsCall::Deregister, Some(aws)) => {
-                        aws.deregister(targets, bridged, departure, policy::DEREGISTER)
-                            .await
+                        aws.deregister(places, bridged, departure, policy::LEAVE).await
                     }
                     (AwsCall::DrainInstance, Some(aws)) => {
                         aws.drain_instance(instance.as_deref(), share(), policy::DRAIN_INSTANCE)
@@ -296,27 +314,27 @@ async fn look_up_stop_timeout(aws: &Aws, container: &str, mailbox: &Mailbox) {
     }
 }
 
-async fn look_up_targets(aws: &Aws, bridged: bool, mailbox: &Mailbox) {
-    let otherwise = "the target groups are looked up at the notice";
-    let Some(targets) = look_up(mailbox, policy::DEREGISTER, otherwise, || aws.targets(bridged)).await else {
-        return;
-    };
-    let names: Vec<&str> = targets.iter().map(RegisteredTarget::group_name).collect();
+async fn look_up_places(aws: &Aws, bridged: bool, mailbox: &Mailbox) {
+    let otherwise = "where the task is registered is looked up at the notice";
+    let asked = look_up(mailbox, policy::LEAVE.groups, otherwise, || {
+        aws.registered(bridged)
+    });
+    let Some(places) = asked.await else { return };
+    let names: Vec<&str> = places.iter().map(Registered::name).collect();
     let news = if names.is_empty() {
-        AwsNews::Missed("PRESTOP_DEREGISTER has nothing to do: this task is in no target group".to_owned())
+        AwsNews::Missed(format!("PRESTOP_DEREGISTER has nothing to do: {NOWHERE}"))
     } else {
-        AwsNews::Found(format!("target groups to leave at a notice: {}", names.join(", ")))
+        AwsNews::Found(format!("to leave at a notice: {}", names.join(", ")))
     };
     tell(mailbox, news).await;
-    tell(mailbox, AwsNews::Targets(targets.clone())).await;
-    for target in &targets {
-        let otherwise = "whether its deregistration delay fits is not known";
-        let asked = look_up(mailbox, policy::DEREGISTER, otherwise, || {
-            aws.deregistration_delay(&target.group)
+    tell(mailbox, AwsNews::Registered(places.clone())).await;
+    for place in places {
+        let otherwise = "whether there is time for its deregistration delay or TTL is not known";
+        let asked = look_up(mailbox, policy::LEAVE.of(&place), otherwise, || {
+            aws.lingers(&place)
         });
-        if let Some(delay) = asked.await {
-            let group = target.group_name().to_owned();
-            tell(mailbox, AwsNews::DeregistrationDelay { group, delay }).await;
+        if let Some(time) = asked.await {
+            tell(mailbox, AwsNews::Lingers { place, time }).await;
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::core::lifecycle::Progress;
 use crate::core::notice::{Cause, Notice};
 use crate::core::superseded::Superseded;
-use crate::core::task::{RegisteredTarget, Task};
+use crate::core::task::{Registered, Task};
 use crate::core::timeline::{AwsCall, AwsOutcome};
 
 /// Senders wait when it is full; nobody sends faster than the sidecar reads for long.
@@ -43,16 +43,16 @@ pub enum AwsNews {
     /// Why ECS stops the task.
     Cause(Cause),
     /// Where this task is registered, which a shutdown then need not ask for.
-    Targets(Vec<RegisteredTarget>),
+    Registered(Vec<Registered>),
     /// The container instance that it runs on, where there is one.
     Instance(Option<String>),
     /// This container's stop timeout; `None` where the task definition has none.
     StopTimeout(Option<Duration>),
-    /// How long one of its target groups keeps connections.
-    DeregistrationDelay {
-        /// The group's name.
-        group: String,
-        delay: Duration,
+    /// How long others keep this task after it has left one of those: the deregistration delay of a target group,
+    /// the TTL of a record.
+    Lingers {
+        place: Registered,
+        time: Duration,
     },
     /// What came of something that was asked for while all is calm.
     Found(String),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ecs_prestop::core::lifecycle::Code;
 use ecs_prestop::core::notice::Action;
 use ecs_prestop::core::timeline::{AwsCall, AwsOutcome, What};
+use ecs_prestop::sidecar::aws::cloud_map::endpoint;
 use ecs_prestop::tools::simulate::faults::{Fault, FaultKind, FaultTarget};
 use ecs_prestop::tools::simulate::{Definition, StandIn};
 
@@ -247,6 +248,141 @@ async fn what_aws_refuses_is_told_with_what_to_do() {
     }
 }
 
+/// SIGTERM at 30 for a task that others find by a name, and what becomes of its deregistration.
+async fn play_named(
+    ttl: Option<Duration>,
+    at_10: impl FnOnce(&StandIn) + Send + 'static,
+) -> (Played, AwsOutcome) {
+    let settings = [
+        ("PRESTOP_DRAIN", "POST http://app:8080/drain"),
+        ("PRESTOP_STOP_TIMEOUT", "60s"),
+        ("AWS_ENDPOINT_URL", "http://169.254.170.9"),
+        ("AWS_ACCESS_KEY_ID", "none"),
+        ("AWS_SECRET_ACCESS_KEY", "none"),
+        ("PRESTOP_DEREGISTER", "true"),
+    ];
+    let stand_in = task_at_an_address();
+    stand_in.service_says(json!({"loadBalancers": []}));
+    stand_in.find_by_name(ttl);
+    let played = Play::with(stand_in, &settings, &[answer(200)])
+        .play(|director| async move {
+            director.at(10.0).await;
+            at_10(&director.stand_in);
+            director.at(30.0).await;
+            director.sigterm().await;
+        })
+        .await;
+    assert_eq!(played.code, Code::Drained, "{}", played.details());
+    let mut ends = ends(&played).into_iter();
+    let (_, outcome) = ends.find(|(call, _)| *call == AwsCall::Deregister).unwrap();
+    (played, outcome)
+}
+
+/// How long clients keep an address.
+const TTL: Duration = Duration::from_secs(10);
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_others_find_by_name_serves_on_until_no_client_has_its_address() {
+    let done = AwsOutcome::Done("no answer of Cloud Map that leads here is still valid".to_owned());
+    let (played, outcome) = play_named(Some(TTL), |_| {}).await;
+    assert_eq!(outcome, done);
+    // Cloud Map takes 2 s to change its record, and the TTL begins then.
+    let first_ms = played.first_step_ms().unwrap();
+    assert!((12_000..12_500).contains(&first_ms), "{}", played.details());
+    // Where ECS was faster, clients may still have got the address a moment ago.
+    let (played, outcome) = play_named(Some(TTL), StandIn::deregister_name).await;
+    assert_eq!(outcome, done);
+    let first_ms = played.first_step_ms().unwrap();
+    assert!((10_000..10_500).contains(&first_ms), "{}", played.details());
+    // Who asks Cloud Map itself keeps nothing that a TTL tells of.
+    let (played, outcome) = play_named(None, |_| {}).await;
+    assert_eq!(outcome, done);
+    let first_ms = played.first_step_ms().unwrap();
+    assert!((2_000..2_500).contains(&first_ms), "{}", played.details());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ttl_that_does_not_fit_is_said_at_start_and_takes_half_of_the_time() {
+    let log = Log::capture();
+    let stand_in = task_at_an_address();
+    stand_in.find_by_name(Some(Duration::from_secs(300)));
+    let settings = [
+        ("PRESTOP_DRAIN", "POST http://app:8080/drain"),
+        ("PRESTOP_STOP_TIMEOUT", "60s"),
+        ("AWS_ENDPOINT_URL", "http://169.254.170.9"),
+        ("AWS_ACCESS_KEY_ID", "none"),
+        ("AWS_SECRET_ACCESS_KEY", "none"),
+        ("PRESTOP_DEREGISTER", "true"),
+    ];
+    let played = Play::with(stand_in, &settings, &[answer(200)])
+        .play(|director| async move {
+            director.at(30.0).await;
+            director.sigterm().await;
+        })
+        .await;
+    assert_eq!(played.code, Code::Drained, "{}", played.details());
+    assert_eq!(played.first_step_ms(), Some(29_500), "{}", played.details());
+    let said = log.with("clients keep an answer of Cloud Map's srv-e4anhexample0004 for 300 s");
+    assert_eq!(said.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cloud_map_refuses_is_told_and_the_ttl_is_waited_for_all_the_same() {
+    for (kind, told) in [
+        (
+            FaultKind::Error(403),
+            "servicediscovery:DeregisterInstance is denied: grant it to the task role; \
+             task-definitions/iam/sidecar-cloud-map.json has it",
+        ),
+        (
+            FaultKind::Error(429),
+            "servicediscovery:DeregisterInstance: AWS throttles the calls of this account",
+        ),
+        (
+            FaultKind::Hang,
+            "servicediscovery:DeregisterInstance: AWS did not answer in time",
+        ),
+        (
+            FaultKind::Refuse,
+            "servicediscovery:DeregisterInstance: AWS cannot be reached",
+        ),
+        (
+            FaultKind::Reset,
+            "servicediscovery:DeregisterInstance: AWS cannot be reached",
+        ),
+        (
+            FaultKind::Garbage,
+            "servicediscovery:DeregisterInstance: AWS cannot be reached",
+        ),
+        (FaultKind::Huge, "servicediscovery:DeregisterInstance"),
+        (
+            FaultKind::Error(500),
+            "servicediscovery:DeregisterInstance: ServerException: as simulated",
+        ),
+    ] {
+        let broken = move |stand_in: &StandIn| {
+            stand_in.break_down(Fault {
+                target: FaultTarget::Aws,
+                kind,
+                lasts: None,
+                requests: None,
+            });
+        };
+        let (played, outcome) = play_named(Some(TTL), broken).await;
+        let AwsOutcome::Failed(why) = outcome else {
+            panic!("{kind:?}: {outcome:?}")
+        };
+        assert!(why.starts_with(told), "{kind:?}: {why}");
+        let first_ms = played.first_step_ms().unwrap();
+        // What is asked again is asked for 5 s and a try more.
+        assert!(
+            (10_000..17_500).contains(&first_ms),
+            "{kind:?}: {}",
+            played.details()
+        );
+    }
+}
+
 /// The names that are looked up by a task in eu-central-1, with these variables.
 async fn hosts(variables: &[(&str, &str)]) -> Vec<String> {
     let feature = [
@@ -258,6 +394,7 @@ async fn hosts(variables: &[(&str, &str)]) -> Vec<String> {
     let all: Vec<(&str, &str)> = feature.iter().chain(variables).copied().collect();
     let stand_in = task_at_an_address();
     balance(&stand_in);
+    stand_in.find_by_name(Some(TTL));
     let mut hosts = Play::with(stand_in, &all, &[answer(200)])
         .sigterm_at_2()
         .await
@@ -275,6 +412,12 @@ async fn the_endpoints_are_those_of_the_region_with_fips_and_dual_stack_where_wa
         ("AWS_USE_DUALSTACK_ENDPOINT", "true"),
     );
     let region = ("AWS_REGION", "us-east-1");
+    let ecs = ("AWS_ENDPOINT_URL_ECS", "http://169.254.170.9");
+    let balancing = (
+        "AWS_ENDPOINT_URL_ELASTIC_LOAD_BALANCING_V2",
+        "http://169.254.170.9",
+    );
+    let cloud_map = ("AWS_ENDPOINT_URL_SERVICEDISCOVERY", "http://169.254.170.9");
     for (variables, host) in [
         (&[][..], "ecs.eu-central-1.amazonaws.com"),
         (&[region], "ecs.us-east-1.amazonaws.com"),
@@ -282,11 +425,38 @@ async fn the_endpoints_are_those_of_the_region_with_fips_and_dual_stack_where_wa
         (&[dual_stack], "ecs.eu-central-1.api.aws"),
         (&[region, fips, dual_stack], "ecs-fips.us-east-1.api.aws"),
         (
-            &[("AWS_ENDPOINT_URL_ECS", "http://169.254.170.9")],
+            &[ecs, cloud_map],
             "elasticloadbalancing.eu-central-1.amazonaws.com",
+        ),
+        (&[ecs, balancing], "servicediscovery.eu-central-1.amazonaws.com"),
+        (
+            &[ecs, balancing, ("AWS_REGION", "cn-north-1")],
+            "servicediscovery.cn-north-1.amazonaws.com.cn",
         ),
     ] {
         assert_eq!(hosts(variables).await, [host], "{variables:?}");
+    }
+    for (region, fips, dual_stack, url) in [
+        (
+            "us-east-1",
+            true,
+            false,
+            "https://servicediscovery-fips.us-east-1.amazonaws.com",
+        ),
+        (
+            "us-east-1",
+            true,
+            true,
+            "https://servicediscovery-fips.us-east-1.api.aws",
+        ),
+        (
+            "eu-central-1",
+            false,
+            true,
+            "https://servicediscovery.eu-central-1.api.aws",
+        ),
+    ] {
+        assert_eq!(endpoint(region, fips, dual_stack).await.unwrap(), url);
     }
 }
 

@@ -13,6 +13,8 @@ SERVICES = {
     "ecs": "ecs",
     "elasticloadbalancing": "elbv2",
     "logs": "logs",
+    "route53": "route53",
+    "servicediscovery": "servicediscovery",
     "states": "stepfunctions",
     "sts": "sts",
 }

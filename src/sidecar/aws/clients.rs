@@ -19,7 +19,7 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
 
-use super::connector;
+use super::connector::{self, Sender};
 use crate::config::aws::{AwsKeys, AwsSettings};
 use crate::core::task::Identity;
 use crate::sidecar::http::Network;
@@ -28,7 +28,7 @@ use crate::sidecar::http::Network;
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 /// One try.
-const TRY_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const TRY_LIMIT: Duration = Duration::from_secs(2);
 
 /// A call with all its tries. The least stop timeout is 2 s, and the deadline cuts everything short.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What this task may ask of AWS. Its clients are made at the first call.
 pub struct Aws {
-    settings: AwsSettings,
+    pub(super) settings: AwsSettings,
     network: Network,
     /// The cluster, as the task metadata names it.
     pub(super) cluster: String,
@@ -55,6 +55,9 @@ pub struct Aws {
 pub(super) struct AwsClients {
     pub(super) ecs: aws_sdk_ecs::Client,
     pub(super) load_balancing: aws_sdk_elasticloadbalancingv2::Client,
+    /// For Cloud Map, whose few calls no client of the SDK makes.
+    pub(super) sender: Sender,
+    pub(super) credentials: SharedCredentialsProvider,
 }
 
 impl Aws {
@@ -75,13 +78,14 @@ impl Aws {
     }
 
     /// `arn:aws:ecs:REGION:…`, where no variable says it.
-    fn region(&self) -> Region {
+    pub(super) fn region(&self) -> Region {
         let of_arn = self.task_arn.split(':').nth(3).unwrap_or_default();
         Region::new(self.settings.region.clone().unwrap_or_else(|| of_arn.to_owned()))
     }
 
     fn make_clients(&self) -> AwsClients {
-        let http = connector::http_client(self.network.clone(), self.settings.ca_bundle.clone());
+        let sender = connector::sender(self.network.clone(), self.settings.ca_bundle.clone());
+        let http = connector::http_client(sender.clone());
         let region = self.region();
         let provider = ProviderConfig::without_region()
             .with_region(Some(region.clone()))
@@ -109,7 +113,7 @@ impl Aws {
         let mut config = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(region)
-            .credentials_provider(credentials)
+            .credentials_provider(credentials.clone())
             .sleep_impl(TokioSleep::new())
             .time_source(SystemTimeSource::new())
             .retry_config(
@@ -139,6 +143,8 @@ impl Aws {
         AwsClients {
             ecs: aws_sdk_ecs::Client::from_conf(ecs.build()),
             load_balancing: aws_sdk_elasticloadbalancingv2::Client::from_conf(load_balancing.build()),
+            sender,
+            credentials,
         }
     }
 }

@@ -14,6 +14,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
 use http_body_util::Limited;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderValue};
 use hyper_util::rt::TokioIo;
@@ -39,16 +40,20 @@ const MAX_HEAD: usize = 16 * 1024;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What the SDK sends with.
+/// What calls of AWS are sent with.
 ///
 /// `ca_bundle`: the file that `AWS_CA_BUNDLE` names.
-pub(super) fn http_client(network: Network, ca_bundle: Option<String>) -> SharedHttpClient {
-    let sender = Sender {
+pub(super) fn sender(network: Network, ca_bundle: Option<String>) -> Sender {
+    Sender {
         network,
         ca_bundle,
         tls: Arc::new(OnceLock::new()),
         settings: None,
-    };
+    }
+}
+
+/// What the SDK's clients send by.
+pub(super) fn http_client(sender: Sender) -> SharedHttpClient {
     http_client_fn(move |settings, _| {
         SharedHttpConnector::new(Sender {
             settings: Some(settings.clone()),
@@ -58,7 +63,7 @@ pub(super) fn http_client(network: Network, ca_bundle: Option<String>) -> Shared
 }
 
 #[derive(Clone)]
-struct Sender {
+pub(super) struct Sender {
     network: Network,
     ca_bundle: Option<String>,
     /// Made at the first call over TLS: reading the roots takes memory.
@@ -81,9 +86,18 @@ impl HttpConnector for Sender {
 
 impl Sender {
     async fn send(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
-        let mut request = request
+        let request = request
             .try_into_http1x()
             .map_err(|why| ConnectorError::user(why.into()))?;
+        let response = self.exchange(request).await?;
+        HttpResponse::try_from(response.map(SdkBody::from_body_1_x)).map_err(broken)
+    }
+
+    /// One request, whose answer has come as far as its head.
+    pub(super) async fn exchange(
+        &self,
+        mut request: hyper::Request<SdkBody>,
+    ) -> Result<hyper::Response<Held<Incoming>>, ConnectorError> {
         let uri = request.uri().clone();
         let Some(authority) = uri.authority() else {
             return Err(ConnectorError::user("the endpoint has no host".into()));
@@ -125,13 +139,10 @@ impl Sender {
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         *request.uri_mut() = target.parse().map_err(broken)?;
         let response = sender.send_request(request).await.map_err(broken)?;
-        let response = response.map(|body| {
-            SdkBody::from_body_1_x(Held {
-                body: Limited::new(body, MAX_ANSWER),
-                _driver: driver,
-            })
-        });
-        HttpResponse::try_from(response).map_err(broken)
+        Ok(response.map(|body| Held {
+            body: Limited::new(body, MAX_ANSWER),
+            _driver: driver,
+        }))
     }
 
     async fn connect(&self, host: &str, port: u16, secure: bool) -> Result<Box<dyn Stream>, ConnectorError> {
@@ -203,7 +214,7 @@ fn roots_in(path: &str) -> Result<RootCertStore, String> {
 }
 
 /// A body that keeps its connection for as long as it is read.
-struct Held<B> {
+pub(super) struct Held<B> {
     body: Limited<B>,
     _driver: JoinSet<Result<(), hyper::Error>>,
 }

@@ -50,6 +50,13 @@ pub(super) struct TaskFacts {
     pub(super) cause: Cause,
 }
 
+/// Where a service registers its tasks.
+pub(super) struct Registrations {
+    pub(super) groups: Vec<Registration>,
+    /// The ARNs of services of Cloud Map.
+    pub(super) names: Vec<String>,
+}
+
 /// A target group in which a container of the service is registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Registration {
@@ -121,19 +128,19 @@ impl Aws {
         Ok(own.stop_timeout().and_then(|seconds| u32::try_from(seconds).ok()))
     }
 
-    /// The target groups of a service, those of this task's own task set included.
+    /// The target groups of a service and its names in Cloud Map, those of this task's own task set included.
     pub(super) async fn registrations(
         &self,
         service: &str,
         task: &TaskFacts,
-    ) -> Result<Vec<Registration>, Failure> {
+    ) -> Result<Registrations, Failure> {
         let service = self.describe_service(service).await?;
-        let own_set = service
-            .task_sets()
-            .iter()
-            .filter(|set| set.id() == task.started_by.as_deref());
+        let mut sets = service.task_sets().iter();
+        let own_set = sets.find(|set| set.id() == task.started_by.as_deref());
         let balancers = own_set
-            .flat_map(TaskSet::load_balancers)
+            .map(TaskSet::load_balancers)
+            .unwrap_or_default()
+            .iter()
             .chain(service.load_balancers());
         let mut registrations: Vec<Registration> = Vec::new();
         for balancer in balancers {
@@ -152,7 +159,21 @@ impl Aws {
                 }
             }
         }
-        Ok(registrations)
+        let registries = own_set
+            .map(TaskSet::service_registries)
+            .unwrap_or_default()
+            .iter()
+            .chain(service.service_registries());
+        let mut names: Vec<String> = Vec::new();
+        for name in registries.filter_map(|registry| registry.registry_arn()) {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(Registrations {
+            groups: registrations,
+            names,
+        })
     }
 
     pub(super) async fn ec2_instance(&self, instance: &str) -> Result<Option<String>, Failure> {

@@ -7,15 +7,13 @@
 use std::time::Duration;
 
 use aws_sdk_elasticloadbalancingv2::types::{TargetDescription, TargetHealthStateEnum};
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::contained::contained;
-use super::ecs::{DESCRIBE_TASKS, Registration, TaskFacts};
+use super::ecs::TaskFacts;
 use super::failure::persist;
+use super::leaving::Departure;
 use super::{Aws, Failure};
 use crate::core::task::RegisteredTarget;
-use crate::core::timeline::AwsOutcome;
 
 /// Between two looks at a target that is draining.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -23,22 +21,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Where the target group does not say (user guide, *Deregistration delay*).
 const DEFAULT_DELAY: Duration = Duration::from_secs(300);
 
-/// A service has at most 5 target groups (ECS developer guide, *Service quotas*); more answers than
-/// this are not followed.
-const MAX_TARGETS: usize = 16;
-
 const DESCRIBE_ATTRIBUTES: &str = "elasticloadbalancing:DescribeTargetGroupAttributes";
 const DEREGISTER: &str = "elasticloadbalancing:DeregisterTargets";
 const DESCRIBE_HEALTH: &str = "elasticloadbalancing:DescribeTargetHealth";
-
-/// How far out of its target group a target has to be before the first step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Departure {
-    /// It gets no new requests (`draining`): what it still owes, `quiet` waits for.
-    Draining,
-    /// The group has let go of it, after its deregistration delay.
-    Unused,
-}
 
 fn description(target: &RegisteredTarget) -> TargetDescription {
     let builder = TargetDescription::builder().id(&target.id).port(target.port);
@@ -46,46 +31,8 @@ fn description(target: &RegisteredTarget) -> TargetDescription {
 }
 
 impl Aws {
-    /// Where this task is registered. None for a task of no service, or of one without load balancer.
-    ///
-    /// `bridged`: its containers have ports of the host, which ECS learns some time after the start.
-    ///
-    /// # Errors
-    /// Where ECS cannot be asked.
-    pub async fn targets(&self, bridged: bool) -> Result<Vec<RegisteredTarget>, Failure> {
-        let task = self.describe_task().await?;
-        let Some(service) = &task.service else {
-            return Ok(Vec::new());
-        };
-        let registrations = self.registrations(service, &task).await?;
-        let host = match (&task.address, &task.instance) {
-            (None, Some(instance)) if !registrations.is_empty() => self.ec2_instance(instance).await?,
-            _ => None,
-        };
-        let bound = |at: &Registration| task.host_ports.contains_key(&(at.container.clone(), at.port));
-        if bridged && task.address.is_none() && !registrations.iter().all(bound) {
-            return Err(Failure::early(
-                DESCRIBE_TASKS,
-                "ECS does not know the ports of the host yet",
-            ));
-        }
-        let targets = registrations.into_iter().filter_map(|registration| {
-            let of_container = (registration.container, registration.port);
-            let (id, port) = place(&task, host.as_deref(), &of_container)?;
-            Some(RegisteredTarget {
-                group: registration.group,
-                id,
-                port,
-            })
-        });
-        Ok(targets.take(MAX_TARGETS).collect())
-    }
-
     /// How long a target group keeps the connections of a target that leaves.
-    ///
-    /// # Errors
-    /// Where it cannot be asked.
-    pub async fn deregistration_delay(&self, group: &str) -> Result<Duration, Failure> {
+    pub(super) async fn deregistration_delay(&self, group: &str) -> Result<Duration, Failure> {
         let call = self.clients().load_balancing.describe_target_group_attributes();
         let answer = call.target_group_arn(group).send().await;
         let answer = answer.map_err(|why| Failure::of(DESCRIBE_ATTRIBUTES, &why))?;
@@ -96,56 +43,12 @@ impl Aws {
         Ok(seconds.map_or(DEFAULT_DELAY, Duration::from_secs))
     }
 
-    /// Takes this task out of all its groups at once, and waits until it is as far out of them as is wanted.
-    pub async fn deregister(
-        self: std::sync::Arc<Aws>,
-        known: Option<Vec<RegisteredTarget>>,
-        bridged: bool,
+    /// Takes a target out, and waits until it is as far out as is wanted.
+    pub(super) async fn leave_group(
+        &self,
+        target: &RegisteredTarget,
         until: Departure,
-        policy: &'static str,
-    ) -> AwsOutcome {
-        let targets = match known {
-            Some(targets) => targets,
-            None => match self.targets(bridged).await {
-                Ok(targets) => targets,
-                Err(why) => return AwsOutcome::Failed(why.tell(policy)),
-            },
-        };
-        if targets.is_empty() {
-            return AwsOutcome::Done("this task is in no target group".to_owned());
-        }
-        let count = targets.len();
-        let mut leaving = JoinSet::new();
-        for target in targets {
-            let aws = std::sync::Arc::clone(&self);
-            leaving.spawn(contained(async move { aws.leave(&target, until).await }));
-        }
-        let mut troubles = Vec::new();
-        while let Some(left) = leaving.join_next().await {
-            match left {
-                Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(why))) => troubles.push(why.tell(policy)),
-                Ok(Err(panic)) => troubles.push(format!("{DEREGISTER}: {panic}")),
-                Err(why) => troubles.push(format!("{DEREGISTER}: {why}")),
-            }
-        }
-        troubles.dedup();
-        if troubles.is_empty() {
-            let groups = if count == 1 {
-                "target group has"
-            } else {
-                "target groups have"
-            };
-            AwsOutcome::Done(match until {
-                Departure::Draining => format!("{count} {groups} nothing new for this task"),
-                Departure::Unused => format!("{count} {groups} let go"),
-            })
-        } else {
-            AwsOutcome::Failed(troubles.join("; "))
-        }
-    }
-
-    async fn leave(&self, target: &RegisteredTarget, until: Departure) -> Result<(), Failure> {
+    ) -> Result<(), Failure> {
         persist(|| self.take_out(target)).await?;
         while !persist(|| self.is_out(target, until)).await? {
             sleep(LOOK_AGAIN).await;
@@ -202,7 +105,11 @@ fn is_gone(failure: &Failure) -> bool {
 }
 
 /// The target that a container's port is.
-fn place(task: &TaskFacts, host: Option<&str>, (container, port): &(String, i32)) -> Option<(String, i32)> {
+pub(super) fn place(
+    task: &TaskFacts,
+    host: Option<&str>,
+    (container, port): &(String, i32),
+) -> Option<(String, i32)> {
     if let Some(address) = &task.address {
         return Some((address.clone(), *port));
     }

@@ -97,7 +97,7 @@ impl Sidecar {
                 .listen
                 .is_some_and(|address| !address.ip().is_loopback());
         let message = if policy.aws.deregister {
-            "PRESTOP_DEREGISTER takes this task out of its load balancer at a notice"
+            "PRESTOP_DEREGISTER takes this task out of its load balancer and of Cloud Map at a notice"
         } else if asks_ready {
             "a load balancer looks away where its health check asks /ready; PRESTOP_SETTLE has to last until it does"
         } else {

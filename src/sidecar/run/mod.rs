@@ -20,7 +20,7 @@ use crate::core::plan::{Plan, PlannedStep};
 use crate::core::superseded::Superseded;
 use crate::core::task::Task;
 use crate::core::timeline::Outcome;
-use crate::sidecar::aws::load_balancing::Departure;
+use crate::sidecar::aws::leaving::Departure;
 use crate::sidecar::aws_side::{AwsSide, Circumstances};
 use crate::sidecar::clock::{now, wall_clock};
 use crate::sidecar::drain::quiet::sockets::Sockets;

@@ -1,6 +1,6 @@
-//! The stand-in's AWS APIs: those calls of ECS and Elastic Load Balancing that a sidecar may make.
+//! The stand-in's AWS APIs: those calls of ECS, Elastic Load Balancing and Cloud Map that a sidecar may make.
 //!
-//! ECS speaks JSON 1.1, Elastic Load Balancing v2 the Query protocol with answers in XML; both are
+//! ECS and Cloud Map speak JSON 1.1, Elastic Load Balancing v2 the Query protocol with answers in XML; all are
 //! `POST /`. Signatures are not checked. There is one cluster with one service, whose one task is that
 //! of the definition; the service has a target group for each port mapping, with the task as a target.
 
@@ -12,6 +12,7 @@ use hyper::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 use super::INSTANCE_ID;
+use super::cloud_map_api::{CLOUD_MAP, PlayedName};
 use super::definition::{Definition, TASK_ADDRESS};
 use super::deployment::ServiceChange;
 use super::ecs_api::without_nulls;
@@ -24,9 +25,11 @@ const MAX_OPERATIONS: usize = 32;
 
 const ECS: &str = "AmazonEC2ContainerServiceV20141113.";
 
-/// What both APIs know beyond the definition.
+/// What the APIs know beyond the definition.
 pub(super) struct AwsApi {
     pub(super) groups: Vec<PlayedTargetGroup>,
+    /// By which others find the task.
+    pub(super) name: Option<PlayedName>,
     pub(super) draining_instance: bool,
     /// `stopCode` and `stoppedReason`, once ECS stops the task.
     pub(super) stopped: Option<(String, String)>,
@@ -67,6 +70,7 @@ impl AwsApi {
         });
         AwsApi {
             groups: groups.collect(),
+            name: None,
             draining_instance: false,
             stopped: None,
             change: ServiceChange::default(),
@@ -142,11 +146,13 @@ impl AwsApi {
 
     pub(super) fn answer(&mut self, task: &Definition, headers: &HeaderMap, body: &[u8]) -> StandInReply {
         if let Some(target) = header(headers, "x-amz-target") {
-            let operation = target.strip_prefix(ECS).unwrap_or_default();
+            let named = target.strip_prefix(CLOUD_MAP);
+            let operation = named.or(target.strip_prefix(ECS)).unwrap_or_default();
             if self.calls.len() < MAX_OPERATIONS || self.calls.contains_key(operation) {
                 *self.calls.entry(operation.to_owned()).or_default() += 1;
             }
             let answer = match serde_json::from_slice(body) {
+                Ok(input) if named.is_some() => self.cloud_map(operation, &input),
                 Ok(input) => self.ecs(task, operation, &input),
                 Err(_) => Err(Refusal("SerializationException", "The body is not JSON.")),
             };

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::INSTANCE_ID;
 use super::aws_api::{AwsApi, Refusal};
+use super::cloud_map_api::registry_arn;
 use super::definition::{CLUSTER, Definition, TASK_ADDRESS, arn, task_arn};
 
 impl AwsApi {
@@ -145,6 +146,7 @@ impl AwsApi {
             "desiredCount": 1,
             "runningCount": 1,
             "loadBalancers": groups.collect::<Value>(),
+            "serviceRegistries": self.name.as_ref().map(|_| json!([{"registryArn": registry_arn()}])),
         });
         let changed = self.change.service(&service_deployment_arn(task));
         let says = [&changed, &self.service_says];

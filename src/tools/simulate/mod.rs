@@ -14,6 +14,7 @@
 )]
 
 mod aws_api;
+mod cloud_map_api;
 mod control;
 mod definition;
 mod deployment;
@@ -41,6 +42,7 @@ use tokio::sync::Notify;
 use crate::core::notice::Action;
 use crate::tools::say;
 use aws_api::AwsApi;
+use cloud_map_api::PlayedName;
 pub use definition::{Definition, DefinitionError};
 pub use deployment::ServiceChange;
 use faults::{Fault, FaultTarget, Faults};
@@ -249,6 +251,18 @@ impl StandIn {
         let mut world = self.world();
         world.definition.fargate_spot = true;
         world.aws.balance(task, other, delay);
+    }
+
+    /// The task is found by a name of Cloud Map, too: by DNS with that TTL, or where there is none without DNS.
+    pub fn find_by_name(&self, ttl: Option<Duration>) {
+        self.world().aws.name = Some(PlayedName::new(ttl));
+    }
+
+    /// ECS takes the task out of Cloud Map.
+    pub fn deregister_name(&self) {
+        if let Some(name) = &mut self.world().aws.name {
+            name.leave_by_ecs();
+        }
     }
 
     /// Where the load balancer sends its next request: to each registered target in turn; `None`

@@ -21,6 +21,7 @@ CLUSTER = "prod"
 STOP_TIMEOUT_S = 9
 APP_PORT = 8080
 DELAY_S = 1
+TTL_S = 4
 START_S = 30
 CALL_S = 20
 
@@ -110,8 +111,9 @@ class Aws:
         self.moto = moto
         config = Config(retries={"max_attempts": 1}, read_timeout=CALL_S, max_pool_connections=20)
         session = boto3.Session("test", "test", region_name=REGION)
-        self.ecs, self.ec2, self.elb = (
-            session.client(name, endpoint_url=moto.url, config=config) for name in ("ecs", "ec2", "elbv2")
+        self.ecs, self.ec2, self.elb, self.cloud_map = (
+            session.client(name, endpoint_url=moto.url, config=config)
+            for name in ("ecs", "ec2", "elbv2", "servicediscovery")
         )
         self.lock = threading.Lock()
         # What moto's DescribeTasks leaves out: by task, the fields to add.
@@ -150,6 +152,14 @@ class Aws:
         self.definition("web-ec2", "bridge", "EC2")
         self.service("web", self.ip_groups, "FARGATE", networkConfiguration=self.network)
         self.service("web-ec2", self.instance_groups, "EC2")
+        operation = self.cloud_map.create_private_dns_namespace(Name="internal", Vpc=vpc)["OperationId"]
+        namespace = self.cloud_map.get_operation(OperationId=operation)["Operation"]["Targets"]["NAMESPACE"]
+        record = {"Type": "A", "TTL": TTL_S}
+        self.name = self.cloud_map.create_service(
+            Name="named", NamespaceId=namespace, DnsConfig={"NamespaceId": namespace, "DnsRecords": [record]}
+        )["Service"]
+        registries = [{"registryArn": self.name["Arn"]}]
+        self.service("named", [], "FARGATE", networkConfiguration=self.network, serviceRegistries=registries)
 
     def target_group(self, name, vpc, kind):
         made = self.elb.create_target_group(Name=name, Protocol="HTTP", Port=80, VpcId=vpc, TargetType=kind)
@@ -179,7 +189,7 @@ class Aws:
         self.ecs.create_service(
             cluster=CLUSTER,
             serviceName=name,
-            taskDefinition=name,
+            taskDefinition="web" if name == "named" else name,
             desiredCount=1,
             launchType=launch_type,
             loadBalancers=balancers,
@@ -203,6 +213,13 @@ class Aws:
             if group == "service:web":
                 task.groups = self.ip_groups
             return self.registered(task)
+
+    def named_task(self):
+        """One that others find by Cloud Map, where ECS has registered it under its ID."""
+        task = self.awsvpc_task("service:named")
+        attributes = {"AWS_INSTANCE_IPV4": task.address}
+        self.cloud_map.register_instance(ServiceId=self.name["Id"], InstanceId=task.id, Attributes=attributes)
+        return task
 
     def loose_task(self):
         """As `aws ecs run-task` makes one."""
@@ -256,6 +273,14 @@ class Aws:
             ]["State"]
             for group in task.groups
         ]
+
+    def is_named(self, task):
+        listed = self.cloud_map.list_instances(ServiceId=self.name["Id"])["Instances"]
+        return any(instance["Id"] == task.id for instance in listed)
+
+    def take_name(self, task):
+        """As ECS does it."""
+        self.cloud_map.deregister_instance(ServiceId=self.name["Id"], InstanceId=task.id)
 
     def instance_status(self, instance):
         found = self.ecs.describe_container_instances(cluster=CLUSTER, containerInstances=[instance.arn])

@@ -78,6 +78,8 @@ class Rig:
         self.binary, self.aws = binary, aws
         # The actions that each feature has called, by the end of the name of its policy file.
         self.called = defaultdict(set)
+        # What clients lost that know a task by its name.
+        self.named = []
         # The cells of the table of faults.
         self.cells = []
 

@@ -52,6 +52,7 @@ class Call:
     key: str
     region: str
     at: float
+    headers: dict
     fault: str | None = None
     status: int | None = None
     took_s: float | None = None
@@ -174,7 +175,7 @@ class Connection(Handler):
         name = target.split(".")[-1] if target else parse_qs(body).get("Action", ["?"])[0]
         scope = self.headers.get("authorization", "").partition("Credential=")[2].split(",")[0].split("/")
         key, _, region, service = (scope + ["", "", "", ""])[:4]
-        self.call = Call(f"{service}:{name}", body, key, region, time.time())
+        self.call = Call(f"{service}:{name}", body, key, region, time.time(), dict(self.headers))
         self.server.enter(self.call)
         try:
             self.answer(service, body)

@@ -68,6 +68,8 @@ class Metadata(Handler):
             return self.metadata(*self.server.tasks[id_], rest)
         if path == "/latest/meta-data/spot/instance-action" and self.server.spot:
             return self.say(200, json.dumps({"action": "terminate", "time": self.server.spot}))
+        if path.startswith("/app/"):
+            return self.work(self.server.apps[path.split("/")[2]])
         if path == "/credentials" and self.server.credentials:
             self.server.asked_credentials += 1
             until = (datetime.now(UTC) + timedelta(hours=6)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -75,6 +77,13 @@ class Metadata(Handler):
                 200, json.dumps({"AccessKeyId": KEY, "SecretAccessKey": "s", "Token": "t", "Expiration": until})
             )
         return self.say(404, "<html>404 - Not Found</html>", "text/html")
+
+    def work(self, app):
+        """What clients want of the app, until it is told to end."""
+        if app.arrivals:
+            self.close_connection = True
+        else:
+            self.say(200)
 
     def do_POST(self):
         arrived = time.time()
