@@ -664,6 +664,24 @@ fn it_serves_on_for_as_long_as_others_take_to_look_away() {
     };
     assert_eq!(settle("10").0, "Value: 10s");
     assert_eq!(settle("5").0, "");
+    // On Spot instances nobody else takes the task out of Cloud Map before they go.
+    let on_ec2 = discovered("10")
+        .replace("RequiresCompatibilities: [FARGATE]", "RequiresCompatibilities: [EC2]")
+        .replace("LaunchType: FARGATE", "LaunchType: EC2")
+        .replace(
+            "CapacityProviderStrategy: [{CapacityProvider: FARGATE, Base: 1}, {CapacityProvider: FARGATE, Weight: 1}]",
+            "LaunchType: EC2",
+        );
+    let on_spot = AddOptions {
+        capacity: Some("spot".to_owned()),
+        ..options("app")
+    };
+    let done = added("t.yaml", &on_ec2, &on_spot).unwrap();
+    assert!(done.text.contains("PRESTOP_DEREGISTER"), "{}", done.text);
+    assert!(done.story.contains("sidecar-cloud-map.json"), "{}", done.story);
+    // On Fargate ECS does, and the sidecar waits for the TTL.
+    let done = added("t.yaml", &discovered("10"), &options("app")).unwrap();
+    assert!(!done.story.contains("sidecar-cloud-map.json"), "{}", done.story);
     // Half of the time is the most; that it is too little is told and refuses nothing.
     let (most, story) = settle("300");
     assert!(

@@ -746,6 +746,26 @@ fn a_service_that_does_not_say_its_capacity_has_that_of_its_cluster() {
 }
 
 #[test]
+fn a_ttl_that_the_sidecar_waits_for_by_itself_is_held_against_half_of_its_time() {
+    let template = |deregister: &str, ttl: u32| {
+        format!(
+            "Resources:\n  T:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      RequiresCompatibilities: [FARGATE]\n      \
+             NetworkMode: awsvpc\n      TaskRoleArn: r\n      ContainerDefinitions:\n        - {{Name: app, Image: 'app:1', StopTimeout: 30, \
+             PortMappings: [{{ContainerPort: 80}}]}}\n        - {{Name: prestop, Image: ecs-prestop, Essential: false, StopTimeout: 60, \
+             DependsOn: [{{ContainerName: app, Condition: START}}], Environment: [{{Name: PRESTOP_STOP_TIMEOUT, Value: 60s}}, \
+             {{Name: PRESTOP_SETTLE, Value: 5s}}, {{Name: PRESTOP_DEREGISTER, Value: '{deregister}'}}]}}\n  S:\n    \
+             Type: AWS::ECS::Service\n    Properties:\n      TaskDefinition: !Ref T\n      LaunchType: FARGATE\n      ServiceRegistries: \
+             [{{RegistryArn: !GetAtt F.Arn}}]\n  F:\n    Type: AWS::ServiceDiscovery::Service\n    Properties: {{DnsConfig: \
+             {{DnsRecords: [{{Type: A, TTL: {ttl}}}]}}}}\n"
+        )
+    };
+    let told = |deregister: &str, ttl: u32| found("t.yaml", &template(deregister, ttl)).contains(&"PS058");
+    assert!(told("false", 20), "the settle time is 5 s");
+    assert!(!told("true", 20), "half of the time is 29 s");
+    assert!(told("true", 40), "half of the time is 29 s");
+}
+
+#[test]
 fn a_settle_time_is_of_no_use_where_service_connect_alone_brings_calls() {
     let template = |service: &str, spot: &str| {
         format!(

@@ -27,6 +27,7 @@ pub(super) fn balancer(
     times: &Times,
 ) -> Result<Balancer, NotAdded> {
     let mut balancer = told(task, app, options, times)?;
+    leave_names(task, times, &mut balancer);
     let Some((seconds, why)) = looked_away_after(task).filter(|_| options.settle_s.is_none()) else {
         return Ok(balancer);
     };
@@ -41,6 +42,25 @@ pub(super) fn balancer(
         });
     }
     Ok(balancer)
+}
+
+/// On an instance that is Spot, nobody else takes the task out of Cloud Map before the host goes.
+fn leave_names(task: &TaskDefinition<'_>, times: &Times, balancer: &mut Balancer) {
+    let spot = times.capacity.as_deref() == Some("spot") && task.on_fargate() != Some(true);
+    let mut named = task.services.iter().filter(|service| service.dns_ttl_s.is_some());
+    let Some(service) = named.next().filter(|_| spot && !task.task_role.is_absent()) else {
+        return;
+    };
+    let words = format!(
+        "on Spot it takes the task out of the name of `{}` in Cloud Map itself (PRESTOP_DEREGISTER), for which the task role \
+         needs task-definitions/iam/sidecar-deregister.json and sidecar-cloud-map.json",
+        service.name
+    );
+    balancer.deregisters = true;
+    balancer.story = Some(match balancer.story.take() {
+        Some(story) => format!("{story}; {words}"),
+        None => words,
+    });
 }
 
 /// What a Network Load Balancer takes at least (aws/containers-roadmap #470).

@@ -16,7 +16,7 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
           Cloud Map keep an address for the TTL of its record. A sidecar that starts its drain before that drains an app \
           that is still called.",
     mend: "Raise `PRESTOP_SETTLE` to the TTL, or to 30s and more behind a Network Load Balancer, and the stop timeout with it; \
-           or lower the TTL.",
+           or lower the TTL. `PRESTOP_DEREGISTER=true` waits for the TTL by itself, for half of the time at most.",
     source: "aws/containers-roadmap #470, #343; AWS Cloud Map developer guide, DNS record TTL",
     example: Example {
         passing: TEMPLATE,
@@ -48,16 +48,29 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
                         .also(sidecar.place("PRESTOP_SETTLE"), "drains too early");
                 }
             }
-            if let Some((ttl, node)) = service.dns_ttl_s.filter(|(ttl, _)| *ttl as f64 > settle) {
+            let deregisters = sidecar.says("PRESTOP_DEREGISTER", "true");
+            let half = sidecar
+                .settings
+                .as_ref()
+                .map(|config| config.policy.limits.stop_timeout.budget() / 2)
+                .ok()
+                .filter(|_| deregisters && !sidecar.is_unknown("PRESTOP_STOP_TIMEOUT"));
+            let waits = half.map_or(settle, |half| half.as_secs_f64().max(settle));
+            if let Some((ttl, node)) = service.dns_ttl_s.filter(|(ttl, _)| *ttl as f64 > waits) {
+                let what = if half.is_some() {
+                    "goes on to drain after"
+                } else {
+                    "settles for"
+                };
                 findings
                     .at(
                         node,
                         format!(
-                            "clients keep the address of a task of `{}` for {ttl} s, but the sidecar settles for {settle} s",
+                            "clients keep the address of a task of `{}` for {ttl} s, but the sidecar {what} {waits} s",
                             service.name
                         ),
                     )
-                    .label("longer than the settle");
+                    .label("longer than that");
             }
         }
     }
