@@ -85,6 +85,8 @@ def test_a_play_that_was_called_quiet_before_its_answer_is_a_fault_where_the_man
 
 def test_a_play_that_does_not_drain_or_could_not_be_played_is_a_fault():
     assert protocols.faults([a_play("HTTP/1.1, Node", "idle", 39.0, result="deadline")])
+    assert "no answer" in protocols.faults([a_play("HTTP/1.1, Node", "not read", 1.0) | {"no_answer": "hung up"}])[0]
+    assert not protocols.faults([a_play("HTTP/1.1, Node", "half-closed", 1.0) | {"no_answer": "hung up"}])
     assert protocols.faults([{"protocol": "HTTP/1.1, Node", "moment": "idle", "step": "quiet", "round": 0, "broken": "no"}])
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from lab import network
 from lab.containers import die_with_parent
 
-from .play import MOMENTS, PROTOCOLS, is_a_play, is_promised
+from .play import MOMENTS, PROTOCOLS, is_a_play, is_promised, may_hang_up
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "target/lab/protocols"
@@ -153,6 +153,8 @@ def faults(rows: list[dict]) -> list[str]:
         name = f"{row['protocol']}, {row['moment']}, `{row['step']}`, round {row['round']}"
         if "broken" in row:
             found.append(f"{name}: could not be played: {row['broken']}")
+        elif row["no_answer"] and not may_hang_up(row["moment"]):
+            found.append(f"{name}: no answer: {row['no_answer']}")
         elif row["step"] == TOO_EARLY:
             if not is_early(row):
                 found.append(f"{name}: is not found to be early, so the others show nothing")

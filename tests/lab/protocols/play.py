@@ -110,8 +110,8 @@ class Stage:
 
         await self.server.signal(signal.SIGSTOP)
         doing = asyncio.create_task(self.do(all_of_it))
-        first = await self.server.first_process()
-        while not doing.done() and not has_unread(Path(f"/proc/{first}/net/tcp").read_text()):
+        net = Path(f"/proc/{await self.server.first_process()}/net")
+        while not doing.done() and not any(has_unread((net / table).read_text()) for table in ("tcp", "tcp6")):
             await asyncio.sleep(0.01)
         self.begun.set()
         await asyncio.sleep(LONG)
@@ -212,6 +212,11 @@ NO_HALF_CLOSE = (clients.Grpc, clients.WebSocket)
 
 def is_a_play(protocol: Protocol, moment: str) -> bool:
     return moment != "half-closed" or protocol.client not in NO_HALF_CLOSE
+
+
+def may_hang_up(moment: str) -> bool:
+    """Servers may, on a client that has half-closed, sidecar or none."""
+    return moment == "half-closed"
 
 
 def is_promised(protocol: Protocol, moment: str) -> bool:
