@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::process::{Process, await_that, binary, free_address, is_here, request};
+use crate::quiet_sockets::Chance;
 
 const IMAGE: &str = "ecs-prestop:dev";
 const HARDENED: [&str; 7] = [
@@ -359,17 +360,22 @@ struct Compose {
 
 impl Compose {
     fn up(name: &str, files: &[&str]) -> Compose {
+        let compose = Compose::of(name, files);
+        compose.command(&["up", "-d"]);
+        compose.container("prestop").await_log("\"event\":\"start\"");
+        compose
+    }
+
+    /// Nothing of it runs yet.
+    fn of(name: &str, files: &[&str]) -> Compose {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/");
-        let compose = Compose {
+        Compose {
             files: files.iter().map(|file| format!("{folder}{file}")).collect(),
             project: format!("ecs-prestop-{name}-{}", std::process::id()),
             app: free_address(),
             prestop: free_address(),
             ecs: free_address(),
-        };
-        compose.command(&["up", "-d"]);
-        compose.container("prestop").await_log("\"event\":\"start\"");
-        compose
+        }
     }
 
     fn command(&self, arguments: &[&str]) -> String {
@@ -517,6 +523,121 @@ fn compose_with_one_network_namespace_stops_in_ecs_order_and_loses_nothing() {
     a_stop_under_load_loses_nothing("awsvpc", &["compose.awsvpc.yaml"], "nobody is owed an answer");
 }
 
+/// A file beside this one, from the folder of the compose files.
+const PLAIN: &str = "../tests/promises/compose.plain.yaml";
+
+/// Clients of a server that takes as long as it is told: from 5 ms to 5 s.
+const CLIENTS: u64 = 24;
+
+/// Clients that go on until they lose a request, or are told: when each answer was there, and how many were lost.
+fn ask_until(
+    told: &Arc<AtomicBool>,
+    app: std::net::SocketAddr,
+) -> std::thread::JoinHandle<(Vec<Timestamp>, usize)> {
+    let clients: Vec<_> = (1..=CLIENTS)
+        .map(|client| {
+            let told = Arc::clone(told);
+            std::thread::spawn(move || {
+                let mut chance = Chance::new(client.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+                let mut answers = Vec::new();
+                while !told.load(Ordering::Relaxed) {
+                    let work = [5, 20, 100, 500, 2000, 5000][chance.below(6) as usize];
+                    let asked = format!("GET /{work} HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n");
+                    let (status, answer) = request(app, &asked);
+                    if status != 200 || !answer.ends_with("done") {
+                        return (answers, 1);
+                    }
+                    answers.push(Timestamp::now());
+                }
+                (answers, 0)
+            })
+        })
+        .collect();
+    std::thread::spawn(move || {
+        let all = clients.into_iter().map(|client| client.join().unwrap());
+        all.fold((Vec::new(), 0), |(mut answers, lost), (more, one)| {
+            answers.extend(more);
+            (answers, lost + one)
+        })
+    })
+}
+
+/// Stops the plain server under load: when each answer was there, how many of the requests under way were lost, and
+/// what the sidecar said.
+fn stop_plain_server(name: &str, services: &[&str]) -> (Vec<Timestamp>, usize, String) {
+    let compose = Compose::of(name, &[PLAIN]);
+    compose.command(&[&["up", "-d"], services].concat());
+    let has_sidecar = services.contains(&"prestop");
+    let stopped: &[&str] = if has_sidecar {
+        &["app", "prestop"]
+    } else {
+        &["app"]
+    };
+    await_that("the app serves", || {
+        TcpStream::connect(compose.app).is_ok()
+            && request(
+                compose.app,
+                "GET /0 HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n",
+            )
+            .0 == 200
+    });
+    let told = Arc::<AtomicBool>::default();
+    let clients = ask_until(&told, compose.app);
+    // By then the longest are in flight, too.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let log = std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| compose.command(&[&["stop"], stopped].concat()));
+        if has_sidecar {
+            compose.container("prestop").await_log("\"event\":\"notice\"");
+            // The balancer looks away a while after the notice.
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            told.store(true, Ordering::Relaxed);
+        }
+        stopping.join().unwrap();
+        told.store(true, Ordering::Relaxed);
+        has_sidecar.then(|| compose.container("prestop").logs())
+    });
+    let (answers, lost) = clients.join().unwrap();
+    (answers, lost, log.unwrap_or_default())
+}
+
+#[test]
+fn a_plain_server_behind_a_proxy_loses_nothing_with_the_sidecar_and_no_setting_and_loses_without_it() {
+    if !engine()
+        || !is_here(
+            "the images of tests/images",
+            &["docker", "image", "inspect", NGINX],
+        )
+    {
+        return;
+    }
+    let (answers, lost_without, _) = stop_plain_server("alone", &["app", "proxy"]);
+    println!(
+        "without the sidecar: {} answered, {lost_without} lost",
+        answers.len()
+    );
+    let (answers, lost, log) = stop_plain_server("plain", &["app", "prestop", "proxy"]);
+    let exit: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (exit["event"].as_str(), exit["code"].as_i64()),
+        (Some("exit"), Some(0)),
+        "{log}"
+    );
+    let ended: Timestamp = exit["timestamp"].as_str().unwrap().parse().unwrap();
+    let last = *answers.iter().max().unwrap();
+    let after = ended.duration_since(last).as_millis();
+    println!(
+        "with it: {} answered, {lost} lost; it ended {after} ms after the last answer",
+        answers.len()
+    );
+    assert_eq!(lost, 0, "{log}");
+    assert!(after > 0, "it ended {after} ms after the last answer: {log}");
+    assert!(
+        lost_without > 0,
+        "nothing is lost without it, so nothing is shown"
+    );
+}
+
 #[test]
 fn compose_with_one_pid_namespace_stops_in_ecs_order_and_loses_nothing() {
     if !engine() {
@@ -564,7 +685,7 @@ fn a_spot_notice_is_one_request_to_the_stand_in() {
     assert_eq!(compose.stop().map(|(_, code)| code), [0, 0]);
 }
 
-/// An image of Debian's nginx and dash, from its packages and nothing else; built by `tests/run`.
+/// An image of Debian's nginx and dash, from its packages and nothing else; built by `tests/images`.
 const NGINX: &str = "ecs-prestop-test-nginx:dev";
 
 /// A task of real containers with one PID namespace, as with `"pidMode": "task"`: it belongs to the
