@@ -32,6 +32,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds a cell (default: %(default)s, 20 where ours lost)")
     parser.add_argument("--parallel", type=int, default=6, help="rounds at a time (default: %(default)s)")
     parser.add_argument("--binary", default="target/release/ecs-prestop")
+    parser.add_argument("--sidecar", help="what runs as the sidecar, such as the image's binary (default: that of --binary)")
     parser.add_argument("--results", type=Path, default=LAB / "results.jsonl",
                         help="rounds that stand in this file are not played again (default: %(default)s)")
     parser.add_argument("--docker", action="store_true",
@@ -98,7 +99,8 @@ async def play(cell: Cell, number: int, slot: int, given: argparse.Namespace) ->
     shutil.rmtree(folder, ignore_errors=True)
     # The balancer is tried as it is and, in every second round, with retries elsewhere.
     order = {"server": cell.server, "stop": cell.stop, "method": cell.method, "round": number, "retries": number % 2 == 0,
-             "prefix": prefix, "folder": str(folder), "binary": str((ROOT / given.binary).resolve()), "docked": given.docker}
+             "prefix": prefix, "folder": str(folder), "binary": str((ROOT / given.binary).resolve()),
+             "sidecar": given.sidecar and str((ROOT / given.sidecar).resolve()), "docked": given.docker}
     row = {name: order[name] for name in ("server", "stop", "method", "round", "retries")}
     row |= {"requests": 0, "lost": 0, "void": 1}
     try:

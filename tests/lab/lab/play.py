@@ -67,8 +67,11 @@ class Order:
     retries: bool
     prefix: str
     folder: str
+    # What adds the sidecar and plays ECS.
     binary: str
     docked: bool = False
+    # What runs as the sidecar, if not that.
+    sidecar: str = ""
 
     @property
     def kind(self) -> type[Container]:
@@ -297,7 +300,7 @@ async def start_sidecar(stage: Stage, spaces: dict[str, str], folder: Path, pids
     }
     # A process may signal those of its own uid.
     uid = 0 if pids else SIDECAR_UID
-    container = await order.kind("sidecar", spaces["a"], [order.binary], folder, environment, as_user=uid, pids=pids).start()
+    container = await order.kind("sidecar", spaces["a"], [order.sidecar or order.binary], folder, environment, as_user=uid, pids=pids).start()
     end = time.monotonic() + STARTS_WITHIN
     while '"event":"start"' not in container.tail(100_000):
         if time.monotonic() > end or container.process.returncode is not None:
