@@ -434,7 +434,7 @@ impl World {
                 return refused();
             }
             let stand_in = self.stand_in.clone();
-            tokio::spawn(async move { stand_in.converse(theirs, address.ip()).await });
+            tokio::spawn(async move { stand_in.converse(theirs).await });
             return Ok(Box::new(ours));
         }
         let act = self.next_act(address);

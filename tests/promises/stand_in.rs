@@ -119,7 +119,7 @@ fn served(ecs: &Simulate, container: &str) -> Value {
 fn every_form_is_served_alike() {
     let fargate = serde_json::json!({
         "LaunchType": "FARGATE", "Limits": {"CPU": 0.25, "Memory": 512},
-        "Containers": [["web", "awsvpc", "ack", [{"ContainerPort": 80, "Protocol": "tcp", "HostPort": null}],
+        "Containers": [["web", "awsvpc", "ack", [{"ContainerPort": 80, "Protocol": "tcp", "HostPort": 80}],
                         {"CPU": 128, "Memory": 256}]]
     });
     let register = r#"{"family": "shop", "requiresCompatibilities": ["FARGATE"], "cpu": "256", "memory": "512",
@@ -148,7 +148,7 @@ fn every_form_is_served_alike() {
                     {"ContainerPort": 80, "Protocol": "tcp", "HostPort": 8000},
                     {"ContainerPort": 53, "Protocol": "udp", "HostPort": 53}
                 ], {"CPU": 2}],
-                ["prestop", "bridge", null, [], {"CPU": 2}]
+                ["prestop", "bridge", null, null, {"CPU": 2}]
             ]
         })
     );
@@ -366,8 +366,19 @@ fn task_protection_is_had_within_ecs_limits_and_ends_when_told() {
             404,
             "ResourceNotFoundException",
         ),
+        // Decoded first.
+        (
+            "/api/nobody/task-protection/v1/state",
+            "nonsense",
+            400,
+            "InvalidParameterException",
+        ),
     ] {
         let (got, answer) = ecs.protect(path, body);
+        let (by_ecs, found) = (body.contains("Minutes"), body != "nonsense" && path == PROTECTION);
+        let decoded = !body.is_empty() && !body.contains("Unknown");
+        assert_eq!(answer.get("requestID").is_some(), by_ecs, "{answer}");
+        assert_eq!(answer["error"].get("Arn").is_some(), found && decoded, "{answer}");
         assert_eq!(
             (got, &answer["error"]["Code"]),
             (status, &code.into()),
@@ -530,6 +541,25 @@ fn its_page_says_what_it_is_and_who_has_asked() {
         (&last["method"], &last["path"], &last["status"]),
         (&"GET".into(), &"/v4/nobody".into(), &404.into())
     );
+}
+
+#[test]
+fn task_metadata_has_no_empties_as_the_agent_has_none_and_is_had_by_any_method() {
+    fn empties(value: &Value) -> usize {
+        match value {
+            Value::Object(members) => members.values().map(empties).sum(),
+            Value::Array(items) if !items.is_empty() => items.iter().map(empties).sum(),
+            Value::Null | Value::Array(_) => 1,
+            _ => 0,
+        }
+    }
+    let ecs = simulate(&[]);
+    let task = ecs.get("/v4/web/task");
+    assert_eq!(empties(&task), 0, "{task}");
+    assert_eq!(empties(&ecs.get("/v4/prestop")), 0);
+    // That one it always has.
+    assert_eq!(task["FaultInjectionEnabled"], false);
+    assert_eq!(ecs.ask("POST", "/v4/web/task", "").0, 200);
 }
 
 /// Each kind of answer, header by header: what AEMM, EC2 and the agent are known to send. The differences that

@@ -1,7 +1,6 @@
 //! The stand-in's server: connections, who answers a request, and answers that no server should give.
 
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
@@ -86,11 +85,11 @@ impl StandIn {
             loop {
                 tokio::select! {
                     accepted = bound.accept() => {
-                        let Ok((stream, peer)) = accepted else { continue };
+                        let Ok((stream, _)) = accepted else { continue };
                         while connections.try_join_next().is_some() {}
                         if connections.len() < MAX_CONNECTIONS {
                             let stand_in = self.clone();
-                            connections.spawn(async move { stand_in.converse(stream, peer.ip()).await });
+                            connections.spawn(async move { stand_in.converse(stream).await });
                         }
                     }
                     () = &mut refusing => {
@@ -108,8 +107,8 @@ impl StandIn {
     }
 
     /// Serves one connection, of whatever kind.
-    pub async fn converse(&self, stream: impl Abort, peer: IpAddr) {
-        let service = service_fn(|request| self.answer(request, peer));
+    pub async fn converse(&self, stream: impl Abort) {
+        let service = service_fn(|request| self.answer(request));
         let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         let Err(why) = (&mut connection).await else {
             return;
@@ -127,7 +126,7 @@ impl StandIn {
         }
     }
 
-    async fn answer<B>(&self, request: Request<B>, peer: IpAddr) -> Result<StandInReply, Break>
+    async fn answer<B>(&self, request: Request<B>) -> Result<StandInReply, Break>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -140,7 +139,7 @@ impl StandIn {
                 page::PAGE.to_owned(),
             ));
         }
-        let reply = self.reply(request, peer).await;
+        let reply = self.reply(request).await;
         if !path.starts_with("/_simulate") {
             let status = reply.as_ref().ok().map(Response::status);
             self.world().requests.add(&method, &path, status);
@@ -148,7 +147,7 @@ impl StandIn {
         reply
     }
 
-    async fn reply<B>(&self, request: Request<B>, peer: IpAddr) -> Result<StandInReply, Break>
+    async fn reply<B>(&self, request: Request<B>) -> Result<StandInReply, Break>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -210,7 +209,7 @@ impl StandIn {
                 let World { definition, aws, .. } = &mut *self.world();
                 Ok(aws.answer(definition, &head.headers, &body))
             }
-            FaultTarget::Tmds => Ok(self.task_metadata(&head.method, path, peer).await),
+            FaultTarget::Tmds => Ok(self.task_metadata(path).await),
             FaultTarget::Agent => {
                 let mut world = self.world();
                 let names = world.definition.names();
@@ -219,10 +218,8 @@ impl StandIn {
         }
     }
 
-    async fn task_metadata(&self, method: &Method, path: &str, _peer: IpAddr) -> StandInReply {
-        if !matches!(*method, Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "");
-        }
+    /// Whatever the method, as the agent does it.
+    async fn task_metadata(&self, path: &str) -> StandInReply {
         let unresolved = self.world().definition.unresolved();
         for name in unresolved {
             // Under docker-compose the names of the containers are those of DNS.

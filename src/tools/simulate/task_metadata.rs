@@ -74,6 +74,7 @@ impl Definition {
             "PullStoppedAt": self.started.to_string(),
             "AvailabilityZone": "eu-central-1a",
             "LaunchType": self.launch_type(),
+            "FaultInjectionEnabled": false,
             "Containers": self.created().map(|container| self.container(container)).collect::<Vec<_>>(),
         });
         // Without a limit of the task there is no such field.
@@ -117,10 +118,16 @@ impl Definition {
         .into();
         labels.extend(container.labels.clone());
         let ports = container.ports.iter().map(|port| {
+            // With an interface of its own a task has the ports of its containers.
+            let host = if self.shares_network() {
+                Some(port.container)
+            } else {
+                port.host
+            };
             json!({
                 "ContainerPort": port.container,
                 "Protocol": if port.udp { "udp" } else { "tcp" },
-                "HostPort": port.host,
+                "HostPort": host,
             })
         });
         // The agent gives a container without any the least that Linux has.
@@ -128,7 +135,7 @@ impl Definition {
             Some(container.cpu_units.unwrap_or(2).into()),
             container.memory_mib,
         );
-        json!({
+        without_empties(json!({
             "DockerId": container.docker_id(),
             "Name": container.name,
             "DockerName": format!("ecs-{}-{}-{}", self.family, self.revision, container.name),
@@ -145,7 +152,7 @@ impl Definition {
             "ContainerARN": arn(&format!("container/{CLUSTER}/{TASK_ID}/{}", container.name)),
             "Networks": [{"NetworkMode": self.network_mode, "IPv4Addresses": v4, "IPv6Addresses": strings(&v6)}],
             "Snapshotter": "overlayfs",
-        })
+        }))
     }
 }
 
@@ -185,6 +192,21 @@ impl Allowance {
             self.left -= 1.0;
         }
         enough
+    }
+}
+
+/// As the agent has it (`omitempty`).
+fn without_empties(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members = members
+                .into_iter()
+                .map(|(name, member)| (name, without_empties(member)));
+            let is_empty = |member: &Value| member.is_null() || member.as_array().is_some_and(Vec::is_empty);
+            Value::Object(members.filter(|(_, member)| !is_empty(member)).collect())
+        }
+        Value::Array(items) => items.into_iter().map(without_empties).collect(),
+        other => other,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::{Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::definition::task_arn;
@@ -66,31 +66,36 @@ impl TaskProtection {
         let Some((name, "task-protection/v1/state")) = rest else {
             return no_such_page();
         };
-        if !names.iter().any(|known| known == name) {
-            let why = "Failed to find a task for the request";
-            return error_reply(StatusCode::NOT_FOUND, "ResourceNotFoundException", why);
-        }
+        let known = names.iter().any(|known| known == name);
         match *method {
-            Method::GET => self.state(),
+            Method::GET if known => self.state(),
+            Method::GET => no_such_task(),
             Method::PUT => {
                 self.asked += 1;
-                self.update(body)
+                self.update(body, known)
             }
             _ => text(StatusCode::METHOD_NOT_ALLOWED, ""),
         }
     }
 
-    fn update(&mut self, body: &[u8]) -> StandInReply {
-        let invalid = |why: &str| error_reply(StatusCode::BAD_REQUEST, "InvalidParameterException", why);
+    /// In the agent's order: what it refuses itself, it refuses before it asks ECS.
+    fn update(&mut self, body: &[u8], known: bool) -> StandInReply {
+        const INVALID: &str = "InvalidParameterException";
+        let bad = StatusCode::BAD_REQUEST;
         let Ok(request) = serde_json::from_slice::<Request>(body) else {
-            return invalid("UpdateTaskProtection: failed to decode request");
+            let why = "UpdateTaskProtection: failed to decode request";
+            return agents_error(bad, json!({"Code": INVALID, "Message": why}));
         };
+        if !known {
+            return no_such_task();
+        }
         let Some(enabled) = request.protection_enabled else {
-            return invalid("Invalid request: does not contain 'ProtectionEnabled' field");
+            let why = "Invalid request: does not contain 'ProtectionEnabled' field";
+            return agents_error(bad, json!({"Arn": task_arn(), "Code": INVALID, "Message": why}));
         };
         let minutes = request.expires_in_minutes.unwrap_or(DEFAULT_MINUTES);
         if !(1..=MAX_MINUTES).contains(&minutes) {
-            return invalid("expiresInMinutes must be between 1 and 2880.");
+            return error_reply(bad, INVALID, "expiresInMinutes must be between 1 and 2880.");
         }
         self.done += 1;
         self.on = enabled.then(|| On {
@@ -139,6 +144,18 @@ pub(super) fn error(status: u16) -> StandInReply {
     error_reply(status, code, "as simulated")
 }
 
+fn no_such_task() -> StandInReply {
+    let why = "Failed to find a task for the request";
+    let error = json!({"Code": "ResourceNotFoundException", "Message": why});
+    agents_error(StatusCode::NOT_FOUND, error)
+}
+
+/// What the agent finds without ECS has no request id, and no ARN before the task is found.
+fn agents_error(status: StatusCode, error: Value) -> StandInReply {
+    json_reply(status, &json!({"error": error}))
+}
+
+/// What ECS has answered.
 fn error_reply(status: StatusCode, code: &str, message: &str) -> StandInReply {
     let error = json!({"Arn": task_arn(), "Code": code, "Message": message});
     json_reply(
