@@ -208,21 +208,36 @@ fn a_command_that_ends_is_noticed_at_once_with_its_status_and_its_last_lines() {
 }
 
 #[test]
-fn an_app_that_ends_while_it_is_still_needed_is_called_so_with_its_status() {
-    let address = free_address().to_string();
-    let url = format!("http://{address}/");
-    // Clients go on for 10 s after SIGTERM, and the sidecar lets the app serve them.
-    let start = format!("{} & sleep 4; kill -KILL $!; exit 9", own(&address));
-    let output = rehearse(&["no-balancer", "--scale", "1", "--app", &url, "--start", &start]);
-    let text = String::from_utf8_lossy(&output.stdout).replace("\n  ", " ");
-    assert_eq!(output.status.code(), Some(1), "{text}");
+fn an_app_that_ends_while_it_still_has_to_serve_is_called_so() {
+    let ends = |last: &str| {
+        let address = free_address().to_string();
+        let url = format!("http://{address}/");
+        // Clients go on for 10 s after SIGTERM, and the sidecar lets the app serve them.
+        let start = format!("{} & sleep 4; kill -KILL $!; echo no disk; {last}", own(&address));
+        let output = rehearse(&["no-balancer", "--scale", "1", "--app", &url, "--start", &start]);
+        let text = String::from_utf8_lossy(&output.stdout).replace("\n  ", " ");
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(
+            text.contains("no disk") && !text.contains("This machine was busy"),
+            "{text}"
+        );
+        text
+    };
+    // By itself: at once, since what answers from then on is not that app.
+    let text = ends("exit 9");
+    let told = "The app exited with 9 before its SIGTERM, while it still had to serve.";
+    assert!(
+        text.contains(told) && !text.contains("The same without it"),
+        "{text}"
+    );
+    // Killed, as for want of memory.
+    let text = ends("kill -KILL $$");
     for told in [
-        "app has exited with 9, before its SIGTERM",
+        "app has ended by signal 9, before its SIGTERM",
         "Not as it should: the app ended before its SIGTERM;",
     ] {
         assert!(text.contains(told), "`{told}` is missing in:\n{text}");
     }
-    assert!(!text.contains("This machine was busy"), "{text}");
 }
 
 #[test]

@@ -434,20 +434,9 @@ impl Stage<'_> {
         let mut marked = false;
         if let Some(sidecar) = players.sidecar.as_mut() {
             marked = true;
-            let watch = async {
-                // The sample app tells its end itself.
-                if self.options.own.is_some()
-                    && !has_ended(players.app)
-                    && let Ok(status) = players.app.wait().await
-                {
-                    let how = format!("app has {}, before its SIGTERM", ended(status));
-                    self.screen.say_at(Timestamp::now(), Turn::After, Who::Ecs, &how);
-                }
-                std::future::pending::<Infallible>().await
-            };
             let stop = tokio::select! {
                 stop = self.stop(seen, "prestop", sidecar, stop_timeout, Some(MarkKind::Sigterm)) => stop?,
-                never = watch => match never {},
+                why = self.own_app_fails(players.app) => return Err(why.into()),
             };
             if stop.is_none() {
                 let _ = sidecar.kill().await;
@@ -466,6 +455,28 @@ impl Stage<'_> {
         // With its main process a container loses all others.
         players.kill_app().await;
         Ok(ends)
+    }
+
+    /// Somebody's own app ends with an error of its own while the sidecar still lets it serve: whatever answers
+    /// from then on is not that app.
+    async fn own_app_fails(&self, app: &mut Child) -> String {
+        // The sample app tells its end itself.
+        if self.options.own.is_some()
+            && let Ok(status) = app.wait().await
+        {
+            let how = format!("app has {}, before its SIGTERM", ended(status));
+            self.screen.say_at(Timestamp::now(), Turn::After, Who::Ecs, &how);
+            let steps = self.options.setting("PRESTOP_DRAIN").unwrap_or_default();
+            // From 128 on it is a signal that a shell tells; a step `signal` may bring any code.
+            let by_itself = status.code().is_some_and(|code| (1..128).contains(&code));
+            if by_itself && !steps.contains("signal") {
+                return format!(
+                    "the app {} before its SIGTERM, while it still had to serve",
+                    ended(status)
+                );
+            }
+        }
+        std::future::pending().await
     }
 
     /// SIGTERM, and at the stop timeout SIGKILL is due: `None` where that is so.
