@@ -63,7 +63,10 @@ def build_docked(prefix: str) -> None:
     # An image of nothing: see `docked_folders`.
     if not docker("images", "--quiet", DOCKED_IMAGE):
         with tempfile.TemporaryDirectory() as nothing:
-            (Path(nothing) / "tmp").mkdir(mode=0o1777)
+            # What programs write to, and nginx does not make.
+            for folder in ("tmp", "run", "var/lib/nginx", "var/log/nginx"):
+                (Path(nothing) / folder).mkdir(parents=True)
+                (Path(nothing) / folder).chmod(0o1777)
             tar = subprocess.run(["tar", "-C", nothing, "-c", "."], check=True, capture_output=True).stdout
             subprocess.run(["docker", "import", "-", DOCKED_IMAGE], input=tar, check=True, capture_output=True)
     docker("network", "create", "--subnet", "10.0.2.0/24", "--gateway", GATEWAY, prefix)
