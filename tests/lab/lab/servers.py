@@ -95,6 +95,10 @@ SERVERS = {
          "--control-token", "none", "-C", str(APPS / "puma.rb"), str(APPS / "config.ru")),
         drain_url=f"{LOOPBACK}:9293/stop?token=none",
     ),
+    "rails": Server(
+        ("puma", "-b", f"tcp://0.0.0.0:{PORT}", "-t", "32:32", "-e", "production", "-C", str(APPS / "puma.rb"),
+         str(APPS / "rails.ru")),
+    ),
     "node": Server(NODE),
     "node-init": Server(("tini", "--", *NODE)),
     "java": Server(("java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", str(LAB / "classes"), "Server")),
