@@ -346,7 +346,8 @@ async fn look_up_instance(aws: Arc<Aws>, mailbox: Mailbox) {
         let news = match instance.as_deref().and_then(|arn| arn.rsplit('/').next()) {
             Some(id) => AwsNews::Found(format!("container instance to drain at a Spot notice: {id}")),
             None => AwsNews::Missed(
-                "PRESTOP_DRAIN_INSTANCE has nothing to do: this task runs on no container instance".to_owned(),
+                "PRESTOP_DRAIN_INSTANCE has nothing to do: this task runs on no container instance"
+                    .to_owned(),
             ),
         };
         tell(&mailbox, news).await;

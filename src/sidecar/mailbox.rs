@@ -50,10 +50,7 @@ pub enum AwsNews {
     StopTimeout(Option<Duration>),
     /// How long others keep this task after it has left one of those: the deregistration delay of a target group,
     /// the TTL of a record.
-    Lingers {
-        place: Registered,
-        time: Duration,
-    },
+    Lingers { place: Registered, time: Duration },
     /// What came of something that was asked for while all is calm.
     Found(String),
     /// The same, where somebody should do something about it.

@@ -63,6 +63,8 @@ pub struct LeftOut {
     pub no_text: usize,
     /// Files that cannot be opened.
     pub closed: usize,
+    /// Files of Terraform that leave their tasks to modules of others.
+    pub of_modules: usize,
     /// Files that may hold a task definition, and why that cannot be told.
     pub unclear: Vec<FileProblem>,
 }
@@ -77,6 +79,10 @@ impl fmt::Display for LeftOut {
             (self.too_long, "longer than any task definition"),
             (self.no_text, "not UTF-8"),
             (self.closed, "not to be opened"),
+            (
+                self.of_modules,
+                "with calls of modules only (check what `terraform show -json` prints of a plan)",
+            ),
             (self.unclear.len(), "not to be read"),
         ] {
             match count {
@@ -99,7 +105,7 @@ impl fmt::Display for LeftOut {
 impl LeftOut {
     /// Whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
-        self.too_long + self.no_text + self.closed + self.unclear.len() == 0
+        self.too_long + self.no_text + self.closed + self.of_modules + self.unclear.len() == 0
     }
 }
 
@@ -135,6 +141,8 @@ pub struct FileProblem {
     pub message: String,
     /// Whether it is somebody else's file in a directory, which is no fault.
     pub foreign: bool,
+    /// Whether it was read, and holds no task definition.
+    pub empty: bool,
 }
 
 impl fmt::Display for FileProblem {
@@ -191,6 +199,7 @@ impl Source {
             at: None,
             message: why.message(),
             foreign: false,
+            empty: false,
         })
     }
 
@@ -236,6 +245,7 @@ impl Source {
             at: Some(self.position(at)),
             message,
             foreign: false,
+            empty: false,
         }
     }
 }
@@ -371,11 +381,15 @@ pub fn each(paths: &[String], mut visit: impl FnMut(Result<Source, FileProblem>)
                         "holds more than {MAX_FILES} files in JSON, YAML or Terraform's language: name the directory of the task definitions"
                     ),
                     foreign: false,
+                    empty: false,
                 })),
                 walked => {
                     for file in files {
                         match Source::try_read(&file) {
-                            Ok(source) => visit(Ok(Source { named: false, ..source })),
+                            Ok(source) => visit(Ok(Source {
+                                named: false,
+                                ..source
+                            })),
                             Err(NoText::TooLong) => left_out.too_long += 1,
                             Err(NoText::NotUtf8(_)) => left_out.no_text += 1,
                             Err(NoText::Closed(_)) => left_out.closed += 1,
@@ -413,6 +427,7 @@ fn walk(directory: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), F
         at: None,
         message: format!("cannot read this directory: {why}"),
         foreign: false,
+        empty: false,
     };
     let mut entries = Vec::new();
     for entry in fs::read_dir(directory).map_err(problem)? {

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use ecs_prestop::tools::check::output::{self, OutputFormat};
 use ecs_prestop::tools::check::{Checked, Persona, RULES, Selection, check, rules_document};
-use ecs_prestop::tools::source::{FileProblem, Source};
+use ecs_prestop::tools::source::{FileProblem, Source, as_found};
 use serde_json::{Value, json};
 
 use crate::process::{binary, complaints, run};
@@ -176,9 +176,13 @@ fn examples() -> Vec<(String, String)> {
 fn every_file_in_task_definitions_is_clean() {
     let files = examples();
     assert!(files.len() >= 10, "{}", files.len());
+    let (alarms, files): (Vec<_>, Vec<_>) = files
+        .into_iter()
+        .partition(|(name, _)| name.ends_with("alarms.yaml"));
     for (name, text) in files {
         assert_eq!(found(&name, &text), [""; 0], "{name}");
     }
+    assert_eq!(alarms.len(), 1, "they belong to a task that stands elsewhere");
 }
 
 /// A way to break a task definition: the rule, and what is done to it. `false` where this file has
@@ -670,7 +674,7 @@ fn a_template_of_instances_alone_is_checked_too() {
     let on_demand = template.replace("      SpotPrice: !If [Spot, '0.1', !Ref AWS::NoValue]\n", "");
     assert_eq!(found("t.yaml", &on_demand), [""; 0]);
     let no_ecs = template.replace("ECS_CLUSTER=web", "hello");
-    assert_eq!(found("t.yaml", &no_ecs), [""; 0]);
+    assert!(problem("t.yaml", &no_ecs).empty);
 }
 
 #[test]
@@ -1761,4 +1765,34 @@ proptest::proptest! {
         };
         proptest::prop_assert!(!output::text(&files, &problems, false).is_empty());
     }
+}
+
+#[test]
+fn a_file_that_was_read_and_holds_no_task_definition_is_no_clean_one() {
+    let mut all = String::new();
+    for (name, text) in [
+        (
+            "master.yaml",
+            "Resources:\n  Web:\n    Type: AWS::CloudFormation::Stack\n    Properties:\n      TemplateURL: web.yaml\n",
+        ),
+        ("bucket.yaml", "Resources:\n  Logs:\n    Type: AWS::S3::Bucket\n"),
+        ("compose.yaml", "services: {}\n"),
+        ("compose.yaml", "include:\n  - path: api/compose.yaml\n"),
+        (
+            "plan.json",
+            "{\"format_version\": \"1.2\", \"planned_values\": {\"root_module\": {}}}",
+        ),
+    ] {
+        writeln!(all, "{}", problem(name, text)).unwrap();
+        let found = as_found(Ok(Source::new(name, text.to_owned()))).unwrap();
+        let found = check(found, &Selection::default());
+        assert!(matches!(found, Ok(None)), "{name} that nobody named: {found:?}");
+    }
+    insta::assert_snapshot!(all, @r"
+    master.yaml:1:1: no task definition: expected `AWS::ECS::TaskDefinition`; its nested stacks are not read (`Web`): check their templates
+    bucket.yaml:1:1: no task definition: expected `AWS::ECS::TaskDefinition`
+    compose.yaml:1:1: no task definition: expected a service
+    compose.yaml:1:1: no task definition but `include`s of other files: check what `docker compose config` prints
+    plan.json:1:1: no task definition: expected `aws_ecs_task_definition`
+    ");
 }

@@ -12,6 +12,8 @@ use ecs_prestop::tools::source::Source;
 use proptest::prelude::*;
 use serde_json::json;
 
+use crate::process::run;
+
 /// A module of Terraform in a directory of its own.
 struct Module(PathBuf);
 
@@ -792,10 +794,8 @@ fn a_circle_of_locals_comes_to_an_end() {
 
 #[test]
 fn a_file_without_a_task_definition_says_so() {
-    let checked = check(alone("main.tf", "variable \"a\" {}\n"), &Selection::default())
-        .unwrap()
-        .unwrap();
-    assert_eq!(checked.tasks, 0);
+    let why = check(alone("main.tf", "variable \"a\" {}\n"), &Selection::default()).unwrap_err();
+    insta::assert_snapshot!(why, @"main.tf:1:1: no task definition: expected `aws_ecs_task_definition` or a module that is known to make one");
     let why = check(
         alone("main.tf", "resource \"a\" {\n  b = \n}\n"),
         &Selection::default(),
@@ -1138,4 +1138,34 @@ fn managed_instances_and_hops_are_read_from_their_resources() {
     assert_eq!(told("", own), (true, false, true));
     assert_eq!(told("capacity_option_type = var.kind", own), (true, false, false));
     assert_eq!(told("", "\"other\""), (false, false, false));
+}
+
+const CALLS: &str = "module \"ecs\" {\n  source = \"git::https://example.com/terraform-ecs-service.git\"\n}\nmodule \"api\" {\n  source = \"./modules/api\"\n}\n";
+
+const RESOURCE: &str = "resource \"aws_ecs_task_definition\" \"web\" {\n  family = \"web\"\n  container_definitions = jsonencode([{ name = \"web\", image = \"web:1\", stopTimeout = 60 }])\n}\n";
+
+#[test]
+fn a_file_with_nothing_but_calls_of_modules_is_not_taken_for_clean() {
+    let module = Module::of(&[("main.tf", CALLS)]);
+    let why = check(module.source("main.tf"), &Selection::default()).unwrap_err();
+    insta::assert_snapshot!(why.message, @"no task definition: expected `aws_ecs_task_definition` or a module that is known to make one; the modules that it calls are not read (`ecs` from git::https://example.com/terraform-ecs-service.git, `api` from ./modules/api): check the directories of your own, or what `terraform show -json` prints of a plan");
+    let directory = module.0.to_str().unwrap();
+    let output = run(&["check", &format!("{directory}/main.tf")], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    // Nobody named it: it is counted.
+    fs::write(module.0.join("web.tf"), RESOURCE).unwrap();
+    let output = run(&["check", directory], &[]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    insta::assert_snapshot!(told, @"ecs-prestop: left out: 1 file with calls of modules only (check what `terraform show -json` prints of a plan)");
+}
+
+#[test]
+fn the_other_files_of_a_module_are_no_fault_where_its_tasks_were_read() {
+    let module = Module::of(&[("web.tf", RESOURCE), ("variables.tf", "variable \"image\" {}\n")]);
+    let directory = module.0.to_str().unwrap();
+    let (web, other) = (format!("{directory}/web.tf"), format!("{directory}/variables.tf"));
+    let exits = |files: &[&str]| run(&[&["check"], files].concat(), &[]).status.code();
+    assert_eq!(exits(&[&web, &other]), Some(0));
+    assert_eq!(exits(&[&other]), Some(2));
 }

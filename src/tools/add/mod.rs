@@ -81,10 +81,7 @@ pub fn add(source: &Source, options: &AddOptions) -> Result<Added, NotAdded> {
         .map_err(|why| unreadable(why.at, why.message))?;
     let tasks = model::tasks(&root).map_err(|why| match why {
         NoTask::Foreign { message, at } => unreadable(at, message),
-        NoTask::Empty => unreadable(
-            0,
-            "there is no task definition in it, and no service of compose".to_owned(),
-        ),
+        NoTask::Empty => unreadable(0, model::nothing_in(&root)),
     })?;
     let (task, app) = find(&tasks, options)?;
     if let Some(sidecar) = task.sidecars().next() {

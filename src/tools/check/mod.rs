@@ -1,7 +1,8 @@
 //! `check`: reads files, runs the rules over every task definition in them, shows what they found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -131,10 +132,20 @@ pub fn check(source: Source, selection: &Selection) -> Result<Option<Checked>, F
     };
     let mut tasks = match model::tasks(&root) {
         Ok(tasks) => tasks,
-        Err(_) if !source.named => return Ok(None),
+        Err(NoTask::Foreign { .. }) if !source.named => return Ok(None),
         Err(NoTask::Foreign { message, at }) => return Err(source.problem(at, message)),
         Err(NoTask::Empty) => Vec::new(),
     };
+    if tasks.is_empty() {
+        // Nothing was tested, which must not look like nothing found.
+        let empty = FileProblem {
+            foreign: !source.named,
+            empty: true,
+            ..source.problem(root.span.start, model::nothing_in(&root))
+        };
+        let told = source.named || model::leaves_tasks_to_modules(&root);
+        return if told { Err(empty) } else { Ok(None) };
+    }
     image::attach(&mut tasks, &source, &selection.images);
     let mut all = Vec::new();
     for task in &tasks {
@@ -198,10 +209,12 @@ fn number_equal_ones(findings: &mut [Located]) {
 
 /// A cheap look that spares a directory's other files.
 fn may_hold_tasks(text: &str) -> bool {
+    let has = |word: &&str| text.contains(*word);
     is_of_ecs(text)
         || ["services", "container_definition", "ECS_CLUSTER"]
             .iter()
-            .any(|word| text.contains(word))
+            .any(&has)
+        || (has(&"module \"") && model::OF_MODULES.iter().any(has))
 }
 
 /// Whether a text that cannot be read was meant for ECS: it is told though nobody named its file.
@@ -413,17 +426,28 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
     let mut checked = Vec::new();
     let mut problems = Vec::new();
     let mut unclear = Vec::new();
+    let mut of_modules = 0;
     let skips = matches.get_flag("skip-others");
     let mut left_out = source::each(&paths, |source| {
         let source = if skips { source::as_found(source) } else { source };
         match source.and_then(|source| check(source, &selection)) {
             Ok(Some(file)) => checked.push(file.without_text_if_clean()),
             Ok(None) => {}
+            Err(problem) if problem.empty && problem.foreign => of_modules += 1,
             Err(problem) if problem.foreign => unclear.push(problem),
             Err(problem) => problems.push(problem),
         }
     });
     left_out.unclear = unclear;
+    left_out.of_modules = of_modules;
+    // `*.tf` names a module's other files, too: its task definitions were tested.
+    let tested: BTreeSet<PathBuf> = checked
+        .iter()
+        .filter_map(|file| module_of(&file.source.name))
+        .collect();
+    problems.retain(|problem| {
+        !problem.empty || module_of(&problem.file).is_none_or(|module| !tested.contains(&module))
+    });
     if let Some(path) = text("write-baseline") {
         let found = checked.iter().flat_map(|file| {
             file.findings
@@ -456,6 +480,15 @@ fn files(matches: &ArgMatches, out: &mut dyn Write) -> std::io::Result<ExitCode>
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// The directory whose files Terraform reads together, of one of them.
+fn module_of(name: &str) -> Option<PathBuf> {
+    let path = Path::new(name);
+    let of_terraform = path
+        .extension()
+        .is_some_and(|ending| ending == "tf" || ending == "tofu");
+    path.parent().filter(|_| of_terraform).map(Path::to_owned)
 }
 
 /// What the files leave to others, and the files that were left out.

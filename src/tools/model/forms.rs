@@ -9,7 +9,7 @@ use super::{DocumentForm, TaskDefinition, Value, compose, ecs, template, terrafo
 pub enum NoTask {
     /// It is of no form that is known here.
     Foreign { message: String, at: usize },
-    /// It is a template without an `AWS::ECS::TaskDefinition`, or a compose file without services.
+    /// It can be read, and holds none.
     Empty,
 }
 
@@ -137,6 +137,9 @@ fn to_be_made(root: &Node<'_>) -> Option<&'static str> {
     if has("task_definition") && (has("cluster") || has("service")) {
         return Some("a configuration of ecspresso: check what `ecspresso render taskdef` prints");
     }
+    if has("include") {
+        return Some("`include`s of other files: check what `docker compose config` prints");
+    }
     if has("app") && has("context") {
         return Some("a configuration of CDK: run `cdk synth` and check the templates in `cdk.out`");
     }
@@ -167,6 +170,48 @@ pub fn not_read(root: &Node<'_>, tasks: &[TaskDefinition<'_>]) -> Option<String>
         format!("the containers of {names} are known to Terraform {instead}")
     })
 }
+
+/// Why a document that was read holds no task definition, in words that say what to check instead.
+pub fn nothing_in(root: &Node<'_>) -> String {
+    let (expected, what, others) = if root.get("planned_values").or(root.get("values")).is_some() {
+        ("`aws_ecs_task_definition`", "", Vec::new())
+    } else if let Some(resources) = root.get("Resources") {
+        let nested = template::nested(resources);
+        ("`AWS::ECS::TaskDefinition`", "its nested stacks", nested)
+    } else if root.get("services").is_some() {
+        ("a service", "", Vec::new())
+    } else {
+        let expected = "`aws_ecs_task_definition` or a module that is known to make one";
+        (expected, "the modules that it calls", terraform::calls(root))
+    };
+    if others.is_empty() {
+        return format!("no task definition: expected {expected}");
+    }
+    let more = others.len().saturating_sub(MAX_NAMED);
+    let mut names = others.into_iter().take(MAX_NAMED).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        names.push_str(&format!(" and {more} more"));
+    }
+    let instead = match what.starts_with("its") {
+        true => "check their templates",
+        false => "check the directories of your own, or what `terraform show -json` prints of a plan",
+    };
+    format!("no task definition: expected {expected}; {what} are not read ({names}): {instead}")
+}
+
+/// Whether it calls a module of somebody else that may well make a task definition.
+pub fn leaves_tasks_to_modules(root: &Node<'_>) -> bool {
+    terraform::calls(root).iter().any(|call| {
+        let (_, source) = call.split_once(" from ").unwrap_or_default();
+        !source.starts_with('.') && OF_MODULES.iter().any(|word| source.contains(word))
+    })
+}
+
+/// Words in the source of a module that may well make a task definition.
+pub const OF_MODULES: [&str; 2] = ["ecs", "fargate"];
+
+/// Nobody reads more of them in one line.
+const MAX_NAMED: usize = 5;
 
 fn foreign(root: &Node<'_>) -> NoTask {
     if let Some(what) = to_be_made(root) {

@@ -23,7 +23,7 @@ mod terraform;
 
 pub use capacity::Host;
 pub use fields::{reference, substitution};
-pub use forms::{NoTask, not_read, tasks};
+pub use forms::{NoTask, OF_MODULES, leaves_tasks_to_modules, not_read, nothing_in, tasks};
 pub use image::{ImageConfig, ImageFile, of_dockerfile, of_inspect};
 pub use placed::{DeclaredLaunchType, PortMapping};
 pub use sidecar::{PROTECT_POLICY, SUPERSEDED_POLICY, SidecarContainer, Steps};

@@ -288,6 +288,19 @@ pub(super) fn with_instances<'a>(
     }
 }
 
+/// The stacks that a template makes of other templates (CloudFormation user guide, *Nested stacks*; SAM).
+pub(super) fn nested(resources: &Node<'_>) -> Vec<String> {
+    let kinds = ["AWS::CloudFormation::Stack", "AWS::Serverless::Application"];
+    let entries = resources.entries().iter();
+    entries
+        .filter(|entry| {
+            let kind = entry.value.get("Type").and_then(Node::text);
+            kind.is_some_and(|kind| kinds.contains(&kind))
+        })
+        .map(|entry| format!("`{}`", entry.key))
+        .collect()
+}
+
 /// How long clients keep an address, and where a service of Cloud Map says so.
 pub(super) fn longest_ttl<'a>(form: DocumentForm, properties: &'a Node<'a>) -> Option<(u64, &'a Node<'a>)> {
     let config = Fields::of(form, properties).object("dnsConfig")?;

@@ -103,7 +103,7 @@ impl Definition {
             .map_err(|why| unreadable(why.at, why.message))?;
         let tasks = model::tasks(&root).map_err(|why| match why {
             NoTask::Foreign { message, at } => unreadable(at, message),
-            NoTask::Empty => content("there is no service in it".to_owned()),
+            NoTask::Empty => content(model::nothing_in(&root)),
         })?;
         let names = || {
             let names: Vec<String> = tasks.iter().map(|task| format!("`{}`", task.name)).collect();
@@ -118,7 +118,6 @@ impl Definition {
                 "holds several task definitions: say which of {} with --task",
                 names()
             ))),
-            (None, _) if tasks.is_empty() => Err(content("there is no task definition in it".to_owned())),
             (None, _) => Err(content(format!(
                 "there is no task definition `{}` in it; there is {}",
                 wanted.unwrap_or_default(),

@@ -283,6 +283,18 @@ fn of_configuration<'a>(root: &'a Node<'a>) -> Vec<TaskDefinition<'a>> {
     all
 }
 
+/// The modules that a file calls, each as `name` from where.
+pub(super) fn calls(root: &Node<'_>) -> Vec<String> {
+    parts(root, &["module"])
+        .into_iter()
+        .filter(|part| part.body.tag.as_deref() != Some(ELSEWHERE))
+        .map(|part| {
+            let source = part.body.get("source").and_then(Node::text);
+            format!("`{}` from {}", part.name, source.unwrap_or("elsewhere"))
+        })
+        .collect()
+}
+
 const CLOUD_MAP: &str = "aws_service_discovery_service";
 
 const CLUSTER: &str = "aws_ecs_cluster";
