@@ -1796,3 +1796,60 @@ fn a_file_that_was_read_and_holds_no_task_definition_is_no_clean_one() {
     plan.json:1:1: no task definition: expected `aws_ecs_task_definition`
     ");
 }
+
+#[test]
+fn a_shell_under_an_init_process_is_told_as_what_it_is() {
+    let loop_of = |init: bool| {
+        json!({"family": "a", "networkMode": "awsvpc", "containerDefinitions": [{
+            "name": "app", "image": "a", "stopTimeout": 60, "linuxParameters": {"initProcessEnabled": init},
+            "command": ["sh", "-c", "while true; do php artisan schedule:run; sleep 60; done"]}]})
+        .to_string()
+    };
+    let said = |init| {
+        let file = checked("a.json", &loop_of(init));
+        let finding = file.findings.iter().find(|finding| finding.rule.id == "PS020");
+        finding.map(|finding| finding.message.clone()).unwrap()
+    };
+    insta::assert_snapshot!(said(true), @"`sh` runs `app` under an init process, unless its image has an entry point, and ends at SIGTERM: its command is killed with it");
+    insta::assert_snapshot!(said(false), @"`sh` is the first process of `app`, unless its image has an entry point, and goes on waiting after SIGTERM");
+}
+
+#[test]
+fn what_ends_by_itself_is_not_told_of_its_shell() {
+    let started = |command: &str| {
+        let text = format!("services:\n  web:\n    image: node:22\n    command: {command}\n");
+        regular("compose.yaml", &text).0
+    };
+    for command in [
+        "sh -c \"npm i && npm run build\"",
+        "npm run install-and-build",
+        "sh -c \"sleep 3; bundle exec rails db:migrate\"",
+        "npm run storybook",
+    ] {
+        assert!(started(command).is_empty(), "{command}: {:?}", started(command));
+    }
+    for command in [
+        "npm start",
+        "npm run start",
+        "npm run start:build",
+        "sh -c \"npm run build && npm run start | tee log\"",
+    ] {
+        assert_eq!(started(command), ["PS020"], "{command}");
+    }
+}
+
+#[test]
+fn a_task_runner_has_to_outlive_the_app_that_hands_it_code() {
+    let text = |depends: &str| {
+        format!(
+            "{{\"family\": \"n8n\", \"networkMode\": \"awsvpc\", \"containerDefinitions\": [{{\"name\": \"n8n\", \"image\": \"n8nio/n8n:2\", \"stopTimeout\": 60{depends}}}, \
+             {{\"name\": \"task-runner\", \"image\": \"n8nio/runners:2\", \"essential\": false}}]}}"
+        )
+    };
+    assert!(regular("a.json", &text("")).0.contains(&"PS006"));
+    let depending = ", \"dependsOn\": [{\"containerName\": \"task-runner\", \"condition\": \"START\"}]";
+    assert!(!regular("a.json", &text(depending)).0.contains(&"PS006"));
+    // It has ended before the app began.
+    let first = depending.replace("START", "SUCCESS");
+    assert!(!regular("a.json", &text(&first)).0.contains(&"PS006"));
+}

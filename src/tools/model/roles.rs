@@ -5,8 +5,8 @@ use crate::config::{SETTINGS, Setting};
 use super::{ContainerDefinition, TaskDefinition};
 
 /// What an app reaches others through or keeps its data in: without it a drain can finish nothing. By the
-/// last part of the image's name. An Envoy is not among them: it may as well stand before the app.
-const NEEDED: [(&str, &str); 21] = [
+/// last part of the image's name, or its last two. An Envoy is not among them: it may as well stand before the app.
+const NEEDED: [(&str, &str); 22] = [
     ("alloydb-auth-proxy", "a database proxy"),
     ("cloud-sql-proxy", "a database proxy"),
     ("cloudsql-proxy", "a database proxy"),
@@ -20,6 +20,7 @@ const NEEDED: [(&str, &str); 21] = [
     ("memcached", "a cache"),
     ("mongo", "a database"),
     ("mysql", "a database"),
+    ("n8nio/runners", "n8n's task runner"),
     ("nats", "a message broker"),
     ("odyssey", "a database proxy"),
     ("pgbouncer", "a database proxy"),
@@ -106,13 +107,14 @@ const WORKER_NAMES: [&str; 7] = [
 ];
 
 /// Parts of a container's name, and words of its command, behind which it ends by itself.
-const ONE_OFF: [&str; 22] = [
+const ONE_OFF: [&str; 23] = [
     "--help",
     "--version",
     "bootstrap",
     "build",
     "builder",
     "collectstatic",
+    "composer",
     "ci",
     "init",
     "install",
@@ -153,6 +155,18 @@ const NO_REQUESTS: [&str; 12] = [
 /// Subcommands of our own image that are no sidecar.
 const TOOLS: [&str; 6] = ["sample", "simulate", "rehearse", "health", "check", "add"];
 
+/// The words of the last command where a shell runs several.
+fn last_command(words: Vec<&str>) -> Vec<&str> {
+    let mut parts = words
+        .last()
+        .map_or("", |last| last.trim())
+        .rsplit([';', '&', '\n']);
+    match parts.next() {
+        Some(last) if last.contains(char::is_whitespace) => last.split_whitespace().collect(),
+        _ => words,
+    }
+}
+
 impl<'a> ContainerDefinition<'a> {
     /// Whether this is the ecs-prestop sidecar: by its image, or by a setting that only it has.
     pub fn is_sidecar(&self) -> bool {
@@ -175,10 +189,10 @@ impl<'a> ContainerDefinition<'a> {
     /// What others need it for while they drain, if that is known.
     pub fn needed_as(&self) -> Option<&'static str> {
         let name = self.image_name().unwrap_or(&self.name.text);
-        NEEDED
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, what)| *what)
+        let image = self.image.known().map_or("", AsRef::as_ref);
+        // A last part that says too little stands with the one before it.
+        let is = |known: &str| known == name || (known.contains('/') && image.contains(known));
+        NEEDED.iter().find(|(known, _)| is(known)).map(|(_, what)| *what)
     }
 
     /// Whether it only watches the others: losing it loses no request.
@@ -222,8 +236,17 @@ impl<'a> ContainerDefinition<'a> {
     pub fn is_one_off(&self) -> bool {
         let known = |word: &str| ONE_OFF.iter().any(|known| word.eq_ignore_ascii_case(known));
         let by_name = self.name.text.split(['-', '_', '.', ' ']).any(known);
-        let words = self.arguments().unwrap_or_default();
-        by_name || (words.len() <= SHORT && words.iter().any(|word| known(word)))
+        let words = last_command(self.arguments().unwrap_or_default());
+        // `npm run install-and-build`, `rails db:migrate`
+        let of_script = |at: usize, word: &str| {
+            let named = at > 0 && words[at - 1] == "run";
+            let mut parts = word.split(|c| c == ':' || (named && c == '-'));
+            parts.any(known)
+                && !word
+                    .split([':', '-'])
+                    .any(|part| matches!(part, "dev" | "serve" | "start" | "watch"))
+        };
+        by_name || (words.len() <= SHORT && words.iter().enumerate().any(|(at, word)| of_script(at, word)))
     }
 
     /// Whether it keeps data or messages: a database, a cache, a broker.

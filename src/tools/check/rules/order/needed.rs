@@ -38,7 +38,8 @@ pub(super) fn stops_too_early(
     task: &TaskDefinition<'_>,
     needed: &ContainerDefinition<'_>,
 ) -> Option<(String, &'static str)> {
-    let what = kind(task, needed)?;
+    // An init container of the same image has ended by then.
+    let what = kind(task, needed).filter(|_| !task.ends_early(needed))?;
     let apps: Vec<&ContainerDefinition<'_>> = task.apps().collect();
     // A database that the task is there for is needed by nobody in it.
     if apps.iter().any(|app| std::ptr::eq(*app, needed)) {

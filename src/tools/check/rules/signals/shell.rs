@@ -53,7 +53,17 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
         } else {
             ""
         };
+        // Not as PID 1 it ends at SIGTERM, and its command is killed as the container goes.
+        let under_init = container.init.known() == Some(&true);
         let (word, severity, message, label) = match first {
+            First::Shell { shell, script, stays } if under_init && stays != Stays::Perhaps => (
+                script,
+                Severity::Warning,
+                format!(
+                    "`{shell}` runs `{name}` under an init process{by}, and ends at SIGTERM: its command is killed with it"
+                ),
+                "`exec` the last command, or a `trap`",
+            ),
             First::Shell {
                 shell,
                 script,
@@ -101,7 +111,8 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
             if let Some(span) = before_last_command(word, node) {
                 finding.fix_within(node, span, "exec ");
             }
-            if task.form == DocumentForm::Compose && is_for_development(&words) {
+            let on_a_laptop = is_for_development(&words) || severity == Severity::Note;
+            if task.form == DocumentForm::Compose && on_a_laptop {
                 finding.persona(Persona::Pedantic);
             }
         }
@@ -145,6 +156,7 @@ fn is_for_development(words: &[&str]) -> bool {
                 | "develop"
                 | "nodemon"
                 | "serve"
+                | "storybook"
                 | "ts-node-dev"
                 | "watch"
                 | "watchexec"
