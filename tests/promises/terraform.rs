@@ -1169,3 +1169,50 @@ fn the_other_files_of_a_module_are_no_fault_where_its_tasks_were_read() {
     assert_eq!(exits(&[&web, &other]), Some(0));
     assert_eq!(exits(&[&other]), Some(2));
 }
+
+#[test]
+fn a_container_that_a_condition_adds_hides_none_of_the_others() {
+    let text = "locals {\n  app = jsonencode({ name = \"app\", image = \"app:1\" })\n  web = jsonencode({ name = \"web\", image = \"web:1\" })\n}\n\
+        resource \"aws_ecs_task_definition\" \"use\" {\n  family = \"use\"\n  container_definitions = \"[${local.web}, ${local.app} ${var.traced ? \", ${local.otel}\" : \"\"}]\"\n}\n";
+    let source = alone("main.tf", text);
+    let (root, _) = document::parse_among(&source.name, &source.text, &source).unwrap();
+    let tasks = model::tasks(&root).unwrap();
+    let names: Vec<_> = tasks[0]
+        .containers
+        .iter()
+        .map(|container| container.name.text.as_ref())
+        .collect();
+    assert_eq!(names, ["web", "app"]);
+    assert!(tasks[0].more_containers);
+}
+
+#[test]
+fn the_containers_that_both_branches_of_a_condition_have_are_there() {
+    let container = |name: &str, image: &str| {
+        format!("{name} = jsonencode({{ name = \"{name}\", image = \"{image}\" }})\n")
+    };
+    let text = format!(
+        "locals {{\n  {}  {}  {}}}\nresource \"aws_ecs_task_definition\" \"app\" {{\n  family = \"app\"\n  container_definitions = \
+         var.tested ? \"[${{local.app}}, ${{local.otel}}, ${{local.agent}}]\" : \"[${{local.app}}, ${{local.otel}}]\"\n}}\n\
+         resource \"aws_ecs_task_definition\" \"two\" {{\n  family = \"two\"\n  container_definitions = \
+         jsonencode(var.new ? [{{ name = \"app\", image = \"app:2\" }}] : [{{ name = \"app\", image = \"app:1\" }}])\n}}\n",
+        container("app", "app:1"),
+        container("otel", "otel:1"),
+        container("agent", "agent:1"),
+    );
+    let source = alone("main.tf", &text);
+    let (root, _) = document::parse_among(&source.name, &source.text, &source).unwrap();
+    let tasks = model::tasks(&root).unwrap();
+    let names = |task: &TaskDefinition<'_>| -> Vec<String> {
+        let names = task
+            .containers
+            .iter()
+            .map(|container| container.name.text.to_string());
+        names.collect()
+    };
+    assert_eq!(
+        (names(&tasks[0]), tasks[0].more_containers),
+        (vec!["app".to_owned(), "otel".to_owned()], true)
+    );
+    assert_eq!((names(&tasks[1]), tasks[1].more_containers), (vec![], true));
+}

@@ -162,7 +162,13 @@ fn with_holes(rendered: &Rendered) -> Option<(Rendered, Vec<Node<'static>>)> {
             let escaped = serde_json::Value::from(raw).to_string();
             text.push_at(escaped.trim_matches('"'), hole.value.span);
         } else {
-            text.push_at(&format!("\"{HOLE}{}{HOLE}\"", values.len()), hole.value.span);
+            // Behind a whole value stands what brings its own comma, or is nothing: `${more ? ", ${b}" : ""}`.
+            let behind = text.text.trim_end().ends_with(['"', ']', '}']);
+            let comma = if behind { ", " } else { "" };
+            text.push_at(
+                &format!("{comma}\"{HOLE}{}{HOLE}\"", values.len()),
+                hole.value.span,
+            );
             values.push(hole.value.clone());
         }
     }

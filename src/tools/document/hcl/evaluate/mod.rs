@@ -19,7 +19,7 @@ mod values;
 
 use template::{Escapes, only_interpolation};
 pub(super) use values::known_word;
-use values::{binary, pairs};
+use values::{binary, equal, pairs};
 
 /// The tag of a text that is the JSON of what the node holds.
 pub(super) const JSON: &str = "json";
@@ -342,7 +342,12 @@ impl<'m> Evaluator<'m> {
             Expression::Conditional(choice) => match self.node(&choice.cond_expr, context).kind {
                 NodeKind::Bool(true) => self.value(&choice.true_expr, context),
                 NodeKind::Bool(false) => self.value(&choice.false_expr, context),
-                _ => unknown(),
+                _ => self
+                    .whichever(&choice.true_expr, &choice.false_expr, context)
+                    .map_or_else(unknown, |mut items| {
+                        items.push(self.unknown(context, expression.span(), "…"));
+                        node(NodeKind::List(items))
+                    }),
             },
             Expression::FuncCall(call) => self.call(call, context, span).unwrap_or_else(unknown),
             Expression::UnaryOp(operation) => {
@@ -362,6 +367,28 @@ impl<'m> Evaluator<'m> {
             }
             Expression::ForExpr(each) => self.for_each(each, context, span).map_or_else(unknown, node),
         }
+    }
+
+    /// The containers that a list has whatever a condition says.
+    fn whichever(
+        &self,
+        one: &Expression,
+        other: &Expression,
+        context: Context<'_>,
+    ) -> Option<Vec<Node<'static>>> {
+        let list = |expression| {
+            let node = match self.value(expression, context) {
+                Evaluated::Node(node) => node,
+                Evaluated::Text(text) => json_in(&text)?,
+            };
+            match node.kind {
+                NodeKind::List(items) if node.tag.is_none() => Some(items),
+                _ => None,
+            }
+        };
+        let (mut items, other) = (list(one)?, list(other)?);
+        items.retain(|item| item.get("image").is_some() && other.iter().any(|other| equal(item, other)));
+        (!items.is_empty()).then_some(items)
     }
 
     /// A word stands where it is used, not where it is defined.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use hcl_edit::expr::BinaryOperator;
 
-use crate::tools::document::{Node, NodeKind};
+use crate::tools::document::{Member, Node, NodeKind};
 
 /// The text of a word that is known to its end.
 pub(in crate::tools::document::hcl) fn known_word(node: &Node<'_>) -> Option<String> {
@@ -44,6 +44,22 @@ pub(super) fn pairs(collection: &Node<'static>) -> Option<Vec<(Node<'static>, No
         ),
         _ => None,
     }
+}
+
+/// Whether two values are the same, wherever they stand.
+pub(super) fn equal(one: &Node<'_>, other: &Node<'_>) -> bool {
+    one.tag == other.tag
+        && match (&one.kind, &other.kind) {
+            (NodeKind::List(a), NodeKind::List(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b))
+            }
+            (NodeKind::Map(a), NodeKind::Map(b)) => {
+                let same = |(a, b): (&Member<'_>, &Member<'_>)| a.key == b.key && equal(&a.value, &b.value);
+                a.len() == b.len() && a.iter().zip(b).all(same)
+            }
+            (NodeKind::Null, NodeKind::Null) => true,
+            _ => one.word().is_some() && one.word() == other.word(),
+        }
 }
 
 pub(super) fn binary(
