@@ -66,9 +66,9 @@ class Client:
 def test_a_client_that_keeps_its_address_for_the_ttl_loses_nothing(rig, settings, takes_out):
     with rig.case(rig.aws.named_task(), settings, "FARGATE") as case, Client(rig, case) as client:
         time.sleep(TTL_S + 1)
-        case.sidecar.sigterm()
         if takes_out == "ECS at SIGTERM":
             rig.aws.take_name(case.task)
+        case.sidecar.sigterm()
         case.ends(0, 25)
         time.sleep(AFTERWARDS_S)
         rig.named.append(f"{'with' if settings == DEREGISTER else 'without'} PRESTOP_DEREGISTER, taken out by "

@@ -14,10 +14,10 @@ use aws_sdk_ecs::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4::SigningParams;
 use aws_smithy_runtime_api::client::identity::Identity;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::error::ErrorMetadata;
 use http_body_util::BodyExt as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
 use super::clients::TRY_LIMIT;
@@ -42,20 +42,17 @@ const GET_OPERATION: &str = "servicediscovery:GetOperation";
 impl Aws {
     /// How long clients keep an address that they got by that name: none where it is not in DNS.
     pub(super) async fn time_to_live(&self, service: &str) -> Result<Duration, Failure> {
-        let answer = self
-            .cloud_map(GET_SERVICE, json!({"Id": self.id_of(service)}))
-            .await?;
+        let input = format!(r#"{{"Id":{}}}"#, Value::from(self.id_of(service)));
+        let answer = self.cloud_map(GET_SERVICE, &input).await?;
         let found = &answer["Service"];
         if !found.is_object() {
             return Err(Failure::other(GET_SERVICE, "the answer has no service"));
         }
-        let records = found["DnsConfig"]["DnsRecords"].as_array();
-        let longest = records
-            .into_iter()
-            .flatten()
-            .filter_map(|record| record["TTL"].as_u64())
-            .max();
-        Ok(Duration::from_secs(longest.unwrap_or(0)))
+        let mut longest = 0;
+        for record in found["DnsConfig"]["DnsRecords"].as_array().into_iter().flatten() {
+            longest = longest.max(record["TTL"].as_u64().unwrap_or(0));
+        }
+        Ok(Duration::from_secs(longest))
     }
 
     /// Takes this task out, and waits until no client keeps its address any longer. The wait comes even if Cloud Map
@@ -64,7 +61,7 @@ impl Aws {
         let left = self.take_out_of(&name.service).await;
         let ttl = match name.ttl {
             Some(ttl) => ttl,
-            None => match persist(|| self.time_to_live(&name.service)).await {
+            None => match self.time_to_live(&name.service).await {
                 Ok(ttl) => ttl,
                 Err(why) => return left.and(Err(why)),
             },
@@ -75,22 +72,30 @@ impl Aws {
 
     async fn take_out_of(&self, service: &str) -> Result<(), Failure> {
         let task = self.task_arn.rsplit('/').next();
-        let input = json!({"ServiceId": self.id_of(service), "InstanceId": task});
-        let begun = match persist(|| self.cloud_map(DEREGISTER, input.clone())).await {
-            // ECS was faster, or the service is no more.
-            Err(why)
-                if matches!(
-                    why.code(),
-                    Some("InstanceNotFound" | "DuplicateRequest" | "ServiceNotFound")
-                ) =>
-            {
-                return Ok(());
-            }
-            answer => answer?,
-        };
-        let input = json!({"OperationId": begun["OperationId"]});
+        let mut action = DEREGISTER;
+        let mut input = format!(
+            r#"{{"ServiceId":{},"InstanceId":{}}}"#,
+            Value::from(self.id_of(service)),
+            Value::from(task)
+        );
         loop {
-            let answer = persist(|| self.cloud_map(GET_OPERATION, input.clone())).await?;
+            let answer = match persist(|| self.cloud_map(action, &input)).await {
+                // ECS was faster, or the service is no more.
+                Err(why)
+                    if matches!(
+                        why.code(),
+                        Some("InstanceNotFound" | "DuplicateRequest" | "ServiceNotFound")
+                    ) =>
+                {
+                    return Ok(());
+                }
+                answer => answer?,
+            };
+            if action == DEREGISTER {
+                action = GET_OPERATION;
+                input = format!(r#"{{"OperationId":{}}}"#, answer["OperationId"]);
+                continue;
+            }
             let operation = &answer["Operation"];
             match operation["Status"].as_str() {
                 Some("SUCCESS") => return Ok(()),
@@ -114,13 +119,13 @@ impl Aws {
         }
     }
 
-    async fn cloud_map(&self, action: &'static str, input: Value) -> Result<Value, Failure> {
-        let answer = timeout(TRY_LIMIT, self.exchange(action, input.to_string())).await;
+    async fn cloud_map(&self, action: &'static str, input: &str) -> Result<Value, Failure> {
+        let answer = timeout(TRY_LIMIT, self.exchange(action, input)).await;
         let answer = answer.unwrap_or(Err(FailureKind::TimedOut));
         answer.map_err(|kind| Failure { action, kind })
     }
 
-    async fn exchange(&self, action: &str, body: String) -> Result<Value, FailureKind> {
+    async fn exchange(&self, action: &str, body: &str) -> Result<Value, FailureKind> {
         let clients = self.clients();
         let credentials = clients.credentials.provide_credentials().await;
         let identity: Identity = credentials.map_err(|_| FailureKind::NoCredentials)?.into();
@@ -151,32 +156,35 @@ impl Aws {
         );
         let signed = sign(signable.map_err(own_fault)?, &params.into()).map_err(own_fault)?;
         let (instructions, _) = signed.into_parts();
-        let mut request = hyper::Request::post(&url);
-        for (name, value) in headers.into_iter().chain(instructions.headers()) {
-            request = request.header(name, value);
+        let mut request = HttpRequest::new(SdkBody::from(body));
+        request.set_method("POST").map_err(own_fault)?;
+        request.set_uri(url).map_err(own_fault)?;
+        for (name, value) in headers {
+            request
+                .headers_mut()
+                .try_insert(name, value.to_owned())
+                .map_err(own_fault)?;
         }
-        let request = request.body(SdkBody::from(body)).map_err(own_fault)?;
-        let answer = clients.sender.exchange(request).await;
+        for (name, value) in instructions.headers() {
+            let (name, value) = (name.to_owned(), value.to_owned());
+            request.headers_mut().try_insert(name, value).map_err(own_fault)?;
+        }
+        let answer = clients.sender.clone().send(request).await;
         let answer = answer.map_err(|why| of_connection(Some(&why)))?;
-        let status = answer.status();
+        let status = answer.status().as_u16();
         let text = answer.into_body().collect().await;
         let text = text
             .map_err(|why| FailureKind::Unreachable(why.to_string()))?
             .to_bytes();
         let Ok(said) = serde_json::from_slice::<Value>(&text) else {
-            return Err(of_status(status.as_u16()));
+            return Err(of_status(status));
         };
-        if status.is_success() {
+        if (200..300).contains(&status) {
             return Ok(said);
         }
-        let mut error = ErrorMetadata::builder();
-        if let Some(code) = said["__type"].as_str().and_then(|code| code.rsplit('#').next()) {
-            error = error.code(code);
-        }
-        if let Some(message) = said["message"].as_str().or(said["Message"].as_str()) {
-            error = error.message(message);
-        }
-        Err(of_service(&error.build(), status.as_u16()))
+        let code = said["__type"].as_str().and_then(|code| code.rsplit('#').next());
+        let message = said["message"].as_str().or(said["Message"].as_str());
+        Err(of_service(code, message, status))
     }
 }
 

@@ -14,7 +14,6 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
 use http_body_util::Limited;
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderValue};
 use hyper_util::rt::TokioIo;
@@ -85,19 +84,10 @@ impl HttpConnector for Sender {
 }
 
 impl Sender {
-    async fn send(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
-        let request = request
+    pub(super) async fn send(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
+        let mut request = request
             .try_into_http1x()
             .map_err(|why| ConnectorError::user(why.into()))?;
-        let response = self.exchange(request).await?;
-        HttpResponse::try_from(response.map(SdkBody::from_body_1_x)).map_err(broken)
-    }
-
-    /// One request, whose answer has come as far as its head.
-    pub(super) async fn exchange(
-        &self,
-        mut request: hyper::Request<SdkBody>,
-    ) -> Result<hyper::Response<Held<Incoming>>, ConnectorError> {
         let uri = request.uri().clone();
         let Some(authority) = uri.authority() else {
             return Err(ConnectorError::user("the endpoint has no host".into()));
@@ -139,10 +129,13 @@ impl Sender {
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         *request.uri_mut() = target.parse().map_err(broken)?;
         let response = sender.send_request(request).await.map_err(broken)?;
-        Ok(response.map(|body| Held {
-            body: Limited::new(body, MAX_ANSWER),
-            _driver: driver,
-        }))
+        let response = response.map(|body| {
+            SdkBody::from_body_1_x(Held {
+                body: Limited::new(body, MAX_ANSWER),
+                _driver: driver,
+            })
+        });
+        HttpResponse::try_from(response).map_err(broken)
     }
 
     async fn connect(&self, host: &str, port: u16, secure: bool) -> Result<Box<dyn Stream>, ConnectorError> {
@@ -214,7 +207,7 @@ fn roots_in(path: &str) -> Result<RootCertStore, String> {
 }
 
 /// A body that keeps its connection for as long as it is read.
-pub(super) struct Held<B> {
+struct Held<B> {
     body: Limited<B>,
     _driver: JoinSet<Result<(), hyper::Error>>,
 }

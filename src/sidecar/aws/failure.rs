@@ -7,7 +7,6 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_runtime::retries::classifiers::THROTTLING_ERRORS;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::{ConnectorError, SdkError};
-use aws_smithy_types::error::ErrorMetadata;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use tokio::time::{Instant, sleep};
 
@@ -76,7 +75,8 @@ impl Failure {
             SdkError::TimeoutError(_) => FailureKind::TimedOut,
             SdkError::DispatchFailure(failure) => of_connection(failure.as_connector_error()),
             SdkError::ServiceError(refused) => {
-                of_service(refused.err().meta(), refused.raw().status().as_u16())
+                let said = refused.err().meta();
+                of_service(said.code(), said.message(), refused.raw().status().as_u16())
             }
             SdkError::ResponseError(answer) => of_status(answer.raw().status().as_u16()),
             other => of_cause(other),
@@ -169,15 +169,13 @@ fn is_of_credentials(cause: &(dyn Error + 'static)) -> bool {
 }
 
 /// What a service says, with the status of its answer.
-pub(super) fn of_service(said: &ErrorMetadata, status: u16) -> FailureKind {
-    match said.code() {
+pub(super) fn of_service(code: Option<&str>, message: Option<&str>, status: u16) -> FailureKind {
+    match code {
         // ECS and Elastic Load Balancing name it differently.
         Some("AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation") => FailureKind::Denied,
         Some(code) if THROTTLING_ERRORS.contains(&code) => FailureKind::Throttled,
         _ if status == 429 => FailureKind::Throttled,
-        Some(code) => {
-            FailureKind::Refused(shortened(code), shortened(said.message().unwrap_or("no message")))
-        }
+        Some(code) => FailureKind::Refused(shortened(code), shortened(message.unwrap_or("no message"))),
         None => of_status(status),
     }
 }

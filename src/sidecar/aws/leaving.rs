@@ -73,19 +73,19 @@ impl Aws {
                 "ECS does not know the ports of the host yet",
             ));
         }
-        let targets = registrations.into_iter().filter_map(|registration| {
+        let mut places = Vec::new();
+        for registration in registrations {
             let of_container = (registration.container, registration.port);
-            let (id, port) = load_balancing::place(&task, host.as_deref(), &of_container)?;
-            Some(Registered::Target(RegisteredTarget {
-                group: registration.group,
-                id,
-                port,
-            }))
-        });
-        let names = names
-            .into_iter()
-            .map(|service| Registered::Name(RegisteredName { service, ttl: None }));
-        Ok(targets.chain(names).take(MAX_PLACES).collect())
+            if let Some((id, port)) = load_balancing::place(&task, host.as_deref(), &of_container) {
+                let group = registration.group;
+                places.push(Registered::Target(RegisteredTarget { group, id, port }));
+            }
+        }
+        for service in names {
+            places.push(Registered::Name(RegisteredName { service, ttl: None }));
+        }
+        places.truncate(MAX_PLACES);
+        Ok(places)
     }
 
     /// How long others keep this task once it has left that place.

@@ -49,11 +49,23 @@ impl Aws {
         target: &RegisteredTarget,
         until: Departure,
     ) -> Result<(), Failure> {
-        persist(|| self.take_out(target)).await?;
-        while !persist(|| self.is_out(target, until)).await? {
-            sleep(LOOK_AGAIN).await;
+        let mut asks = None;
+        loop {
+            let out = persist(|| self.ask_group(target, asks)).await?;
+            match asks.replace(until) {
+                Some(_) if out => return Ok(()),
+                Some(_) => sleep(LOOK_AGAIN).await,
+                None => {}
+            }
         }
-        Ok(())
+    }
+
+    /// Takes it out, or asks whether it is as far out as that.
+    async fn ask_group(&self, target: &RegisteredTarget, asks: Option<Departure>) -> Result<bool, Failure> {
+        match asks {
+            None => self.take_out(target).await.map(|()| false),
+            Some(until) => self.is_out(target, until).await,
+        }
     }
 
     async fn take_out(&self, target: &RegisteredTarget) -> Result<(), Failure> {
