@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::process::Stdio;
 
 use ecs_prestop::tools::check::output::{self, OutputFormat};
-use ecs_prestop::tools::check::{Checked, Persona, RULES, Selection, check, rules_document};
+use ecs_prestop::tools::check::{Checked, Persona, RULES, Selection, Severity, check, rules_document};
 use ecs_prestop::tools::source::{FileProblem, Source, as_found};
 use serde_json::{Value, json};
 
@@ -660,6 +660,43 @@ fn a_database_that_a_task_is_there_for_is_its_app() {
     };
     assert_eq!(found("t.yaml", &service("mine:1")), ["PS053"]);
     assert_eq!(found("t.yaml", &service("mysql:8")), [""; 0]);
+    // By a load balancer somebody is sent away; the head of a cluster is looked up, and there is one.
+    assert_eq!(regular("t.yaml", &service("mine:1")), (vec!["PS053"], 0));
+    let looked_up = service("mine:1").replace(
+        "LoadBalancers: [{ContainerName: a}]",
+        "ServiceRegistries: [{ContainerName: a}]",
+    );
+    assert_eq!(regular("t.yaml", &looked_up), (vec![], 1));
+}
+
+#[test]
+fn a_stop_timeout_of_0_is_none_to_the_agent_and_an_error_on_fargate() {
+    let said = |compatible: &str| {
+        let text = json!({"family": "a", "requiresCompatibilities": [compatible], "networkMode": "awsvpc", "cpu": "256", "memory": "512",
+            "containerDefinitions": [{"name": "app", "image": "a", "stopTimeout": 0}]})
+        .to_string();
+        let file = checked("a.json", &text);
+        let finding = file
+            .findings
+            .iter()
+            .find(|finding| finding.rule.id == "PS011")
+            .unwrap();
+        (finding.severity, finding.message.clone())
+    };
+    assert_eq!(
+        said("EC2"),
+        (
+            Severity::Warning,
+            "stopTimeout of `app` is 0 s, which the agent takes for none: its own default holds".to_owned()
+        )
+    );
+    assert_eq!(
+        said("FARGATE"),
+        (
+            Severity::Error,
+            "stopTimeout of `app` is 0 s; allowed is 2 to 120 s on Fargate".to_owned()
+        )
+    );
 }
 
 #[test]
@@ -1555,7 +1592,7 @@ fn a_file_of_one_long_line_is_shown_in_part_and_with_its_own_column() {
     let shown = output::text(&[checked("a.json", &text)], &[], false);
     let column = text.rfind("0}").unwrap() + 1;
     assert!(shown.contains(&format!("--> a.json:1:{column}\n")), "{shown}");
-    assert!(shown.contains("^ out of range"), "{shown}");
+    assert!(shown.contains("^ as if it were not there"), "{shown}");
 }
 
 /// Nine times nine times nine … of what the first line says.
@@ -1825,6 +1862,8 @@ fn what_ends_by_itself_is_not_told_of_its_shell() {
         "npm run install-and-build",
         "sh -c \"sleep 3; bundle exec rails db:migrate\"",
         "npm run storybook",
+        "yarn",
+        "sh -c \"poetry install; poetry run format\"",
     ] {
         assert!(started(command).is_empty(), "{command}: {:?}", started(command));
     }

@@ -107,7 +107,7 @@ const WORKER_NAMES: [&str; 7] = [
 ];
 
 /// Parts of a container's name, and words of its command, behind which it ends by itself.
-const ONE_OFF: [&str; 23] = [
+const ONE_OFF: [&str; 24] = [
     "--help",
     "--version",
     "bootstrap",
@@ -116,6 +116,7 @@ const ONE_OFF: [&str; 23] = [
     "collectstatic",
     "composer",
     "ci",
+    "format",
     "init",
     "install",
     "lint",

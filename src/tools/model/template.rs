@@ -34,6 +34,9 @@ pub struct Service<'a> {
     pub desired: Value<'a, u64>,
     /// Whether others call it: by a load balancer, by service discovery or Service Connect.
     pub is_called: bool,
+    /// Whether only those call it who look its address up: by Cloud Map, neither by a load balancer nor by
+    /// Service Connect.
+    pub only_looked_up: bool,
     /// Where it says that others call it by Service Connect, if they call it by nothing else.
     pub only_by_connect: Option<&'a Node<'a>>,
     /// Whether each instance runs one task.
@@ -476,6 +479,7 @@ pub(super) fn service<'a>(
         on_demand: on_fargate_by_type || all_are(false),
         desired: fields.whole("desiredCount"),
         is_called: by_address || connected.is_some(),
+        only_looked_up: fields.node("loadBalancers").is_none() && connected.is_none(),
         only_by_connect: connected.filter(|_| !by_address),
         is_daemon: fields
             .text("schedulingStrategy")

@@ -82,7 +82,9 @@ pub(super) fn first<'a>(words: &[&'a str], sh: Option<Shell>) -> Option<First<'a
         return of_script(name, script, shell, sh);
     }
     let runs_go = name == "go" && rest.first() == Some(&"run");
-    if RUNNERS.contains(&name) || runs_go {
+    // Alone they install what an app needs, or print their help.
+    let starts_something = !rest.is_empty() || name == "nodemon";
+    if (RUNNERS.contains(&name) && starts_something) || runs_go {
         return Some(First::Runner(name));
     }
     Some(First::Program(name))

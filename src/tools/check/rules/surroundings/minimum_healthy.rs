@@ -31,15 +31,18 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
         // A worker's queue waits; whoever calls a service does not.
         let called = service.desired.known() != Some(&0) && service.is_called;
         if let (Some(node), true) = (service.minimum_healthy_percent.node(), none && called) {
-            findings
-                .at(
-                    node,
-                    format!(
-                        "a deployment of `{}` may stop all tasks before it starts a new one",
-                        service.name
-                    ),
-                )
-                .label("nothing has to stay");
+            let finding = findings.at(
+                node,
+                format!(
+                    "a deployment of `{}` may stop all tasks before it starts a new one",
+                    service.name
+                ),
+            );
+            finding.label("nothing has to stay");
+            // The head of a cluster of workers: one at a time is meant.
+            if service.only_looked_up {
+                finding.persona(Persona::Pedantic);
+            }
         }
     }
 }

@@ -16,10 +16,12 @@ pub(in crate::tools::check) const RULE: Rule = Rule {
     severity: Severity::Error,
     persona: Persona::Regular,
     compose: false,
-    why: "On Fargate a `stopTimeout` is 2 to 120 seconds; another one is refused. On EC2 it is at least 1.",
+    why: "On Fargate a `stopTimeout` is 2 to 120 seconds; another one is refused. On EC2 it is at least 1; the agent \
+          takes 0 for none.",
     mend: "Choose a value in the range. Work that takes longer than 120 s has to be handed on or saved: nothing \
            on Fargate lifts this limit.",
-    source: "Amazon ECS API reference, ContainerDefinition, stopTimeout; aws/containers-roadmap #1808",
+    source: "Amazon ECS API reference, ContainerDefinition, stopTimeout; aws/containers-roadmap #1808; Amazon ECS \
+             container agent, agent/engine/docker_task_engine.go, stopContainer",
     example: Example {
         passing: PLAIN,
         breaking: ("\"stopTimeout\": 60", "\"stopTimeout\": 300"),
@@ -46,12 +48,22 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
         } else {
             EC2_MIN_S
         };
+        let name = &container.name.text;
+        if !fargate && given == 0.0 {
+            let message = format!(
+                "stopTimeout of `{name}` is 0 s, which the agent takes for none: its own default holds"
+            );
+            let finding = findings.at(node, message);
+            finding
+                .severity(Severity::Warning)
+                .label("as if it were not there");
+            continue;
+        }
         findings
             .at(
                 node,
                 format!(
-                    "stopTimeout of `{}` is {}; allowed is {allowed}",
-                    container.name.text,
+                    "stopTimeout of `{name}` is {}; allowed is {allowed}",
                     seconds(given)
                 ),
             )
