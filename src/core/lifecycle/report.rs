@@ -219,6 +219,9 @@ impl Lifecycle {
                 _ => None,
             })
             .next()?;
+        if *owing == 0 {
+            return Some("nobody was owed an answer any more, but not for long enough".to_owned());
+        }
         let names = owed
             .iter()
             .map(|owed| format!("{} for {:.1?}", owed.peer, Duration::from_millis(owed.for_ms)));
