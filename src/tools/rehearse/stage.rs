@@ -318,8 +318,11 @@ impl Stage<'_> {
                         self.screen
                             .say(Who::Client, "the DNS record's TTL is over: no new requests");
                     }
+                    Ok(())
                 };
-                return tokio::join!(self.stop_task(seen, stand_in, players), forget).0;
+                // Where it cannot go on, nobody waits for the rest.
+                return tokio::try_join!(self.stop_task(seen, stand_in, players), forget)
+                    .map(|(ends, ())| ends);
             }
             Opening::Stopped | Opening::NoInstanceMetadata => {
                 let late = async {
@@ -327,19 +330,21 @@ impl Stage<'_> {
                     if self.options.unit(scenario) == Unit::Requests {
                         deregister("takes the task out of its target group");
                     }
+                    Ok(())
                 };
-                return tokio::join!(self.stop_task(seen, stand_in, players), late).0;
+                return tokio::try_join!(self.stop_task(seen, stand_in, players), late)
+                    .map(|(ends, ())| ends);
             }
             Opening::KeepsSending => {
                 stand_in.task_stops("SpotInterruption", "Your Spot Task was interrupted.");
-                let ends = self.stop_task(seen, stand_in, players).await;
+                let ends = self.stop_task(seen, stand_in, players).await?;
                 sleep(self.options.scaled(scenario, ECS_DELAY_S)).await;
                 if stand_in.deregister_task() {
                     self.screen
                         .say(Who::Ecs, "takes the task out of its target group");
                 }
                 clients.look_away();
-                return ends;
+                return Ok(ends);
             }
             Opening::ScaleIn => {
                 let wants = ("wants one task less", PROTECTION_LIMIT);
