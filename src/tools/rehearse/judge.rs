@@ -9,6 +9,9 @@ use crate::tools::picture::words;
 /// the stop timeout, which is scaled, too.
 const BUSY: u64 = 100;
 
+/// In more of the time than this the sidecar may have been what waited: the rehearsal itself need not have.
+const STARVED: u64 = 50;
+
 /// What the exit may be behind the deadline and still in time: SIGKILL comes later than this.
 const LATE: u64 = 500;
 
@@ -38,14 +41,8 @@ pub(super) fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Re
         .map_or("killed".to_owned(), |code| format!("exit code {code}"));
     if !complaints.is_empty() {
         let mut words = sentence(&format!("Not as it should: {}", complaints.join("; ")));
-        let late_ms = with.late_ms.filter(|late_ms| *late_ms >= BUSY);
-        if let Some(late_ms) = late_ms.filter(|_| !ended_by_itself(scenario, options, with)) {
-            let (late, scale) = (words::span(late_ms), options.scale(scenario));
-            words = format!("{words} This machine was busy: what was due came up to {late} late.");
-            if scale > 1 {
-                let on_ecs = words::span(late_ms * u64::from(scale));
-                words = format!("{words} At --scale {scale} that is {on_ecs} of ECS; try a smaller one.");
-            }
+        if !ended_by_itself(scenario, options, with) {
+            words.push_str(&busy(with, options.scale(scenario)));
         }
         return (RehearsalOutcome::Failed, words);
     }
@@ -89,6 +86,30 @@ pub(super) fn judge(scenario: &Scenario, options: &Options, runs: &[Run]) -> (Re
         RehearsalOutcome::Passed,
         format!("{compared} {without}.{budget} {exit}."),
     )
+}
+
+/// What there is to say of the machine where a rehearsal failed.
+fn busy(with: &Run, scale: u32) -> String {
+    let late_ms = with.late_ms.filter(|late_ms| *late_ms >= BUSY);
+    let starved = with.starved_percent.filter(|percent| *percent >= STARVED);
+    match (late_ms, starved) {
+        (Some(late_ms), _) => {
+            let late = words::span(late_ms);
+            let known = format!(" This machine was busy: what was due came up to {late} late.");
+            if scale == 1 {
+                return known;
+            }
+            let on_ecs = words::span(late_ms * u64::from(scale));
+            format!("{known} At --scale {scale} that is {on_ecs} of ECS; try a smaller one.")
+        }
+        (None, Some(percent)) => {
+            let smaller = if scale > 1 { "; try a smaller --scale" } else { "" };
+            format!(
+                " This machine was busy: in {percent} % of the time something waited for a processor{smaller}."
+            )
+        }
+        (None, None) => String::new(),
+    }
 }
 
 /// Whether somebody's own app ended while it was still needed: one that has drained may.
@@ -157,6 +178,7 @@ mod tests {
             noticed_ms: None,
             report: None,
             late_ms: None,
+            starved_percent: None,
         }
     }
 
@@ -191,6 +213,18 @@ mod tests {
             "{words}"
         );
         let words = judged(lost(20), run(Cast::WithoutSidecar, 0, 2, 2)).1;
+        assert!(!words.contains("busy"), "{words}");
+        // What plays was in time, what is played was not.
+        let starved = |percent| Run {
+            starved_percent: Some(percent),
+            ..lost(20)
+        };
+        let words = judged(starved(97), run(Cast::WithoutSidecar, 0, 2, 2)).1;
+        assert!(
+            words.contains("busy: in 97 % of the time something waited"),
+            "{words}"
+        );
+        let words = judged(starved(30), run(Cast::WithoutSidecar, 0, 2, 2)).1;
         assert!(!words.contains("busy"), "{words}");
     }
 

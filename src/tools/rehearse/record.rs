@@ -114,6 +114,9 @@ pub struct Run {
     /// How late the machine was at most with what was due; older documents do not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_ms: Option<u64>,
+    /// In how much of the time something on the machine waited for a processor, in percent, where the kernel says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starved_percent: Option<u64>,
 }
 
 impl Record {

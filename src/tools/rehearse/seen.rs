@@ -28,6 +28,8 @@ pub(super) struct Witness<'a> {
     screen: &'a Screen,
     /// The same moment by both clocks.
     base: (Instant, Timestamp),
+    /// How long something had waited for a processor by then.
+    starved: Option<Duration>,
     zero: Cell<Option<Instant>>,
     marks: RefCell<Vec<(Instant, MarkKind)>>,
     pub(super) app_stops: Cell<Option<(Instant, Instant)>>,
@@ -50,6 +52,7 @@ impl<'a> Witness<'a> {
         Witness {
             screen,
             base: (Instant::now(), Timestamp::now()),
+            starved: starved(),
             zero: Cell::default(),
             marks: RefCell::default(),
             app_stops: Cell::default(),
@@ -255,7 +258,14 @@ impl<'a> Witness<'a> {
             noticed_ms: self.noticed.get().map(|at| on_axis(self.instant(at))),
             report: self.report.borrow().clone(),
             late_ms: u64::try_from(self.late.get().as_millis()).ok(),
+            starved_percent: self.starved_percent(),
         }
+    }
+
+    fn starved_percent(&self) -> Option<u64> {
+        let starved = starved()?.checked_sub(self.starved?)?.as_millis();
+        let percent = (starved * 100).checked_div(self.base.0.elapsed().as_millis())?;
+        u64::try_from(percent.min(100)).ok()
     }
 
     fn instant(&self, at: Timestamp) -> Instant {
@@ -303,4 +313,13 @@ fn in_flight(sent: &[Sent], on_axis: impl Fn(Instant) -> i64) -> Vec<(i64, u32)>
         }
     }
     changes
+}
+
+/// For how long since the machine started something has waited for a processor: pressure stall information, which not every
+/// kernel has (kernel: Documentation/accounting/psi.rst).
+fn starved() -> Option<Duration> {
+    let pressure = std::fs::read_to_string("/proc/pressure/cpu").ok()?;
+    let some = pressure.lines().find(|line| line.starts_with("some "))?;
+    let total = some.rsplit_once("total=")?.1.trim().parse().ok()?;
+    Some(Duration::from_micros(total))
 }
