@@ -542,6 +542,7 @@ fn what_is_mostly_right_as_it_is_is_counted_and_shown_only_to_who_asks() {
         ", \"command\": [\"bundle\", \"exec\", \"sidekiq\"]",
         ", \"command\": [\"celery\", \"-A\", \"app\", \"worker\"]",
         ", \"command\": [\"php\", \"artisan\", \"queue:work\"]",
+        ", \"command\": [\"./manage.py\", \"qcluster\"]",
     ] {
         let text = app(evidence);
         assert!(regular("a.json", &text).0.contains(&"PS010"), "{text}");
@@ -1875,6 +1876,43 @@ fn what_ends_by_itself_is_not_told_of_its_shell() {
     ] {
         assert_eq!(started(command), ["PS020"], "{command}");
     }
+}
+
+#[test]
+fn a_service_that_runs_the_source_beside_it_is_for_a_laptop() {
+    let told = |rest: &str| {
+        let text = format!("services:\n  web:\n    image: node:22\n    command: npm start\n{rest}");
+        regular("compose.yaml", &text).0
+    };
+    for source in [
+        "    volumes: [\".:/app\"]\n",
+        "    build: ./client\n    volumes: [\"./client:/app\"]\n",
+        "    build: {context: ./client/}\n    volumes: [\"/app/node_modules\", \"./client/src:/app/src\"]\n",
+        "    volumes: [{type: bind, source: ./, target: /app}]\n",
+    ] {
+        assert!(told(source).is_empty(), "{source}");
+    }
+    for data in [
+        "    volumes: [\"./data:/data\", \"db:/var/lib\"]\n",
+        "    build: ./client\n    volumes: [\"./client/.env:/app/.env\"]\n",
+        "    volumes: [\"/app/node_modules\"]\n",
+        "",
+    ] {
+        assert_eq!(told(data), ["PS020"], "{data}");
+    }
+}
+
+#[test]
+fn a_file_of_elastic_beanstalk_has_types_of_its_own() {
+    let file = |first: &str| {
+        format!(
+            "{{{first}\"containerDefinitions\": [{{\"name\": \"app\", \"image\": \"app:1\", \"memory\": 128, \
+             \"environment\": [{{\"name\": \"PORT\", \"value\": 8080}}]}}]}}"
+        )
+    };
+    assert!(regular("a.json", &file("")).0.contains(&"PS061"));
+    let beanstalk = file("\"AWSEBDockerrunVersion\": 2, ");
+    assert!(!found("Dockerrun.aws.json", &beanstalk).contains(&"PS061"));
 }
 
 #[test]

@@ -70,7 +70,7 @@ const OBSERVER_NAMES: [&str; 14] = [
 ];
 
 /// Words of a command that start a process which takes jobs from a queue.
-const WORKERS: [&str; 22] = [
+const WORKERS: [&str; 23] = [
     "arq",
     "celery",
     "celeryd",
@@ -84,6 +84,7 @@ const WORKERS: [&str; 22] = [
     "huey_consumer",
     "jobs:work",
     "messenger:consume",
+    "qcluster",
     "queue:listen",
     "queue:work",
     "que",

@@ -111,7 +111,8 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
             if let Some(span) = before_last_command(word, node) {
                 finding.fix_within(node, span, "exec ");
             }
-            let on_a_laptop = is_for_development(&words) || severity == Severity::Note;
+            let on_a_laptop =
+                is_for_development(&words) || mounts_its_source(container) || severity == Severity::Note;
             if task.form == DocumentForm::Compose && on_a_laptop {
                 finding.persona(Persona::Pedantic);
             }
@@ -141,6 +142,29 @@ fn before_last_command(script: &str, node: &Node<'_>) -> Option<Span> {
     same.then_some(Span {
         start: inner.start + at,
         end: inner.start + at,
+    })
+}
+
+/// Whether a service of compose runs what stands in the folder that its image is built from, or in that of the file: as
+/// one does while one writes it. A folder of data beside it says nothing.
+fn mounts_its_source(container: &ContainerDefinition<'_>) -> bool {
+    let build = container.node.get("build");
+    let context = build.and_then(|build| build.text().or_else(|| build.get("context").and_then(Node::text)));
+    let folder = |path: &str| path.trim_start_matches("./").trim_end_matches('/').to_owned();
+    let own = context.map(folder).unwrap_or_default();
+    let volumes = container.node.get("volumes").map_or(&[][..], Node::items);
+    volumes.iter().any(|volume| {
+        let short = volume.text().and_then(|text| text.split_once(':'));
+        let source = short.map(|(source, _)| source);
+        let source = source.or_else(|| volume.get("source").and_then(Node::text));
+        source.is_some_and(|source| {
+            let source = if source == "." {
+                String::new()
+            } else {
+                folder(source)
+            };
+            source.is_empty() || source == own || source == format!("{own}/src").trim_start_matches('/')
+        })
     })
 }
 

@@ -70,6 +70,10 @@ fn check<'a>(task: &TaskDefinition<'a>, findings: &mut Findings<'a>) {
     ) {
         return;
     }
+    // Elastic Beanstalk reads its own file of the same look, and makes a task definition of it.
+    if task.node.get("AWSEBDockerrunVersion").is_some() {
+        return;
+    }
     fields(task.node, &TASK, findings);
     for item in task.list.items() {
         if !matches!(item.kind, NodeKind::Map(_)) {
