@@ -3,7 +3,7 @@
 #     Sidekiq.configure_server { |config| config.server_middleware { |chain| chain.add SidekiqPrestop } }
 #
 # It needs nothing beyond Sidekiq itself. `PRESTOP_PROTECT=true` and
-# `PRESTOP_DRAIN=signal TSTP worker nowait, signal TERM worker` belong to it.
+# `PRESTOP_DRAIN=signal TERM worker` belong to it.
 
 require "net/http"
 require "sidekiq"
@@ -13,6 +13,10 @@ class SidekiqPrestop
 
   # Longer than any job: what a lost worker keeps protected at most.
   LEASE = "2h"
+
+  # Held by the first job that quiets this process. Each of them would do it, and of two signals in the same moment
+  # Sidekiq 6 dies, with the jobs in hand: from Ruby 3.1 on its loop takes the second one for an answer that it is not.
+  QUIETED = Mutex.new
 
   def call(_worker, job, queue)
     lease = "/protect/#{job["jid"]}"
@@ -26,7 +30,7 @@ class SidekiqPrestop
     else
       # 409: this worker is to go, so it takes no other job: TSTP, which Sidekiq cannot take back, and a TERM that
       # comes with ECS's. 502, 504: ECS does not agree. Either way somebody else does the job.
-      Process.kill("TSTP", Process.pid) if status == 409
+      Process.kill("TSTP", Process.pid) if status == 409 && QUIETED.try_lock
       sleep 2
       Sidekiq::Client.push(job.merge("queue" => queue))
     end

@@ -225,7 +225,7 @@ class Play:
         return f"redis://127.0.0.1:{self.ports['redis']}/0"
 
     def start_sidecar(self):
-        drain = {"celery": "signal TERM app", "sidekiq": "signal TSTP app nowait, signal TERM app"}
+        drain = {"celery": "signal TERM app", "sidekiq": "signal TERM app"}
         return self.start_inside(
             "sidecar",
             [self.binary],
