@@ -1888,6 +1888,7 @@ fn a_service_that_runs_the_source_beside_it_is_for_a_laptop() {
         "    volumes: [\".:/app\"]\n",
         "    build: ./client\n    volumes: [\"./client:/app\"]\n",
         "    build: {context: ./client/}\n    volumes: [\"/app/node_modules\", \"./client/src:/app/src\"]\n",
+        "    build: .\n    volumes: [\"./src:/app/src\"]\n",
         "    volumes: [{type: bind, source: ./, target: /app}]\n",
     ] {
         assert!(told(source).is_empty(), "{source}");
@@ -1896,6 +1897,7 @@ fn a_service_that_runs_the_source_beside_it_is_for_a_laptop() {
         "    volumes: [\"./data:/data\", \"db:/var/lib\"]\n",
         "    build: ./client\n    volumes: [\"./client/.env:/app/.env\"]\n",
         "    volumes: [\"/app/node_modules\"]\n",
+        "    volumes: [\"/:/rootfs:ro\", \"src:/data\"]\n",
         "",
     ] {
         assert_eq!(told(data), ["PS020"], "{data}");

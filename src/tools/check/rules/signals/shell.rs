@@ -150,21 +150,24 @@ fn before_last_command(script: &str, node: &Node<'_>) -> Option<Span> {
 fn mounts_its_source(container: &ContainerDefinition<'_>) -> bool {
     let build = container.node.get("build");
     let context = build.and_then(|build| build.text().or_else(|| build.get("context").and_then(Node::text)));
-    let folder = |path: &str| path.trim_start_matches("./").trim_end_matches('/').to_owned();
+    let folder = |path: &str| match path.trim_start_matches("./").trim_end_matches('/') {
+        "." => String::new(),
+        below => below.to_owned(),
+    };
     let own = context.map(folder).unwrap_or_default();
+    let code = if own.is_empty() {
+        "src".to_owned()
+    } else {
+        format!("{own}/src")
+    };
     let volumes = container.node.get("volumes").map_or(&[][..], Node::items);
     volumes.iter().any(|volume| {
         let short = volume.text().and_then(|text| text.split_once(':'));
         let source = short.map(|(source, _)| source);
         let source = source.or_else(|| volume.get("source").and_then(Node::text));
-        source.is_some_and(|source| {
-            let source = if source == "." {
-                String::new()
-            } else {
-                folder(source)
-            };
-            source.is_empty() || source == own || source == format!("{own}/src").trim_start_matches('/')
-        })
+        // Any other is a volume by name, or a folder of the host.
+        let beside = source.filter(|source| source.starts_with('.')).map(folder);
+        beside.is_some_and(|source| source.is_empty() || source == own || source == code)
     })
 }
 
